@@ -1,0 +1,228 @@
+"""ResNet encoders with torchvision's v1.5 geometry (He et al. 2016; stride on the 3x3 convolution of a bottleneck).
+
+Attribute paths are torchvision's (`layer1.0.conv1`), so a published checkpoint becomes ours by renaming and transposing.
+Images of many sizes share one compiled program: pad them at the bottom and right, pass their true `size`, and every
+activation outside the image is set to zero before the next convolution reads it. Those zeros are exactly the zero
+padding the convolution would have seen, so the features equal those of the unpadded image.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+EXPANSION = {18: 1, 34: 1, 50: 4}
+
+# torchvision: kaiming_normal_(mode='fan_out', nonlinearity='relu').
+_conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def mask_outside(x, size):
+  """Zeroes what lies below and right of each image.
+
+  Args:
+    x: [b, h, w, c].
+    size: [b, 2] int32, height and width that hold the image; None leaves x as it is.
+
+  Returns:
+    [b, h, w, c] of x's dtype.
+  """
+  if size is None:
+    return x
+  inside_h = jnp.arange(x.shape[1]) < size[:, :1]
+  inside_w = jnp.arange(x.shape[2]) < size[:, 1:]
+  return jnp.where((inside_h[:, :, None] & inside_w[:, None, :])[..., None], x, 0)
+
+
+def halve(size):
+  """The size after any layer of stride 2 here: all of them map n to ceil(n / 2)."""
+  return None if size is None else (size + 1) // 2
+
+
+class Conv(nnx.Module):
+  """Bias-free convolution with torch's symmetric padding (k - 1) / 2; 'SAME' differs for stride 2.
+
+  A 1x1 convolution is lowered as a matrix product, which XLA runs about 1.4 times faster on CPUs and no slower elsewhere.
+  """
+
+  def __init__(self, inputs, outputs, kernel_size, stride=1, *, dtype, rngs):
+    self.kernel = nnx.Param(_conv_init(rngs.params(), (kernel_size, kernel_size, inputs, outputs), jnp.float32))
+    self.stride = stride
+    self.dtype = dtype
+
+  def __call__(self, x):
+    x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+    if kernel.shape[0] == 1:
+      return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+    pad = (kernel.shape[0] - 1) // 2
+    return jax.lax.conv_general_dilated(
+      x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class BatchNorm(nnx.Module):
+  """Batch normalisation with float32 statistics, over the whole (sharded) batch or over `groups` equal parts of it.
+
+  Groups are consecutive parts of the batch: with as many groups as devices, each part lies on one device and the
+  statistics are the per-device ones of PyTorch's DistributedDataParallel. The running statistics follow the mean over
+  groups. Momentum 0.9 is torch's 0.1; the running variance is the biased one, as everywhere in flax.
+  """
+
+  def __init__(self, features, *, groups=1, dtype):
+    self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+    self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+    self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
+    self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
+    self.groups = groups
+    self.dtype = dtype
+
+  def __call__(self, x, train):
+    if not train:
+      return self._normalise(x, self.mean[...], self.var[...])
+    grouped = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
+    mean = grouped.mean((1, 2, 3))
+    var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0)
+    self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean.mean(0)
+    self.var[...] = 0.9 * self.var[...] + 0.1 * var.mean(0)
+    broadcast = (self.groups, 1, 1, 1, x.shape[-1])
+    grouped = x.reshape(self.groups, -1, *x.shape[1:])
+    return self._normalise(grouped, mean.reshape(broadcast), var.reshape(broadcast)).reshape(x.shape)
+
+  def _normalise(self, x, mean, var):
+    factor = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
+    return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
+
+
+def _downsample(inputs, outputs, stride, make):
+  """The projection shortcut, named '0' and '1' as in torchvision, or None where the shapes already agree."""
+  if stride == 1 and inputs == outputs:
+    return None
+  return nnx.List([make.conv(inputs, outputs, 1, stride), make.bn(outputs)])
+
+
+class _Maker:
+  """Builds layers that share a compute dtype, a number of batch-norm groups and a stream of keys."""
+
+  def __init__(self, *, bn_groups, dtype, rngs):
+    self.bn_groups, self.dtype, self.rngs = bn_groups, dtype, rngs
+
+  def conv(self, inputs, outputs, kernel_size, stride=1):
+    return Conv(inputs, outputs, kernel_size, stride, dtype=self.dtype, rngs=self.rngs)
+
+  def bn(self, features):
+    return BatchNorm(features, groups=self.bn_groups, dtype=self.dtype)
+
+
+class BasicBlock(nnx.Module):
+  """Two 3x3 convolutions: ResNet-18 and 34."""
+
+  def __init__(self, inputs, planes, stride, make):
+    self.conv1, self.bn1 = make.conv(inputs, planes, 3, stride), make.bn(planes)
+    self.conv2, self.bn2 = make.conv(planes, planes, 3), make.bn(planes)
+    self.downsample = _downsample(inputs, planes, stride, make)
+    self.stride = stride
+
+  def __call__(self, x, size, train):
+    """[b, h, w, c] and its masked `size` to the block's output and its size."""
+    out_size = size if self.stride == 1 else halve(size)
+    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), out_size)
+    y = self.bn2(self.conv2(y), train)
+    shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
+    return mask_outside(jax.nn.relu(y + shortcut), out_size), out_size
+
+
+class Bottleneck(nnx.Module):
+  """1x1, 3x3, 1x1 convolutions with a fourfold output: ResNet-50."""
+
+  def __init__(self, inputs, planes, stride, make):
+    self.conv1, self.bn1 = make.conv(inputs, planes, 1), make.bn(planes)
+    self.conv2, self.bn2 = make.conv(planes, planes, 3, stride), make.bn(planes)
+    self.conv3, self.bn3 = make.conv(planes, 4 * planes, 1), make.bn(4 * planes)
+    self.downsample = _downsample(inputs, 4 * planes, stride, make)
+    self.stride = stride
+
+  def __call__(self, x, size, train):
+    """[b, h, w, c] and its masked `size` to the block's output and its size."""
+    out_size = size if self.stride == 1 else halve(size)
+    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), size)
+    y = jax.nn.relu(self.bn2(self.conv2(y), train))
+    y = self.bn3(self.conv3(y), train)
+    shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
+    return mask_outside(jax.nn.relu(y + shortcut), out_size), out_size
+
+
+class ResNet(nnx.Module):
+  """The convolutional part of a ResNet, ending in global average pooling.
+
+  Args:
+    depth: 18, 34 or 50.
+    width: channels of the stem and the first stage; 64 in the published networks.
+    bn_groups: number of equal parts of the batch that are normalised separately; 1 means the global batch.
+    dtype: of the convolutions. Parameters, statistics and the pooled features are float32.
+    rngs: nnx.Rngs with a 'params' stream.
+  """
+
+  def __init__(self, depth, width=64, *, bn_groups=1, dtype=jnp.float32, rngs):
+    if depth not in STAGE_BLOCKS:
+      raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGE_BLOCKS)}")
+    block = BasicBlock if EXPANSION[depth] == 1 else Bottleneck
+    make = _Maker(bn_groups=bn_groups, dtype=dtype, rngs=rngs)
+    self.conv1, self.bn1 = make.conv(3, width, 7, 2), make.bn(width)
+    channels = width
+    for stage, blocks in enumerate(STAGE_BLOCKS[depth]):
+      planes, layer = width * 2**stage, []
+      for i in range(blocks):
+        layer.append(block(channels, planes, 2 if stage > 0 and i == 0 else 1, make))
+        channels = planes * EXPANSION[depth]
+      setattr(self, f"layer{stage + 1}", nnx.List(layer))
+    self.num_features = channels
+
+  def __call__(self, x, size=None, *, train=False):
+    """Encodes images.
+
+    Args:
+      x: [b, h, w, 3] float, normalised as the weights expect; anything outside `size` is ignored.
+      size: [b, 2] int32, the height and width of each image inside its padded frame; None: all fill it.
+      train: normalise by the batch and update the running statistics; needs size None.
+
+    Returns:
+      [b, num_features] float32, non-negative: the mean over the image of the last activation.
+    """
+    if train and size is not None:
+      raise ValueError("training batches are not padded: pass size=None with train=True")
+    x = mask_outside(x, size)
+    size = halve(size)
+    x = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), size)
+    # After a ReLU a zero can stand for torch's -inf padding: every window holds a value >= 0 of the image itself.
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    size = halve(size)
+    x = mask_outside(x, size)
+    for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+      for block in layer:
+        x, size = block(x, size, train)
+    total = x.astype(jnp.float32).sum((1, 2))
+    pixels = x.shape[1] * x.shape[2] if size is None else size.prod(1, keepdims=True)
+    return total / pixels
+
+
+class Projector(nnx.Module):
+  """The training-only head of MoCo-v2: linear, ReLU, linear, unit length. Named '0' and '2' as in the published files."""
+
+  def __init__(self, inputs, outputs=128, *, dtype=jnp.float32, rngs):
+    def linear(n):
+      init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default for Linear
+      return nnx.Linear(inputs, n, kernel_init=init, bias_init=_torch_bias(inputs), dtype=dtype, rngs=rngs)
+
+    self.layers = nnx.Dict({"0": linear(inputs), "2": linear(outputs)})
+
+  def __call__(self, x):
+    """[b, inputs] to [b, outputs] float32 of unit length."""
+    x = self.layers["2"](jax.nn.relu(self.layers["0"](x))).astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+
+def _torch_bias(inputs):
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -1, 1) * inputs**-0.5
+
+  return init
