@@ -1,0 +1,29 @@
+"""Windows of decoded images for training: the only pixels that travel to the accelerator."""
+
+import numpy as np
+
+
+def random_window(image, side, least, rng):
+  """Cuts a window of static shape at a random place.
+
+  A side of the image that is shorter than the window is kept whole; the rest of the window is filled by mirroring, which
+  adds no edges that a distortion could act on. `size` tells which part is real, so that crops can be drawn from it alone.
+
+  Args:
+    image: [h, w, 3] uint8.
+    side: height and width of the window, pixels.
+    least: the smallest size reported, pixels: an image shorter than that counts its mirrored pixels as real.
+    rng: np.random.Generator.
+
+  Returns:
+    dict: 'image' [side, side, 3] uint8, 'size' [2] int32 (height, width), least <= size <= side.
+  """
+  height, width = image.shape[:2]
+  top = rng.integers(max(height - side, 0) + 1)
+  left = rng.integers(max(width - side, 0) + 1)
+  window = image[top : top + side, left : left + side]
+  size = np.clip(window.shape[:2], least, side).astype(np.int32)
+  missing = [(0, side - n) for n in window.shape[:2]]
+  if missing != [(0, 0), (0, 0)]:
+    window = np.pad(window, [*missing, (0, 0)], mode="symmetric")
+  return {"image": np.ascontiguousarray(window), "size": size}

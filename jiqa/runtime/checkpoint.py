@@ -1,0 +1,57 @@
+"""Checkpoints of the whole State through Orbax: asynchronous, atomic, the newest few kept."""
+
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from jiqa.errors import UserError
+
+
+class Checkpoints:
+  """The checkpoints of one run, `DIRECTORY/STEP`.
+
+  Orbax writes under a temporary name and renames, so a process killed while saving leaves the previous checkpoints
+  intact and nothing that could be mistaken for a new one.
+
+  Args:
+    directory: created if absent.
+    keep: how many to keep.
+  """
+
+  def __init__(self, directory, keep=2):
+    self.directory = pathlib.Path(directory).resolve()
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+  def latest_step(self):
+    """The newest saved step, or None."""
+    return self._manager.latest_step()
+
+  def restore(self, like):
+    """The newest state, with the shardings of `like`; None if nothing is saved.
+
+    Raises:
+      UserError: if what is saved has another structure than `like`.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+      return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    except (ValueError, KeyError) as error:
+      raise UserError(
+        f"{self.directory / str(step)}: this checkpoint does not fit the configured model ({error}). Use another "
+        "--workdir, or the config the run was started with."
+      ) from error
+
+  def save(self, step, state):
+    """Starts saving `state` as `step`; returns at once, the arrays are copied before they can be donated."""
+    if step != self._manager.latest_step():
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+
+  def close(self):
+    """Waits until everything is on disk."""
+    self._manager.wait_until_finished()
+    self._manager.close()

@@ -1,0 +1,63 @@
+"""Trains and evaluates: `python launch.py --config=configs/reiqa.py[:variant] --workdir=DIR [--config.key=value ...]`.
+
+Flags only; everything heavy is imported in `main`, because data-loading workers import this file again.
+"""
+
+import pathlib
+import re
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config, with an optional :variant.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go.")
+MODE = flags.DEFINE_enum(
+  "mode", "train", ["train", "evaluate"], "train (evaluates at the end), or evaluate the newest checkpoint again."
+)
+
+
+def parse_flags(argv):
+  """Parses the command line; a mistake in it, or in the config, exits with status 2 and without a traceback."""
+  try:
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise flags.Error(f"unexpected argument {rest[1]!r}; options are given as --name=value")
+    for flag in (CONFIG, WORKDIR):
+      if flag.value is None:
+        raise flags.Error(f"--{flag.name} is missing; see python launch.py --help")
+    CONFIG.value.keys()  # a config file that cannot be read shows here, not in main
+  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    print(f"launch.py: {plain(error)}", file=sys.stderr)
+    sys.exit(2)
+  return rest
+
+
+def plain(error):
+  """An error's message as one would say it: ml_collections puts quotes, escapes or a whole traceback around its own."""
+  message = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+  if "Traceback" in message:
+    message = message.strip().splitlines()[-1].partition(": ")[2]
+  meant = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', message)
+  return f"the config has no key {meant[2]!r}; did you mean {meant[1]!r}?" if meant else message
+
+
+def main(_):
+  """Runs the mode; a `UserError` is printed without a traceback and exits with status 2."""
+  from jiqa.errors import UserError
+  from jiqa.evaluate import evaluate
+  from jiqa.train import train
+
+  workdir = pathlib.Path(WORKDIR.value)
+  try:
+    if MODE.value == "train" and not train(CONFIG.value, workdir):
+      print("launch.py: stopped by SIGTERM after a checkpoint; run the same command to go on", file=sys.stderr)
+      sys.exit(143)
+    evaluate(CONFIG.value, workdir)
+  except UserError as error:
+    print(f"launch.py: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=parse_flags)
