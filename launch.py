@@ -10,7 +10,9 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config, with an optional :variant.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Path of a config, with an optional :variant.", lock_config=True
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go.")
 MODE = flags.DEFINE_enum(
   "mode", "train", ["train", "evaluate"], "train (evaluates at the end), or evaluate the newest checkpoint again."

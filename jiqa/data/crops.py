@@ -6,8 +6,9 @@ import numpy as np
 def random_window(image, side, least, rng):
   """Cuts a window of static shape at a random place.
 
-  A side of the image that is shorter than the window is kept whole; the rest of the window is filled by mirroring, which
-  adds no edges that a distortion could act on. `size` tells which part is real, so that crops can be drawn from it alone.
+  A side of the image that is shorter than the window is kept whole; the rest of the window is filled by mirroring,
+  which adds no edges that a distortion could act on. `size` tells which part is real, so that crops can be drawn from
+  it alone.
 
   Args:
     image: [h, w, 3] uint8.

@@ -87,9 +87,7 @@ def training_batches(sources, weights, cut, *, batch_size, seed, start, host=0, 
     raise ValueError(f"batch_size {batch_size} is not a multiple of the {hosts} processes")
   if any(len(source) == 0 for source in sources):
     raise ValueError("a training source is empty")
-  parts = [
-    grain.MapDataset.source(source).seed(seed + 1000 * i).shuffle().repeat() for i, source in enumerate(sources)
-  ]
+  parts = [grain.MapDataset.source(source).seed(seed + 1000 * i).shuffle().repeat() for i, source in enumerate(sources)]
   stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=list(weights))
   stream = stream.seed(seed).random_map(Decode(cut))
   local = batch_size // hosts

@@ -1,6 +1,6 @@
 """ResNet encoders with torchvision's v1.5 geometry (He et al. 2016; stride on the 3x3 convolution of a bottleneck).
 
-Attribute paths are torchvision's (`layer1.0.conv1`), so a published checkpoint becomes ours by renaming and transposing.
+Attribute paths are torchvision's (`layer1.0.conv1`): a published checkpoint becomes ours by renaming and transposing.
 Images of many sizes share one compiled program: pad them at the bottom and right, pass their true `size`, and every
 activation outside the image is set to zero before the next convolution reads it. Those zeros are exactly the zero
 padding the convolution would have seen, so the features equal those of the unpadded image.
@@ -42,7 +42,7 @@ def halve(size):
 class Conv(nnx.Module):
   """Bias-free convolution with torch's symmetric padding (k - 1) / 2; 'SAME' differs for stride 2.
 
-  A 1x1 convolution is lowered as a matrix product, which XLA runs about 1.4 times faster on CPUs and no slower elsewhere.
+  A 1x1 convolution is lowered as a matrix product, which XLA runs about 1.4 times faster on CPUs.
   """
 
   def __init__(self, inputs, outputs, kernel_size, stride=1, *, dtype, rngs):
@@ -206,7 +206,7 @@ class ResNet(nnx.Module):
 
 
 class Projector(nnx.Module):
-  """The training-only head of MoCo-v2: linear, ReLU, linear, unit length. Named '0' and '2' as in the published files."""
+  """The training-only head of MoCo-v2: linear, ReLU, linear, unit length. Named '0' and '2' as published."""
 
   def __init__(self, inputs, outputs=128, *, dtype=jnp.float32, rngs):
     def linear(n):

@@ -26,8 +26,8 @@ def warmup_cosine(peak, steps, warmup_steps, floor=0.0):
 def reiqa_schedule(peak, epochs, steps_per_epoch, warmup_epochs=5, warmup_from=0.01):
   """The published Re-IQA schedule: constant within an epoch, cosine over epochs, linear warm-up per step.
 
-  Epoch e = 1..E has eta_min + (peak - eta_min) (1 + cos(pi e / E)) / 2 with eta_min = peak / 1000; the warm-up climbs to
-  the value of its last epoch.
+  Epoch e = 1..E has eta_min + (peak - eta_min) (1 + cos(pi e / E)) / 2 with eta_min = peak / 1000; the warm-up climbs
+  to the value of its last epoch.
 
   Args:
     peak: learning rate before the cosine; 12 for a global batch of 630 images.
@@ -62,8 +62,8 @@ def lars(learning_rate, *, momentum=0.9, trust_coefficient=0.001, weight_decay=1
   """LARS (You et al. 2017) as the contrastive methods use it.
 
   Matrices: g' = g + weight_decay w, times trust_coefficient |w| / |g'| (1 where a norm is 0); others: g' = g. Then
-  mu = momentum mu + g' and w -= learning_rate mu. `optax.lars` multiplies the rate in before the momentum, which differs
-  whenever the rate changes.
+  mu = momentum mu + g' and w -= learning_rate mu. `optax.lars` multiplies the rate in before the momentum, which
+  differs whenever the rate changes.
   """
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=matrices),
@@ -77,8 +77,8 @@ def build(config, steps, steps_per_epoch):
   """The gradient transformation and the learning-rate schedule of a config.
 
   Args:
-    config: ConfigDict with name ('lars', 'sgd' or 'adamw'), schedule ('cosine' or 'reiqa'), learning_rate, weight_decay,
-      warmup_steps (cosine only) and clip_norm (0: none).
+    config: ConfigDict with name ('lars', 'sgd' or 'adamw'), schedule ('cosine' or 'reiqa'), learning_rate,
+      weight_decay, warmup_steps (cosine only) and clip_norm (0: none).
     steps: length of the run.
     steps_per_epoch: int.
 

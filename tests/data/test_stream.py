@@ -1,0 +1,140 @@
+"""Windows, frames and the training stream."""
+
+import collections
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jiqa.data.batching import LADDER, frame_side, framed_batches
+from jiqa.data.crops import random_window
+from jiqa.data.mixture import Subset, training_batches
+
+
+class Squares:
+  """A source of n small PNG files, the i-th of gray level first + i."""
+
+  def __init__(self, count, first=0, size=(9, 7)):
+    self.count, self.first, self.size = count, first, size
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, i):
+    import io
+
+    file = io.BytesIO()
+    Image.new("RGB", self.size, (self.first + int(i),) * 3).save(file, "PNG")
+    return {"image": file.getvalue(), "image_name": f"{i}.png"}
+
+
+def cut(image, rng):
+  return {"level": image[0, 0, 0], "draw": rng.integers(1 << 30)}
+
+
+def stream(start=0, **changes):
+  arguments = dict(batch_size=6, seed=5, start=start, threads=2) | changes
+  return training_batches([Squares(20), Squares(10, first=100)], [3, 1], cut, **arguments)
+
+
+def take(batches, n):
+  return [next(batches) for _ in range(n)]
+
+
+def same(a, b):
+  return all((x[name] == y[name]).all() for x, y in zip(a, b, strict=True) for name in x)
+
+
+def test_the_stream_is_a_function_of_the_step_alone():
+  reference = take(stream(), 12)
+  assert same(reference[5:], take(stream(start=5), 7))
+  assert same(reference, take(stream(threads=1), 12))
+  hosts = [take(stream(host=i, hosts=3), 12) for i in range(3)]
+  merged = [{k: np.concatenate([part[k] for part in parts]) for k in parts[0]} for parts in zip(*hosts, strict=True)]
+  assert same(reference, merged)
+  assert not same(reference, take(stream(seed=6), 12))
+
+
+def test_sources_are_mixed_by_weight_and_every_epoch_shows_every_image_once():
+  levels = np.concatenate([batch["level"] for batch in take(stream(), 40)]).astype(int)
+  first = levels[levels < 100]
+  assert abs(len(first) / len(levels) - 0.75) < 0.02
+  for epoch in range(len(first) // 20):
+    assert sorted(first[20 * epoch : 20 * (epoch + 1)]) == list(range(20))
+  assert list(first[:20]) != list(first[20:40])
+
+
+def test_random_draws_differ_between_visits_of_one_image():
+  batches = take(stream(), 40)
+  draws = collections.defaultdict(set)
+  for batch in batches:
+    for level, draw in zip(batch["level"], batch["draw"], strict=True):
+      draws[int(level)].add(int(draw))
+  assert min(len(seen) for seen in draws.values()) > 3
+
+
+def test_a_subset_reads_the_named_positions():
+  subset = Subset(Squares(9), np.array([4, 2]))
+  assert len(subset) == 2 and subset[0]["image_name"] == "4.png"
+
+
+def test_stream_refuses_what_it_cannot_do():
+  with pytest.raises(ValueError, match="multiple of the 4 processes"):
+    stream(hosts=4)
+  with pytest.raises(ValueError, match="empty"):
+    training_batches([Squares(0)], [1], cut, batch_size=2, seed=0, start=0)
+
+
+def test_window_of_a_large_image_is_a_part_of_it():
+  image = np.arange(40 * 50 * 3, dtype=np.uint16).reshape(40, 50, 3).astype(np.uint8)
+  corners = set()
+  for seed in range(300):
+    cut = random_window(image, 32, 16, np.random.default_rng(seed))
+    assert cut["image"].shape == (32, 32, 3) and list(cut["size"]) == [32, 32]
+    found = [
+      (top, left)
+      for top in range(9)
+      for left in range(19)
+      if (image[top : top + 32, left : left + 32] == cut["image"]).all()
+    ]
+    assert found
+    corners.update(found)
+  assert {top for top, _ in corners} == set(range(9))
+
+
+def test_window_of_a_small_image_is_mirrored_and_says_how_much_is_real():
+  image = np.random.default_rng(0).integers(0, 256, (5, 50, 3), dtype=np.uint8)
+  cut = random_window(image, 32, 4, np.random.default_rng(0))
+  assert list(cut["size"]) == [5, 32]
+  assert (cut["image"][5:10] == cut["image"][:5][::-1]).all()
+  assert list(random_window(image, 32, 16, np.random.default_rng(0))["size"]) == [16, 32]
+  tiny = random_window(image[:1, :1], 32, 16, np.random.default_rng(0))
+  assert (tiny["image"] == image[0, 0]).all()
+
+
+def test_frames_hold_their_images_and_are_few():
+  for pixels in (1, 32, 33, 500, 9999, 30000):
+    assert frame_side(pixels) >= pixels
+  assert all(frame_side(side) == side for side in LADDER)
+  rng = np.random.default_rng(0)
+  sizes = [(int(rng.integers(300, 800)), int(rng.integers(300, 800))) for _ in range(50)]
+  assert len({(frame_side(h), frame_side(w)) for h, w in sizes}) <= 16
+
+
+def test_framed_batches_give_back_every_image_once():
+  rng = np.random.default_rng(0)
+  images = [rng.integers(0, 256, (*rng.integers(20, 120, 2), 3), dtype=np.uint8) for _ in range(23)]
+  items = ((i, {"full": image, "half": image[::2, ::2]}) for i, image in enumerate(images))
+  seen, shapes = [], collections.defaultdict(set)
+  for indices, batch in framed_batches(items, pixels_per_batch=5 * 64 * 64, multiple=2):
+    assert batch["full"].shape[0] % 2 == 0
+    shapes[batch["full"].shape[1:], batch["half"].shape[1:]].add(batch["full"].shape[0])
+    for row, index in enumerate(indices):
+      height, width = batch["full_size"][row]
+      assert (batch["full"][row, :height, :width] == images[index]).all()
+      assert not batch["full"][row, height:].any() and not batch["full"][row, :, width:].any()
+      height, width = batch["half_size"][row]
+      assert (batch["half"][row, :height, :width] == images[index][::2, ::2]).all()
+      seen.append(index)
+  assert sorted(seen) == list(range(23))
+  assert all(len(sizes) == 1 for sizes in shapes.values())  # one program a frame

@@ -1,0 +1,143 @@
+"""Geometry, swap, labels, losses and queue of the Re-IQA quality expert."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import reiqa as config_file
+from jiqa.methods import reiqa
+from jiqa.runtime.sharding import make_mesh, put_batch
+
+
+def tiny_config(**changes):
+  config = config_file.get_config("demo")
+  config.update(width=4, embedding=8, window=80, crop=32, versions=4, batch_size=8)
+  config.update(**changes)
+  return config
+
+
+@pytest.fixture(scope="module")
+def batch():
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (8, 80, 80, 3), dtype=np.uint8)
+  return {"image": image, "size": np.tile(np.int32([80, 80]), (8, 1))}
+
+
+def offsets(crop, frame, n=4000):
+  keys = jax.random.split(jax.random.key(0), n)
+  return np.asarray(jax.vmap(lambda k: reiqa.pair_offsets(k, crop, jnp.array(frame)))(keys))
+
+
+def test_pairs_overlap_as_published():
+  drawn = np.abs(offsets(160, (400, 400)))
+  far, near = drawn.max(1), drawn.min(1)
+  assert far.min() == 112 and far.max() == 143
+  overlap = (160 - far) * (160 - near) / 160**2
+  assert overlap.min() >= 0.1 and overlap.max() <= 0.3
+  assert overlap.mean() == pytest.approx(0.152, abs=0.004)
+  assert near.max() <= 105 and near[far == 143].max() <= 9
+
+
+def test_pairs_are_displaced_in_all_directions():
+  drawn = offsets(160, (400, 400))
+  vertical = np.abs(drawn[:, 0]) > np.abs(drawn[:, 1])
+  assert abs(vertical.mean() - 0.5) < 0.03
+  assert abs((drawn[vertical, 0] > 0).mean() - 0.5) < 0.04
+
+
+def test_small_frames_shorten_the_displacement():
+  drawn = np.abs(offsets(96, (128, 256)))
+  assert drawn[:, 0].max() == 32 and drawn[:, 1].max() > 80
+  assert not offsets(96, (96, 96), 50).any()
+
+
+def test_crops_of_a_pair_lie_in_the_frame_and_are_the_same_for_all_versions():
+  side, crop, frame = 64, 24, jnp.array([50, 60])
+  y, x = np.mgrid[:side, :side]
+  versions = jnp.stack([jnp.stack([y, x, jnp.full((side, side), v)], -1) for v in range(3)]).astype(jnp.float32)
+  keys = jax.random.split(jax.random.key(1), 500)
+  pairs = np.asarray(jax.jit(jax.vmap(lambda k: reiqa.crop_pair(k, versions, frame, crop)))(keys))
+  assert pairs.shape == (500, 2, 3, crop, crop, 3)
+  assert (pairs[:, :, :, :, :, :2] == pairs[:, :, :1, :, :, :2]).all()
+  assert (pairs[..., 2] == np.arange(3)[:, None, None]).all()
+  corners = pairs[:, :, 0, 0, 0, :2]
+  assert corners.min() == 0 and (corners.max((0, 1)) + crop <= [50, 60]).all()
+  assert corners[..., 0].max() + crop == 50
+  rows = pairs[:, :, 0, :, 0, 0]
+  assert (np.diff(rows, axis=-1) == 1).all()
+
+
+def test_half_swap_exchanges_whole_crops():
+  pairs = jnp.arange(2 * 4 * 3).reshape(2, 4, 3)
+  swapped = reiqa.half_swap(pairs, jnp.array([True, True, False, False]))
+  np.testing.assert_array_equal(swapped[0, :2], pairs[1, :2])
+  np.testing.assert_array_equal(swapped[1, :2], pairs[0, :2])
+  np.testing.assert_array_equal(swapped[:, 2:], pairs[:, 2:])
+
+
+def test_half_scale_is_pillows(batch):
+  ours = np.asarray(reiqa._reduce(batch["image"][:1, None].astype(np.float32) / 255, 2))[0, 0] * 255
+  pillow = np.asarray(Image.fromarray(batch["image"][0]).resize((40, 40), Image.Resampling.BICUBIC))
+  assert np.abs(ours - pillow).max() <= 1.0  # Pillow rounds twice
+
+
+def test_views_are_full_and_half_scale():
+  image = np.random.default_rng(0).integers(0, 256, (31, 50, 3), dtype=np.uint8)
+  views = reiqa.ReIQA(tiny_config()).views(image)
+  assert views["full"] is image and views["half"].shape == (15, 25, 3)
+  assert reiqa.ReIQA(tiny_config()).views(image[:1, :1])["half"].shape == (1, 1, 3)
+
+
+def test_versions_of_one_image_that_look_alike_are_never_negatives(batch):
+  config = tiny_config(loss="queue+chunk", queue=64)
+  method = reiqa.ReIQA(config)
+  crops, alike = jax.jit(method.crop_pairs)(batch, jax.random.key(3))
+  assert crops.shape == (2, 8, 2, 4, 32, 32, 3)
+  assert (alike[:, 0] == 0).all()
+  assert crops.min() >= 0 and crops.max() <= 1
+  labels = np.asarray(method._pair_labels(alike))
+  np.testing.assert_array_equal(labels[:, :4], labels[:, 4:])  # both scales of a version
+
+
+@pytest.mark.parametrize("loss", reiqa.LOSSES)
+def test_loss_and_gradient_are_finite_and_post_update_follows_its_formulas(loss, batch):
+  config = tiny_config(loss=loss, queue=96)
+  method, mesh = reiqa.ReIQA(config), make_mesh(jax.devices()[:1])
+  state = method.init(jax.random.key(0), mesh)
+
+  @jax.jit
+  def run(state, batch):
+    grad = jax.grad(method.loss, has_aux=True)
+    gradient, (stats, aux, _) = grad(state.params, state, batch, jax.random.key(1))
+    moved = state.replace(params=jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient), stats=stats)
+    return gradient, aux, moved, method.post_update(moved, aux)
+
+  gradient, aux, moved, after = run(state, put_batch(batch, mesh))
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+  assert np.abs(gradient["encoder"]["conv1"]["kernel"]).max() > 0
+  if loss == "in_batch":
+    assert after.extra == {}
+    return
+  keys = np.asarray(aux["keys"])
+  assert keys.shape == (64, 8)
+  expected = np.asarray(state.extra["queue"]).copy()
+  expected[:64] = keys
+  np.testing.assert_array_equal(after.extra["queue"], expected)
+  assert int(after.extra["pointer"]) == 64
+  again = method.post_update(after, aux)  # wraps around: rows 64..95, then 0..31
+  expected[64:], expected[:32] = keys[:32], keys[32:]
+  np.testing.assert_array_equal(again.extra["queue"], expected)
+  assert int(again.extra["pointer"]) == 32
+  old, new = state.extra["key_params"]["head"], moved.params["head"]
+  for name in ("0", "2"):
+    mean = 0.999 * np.float64(old["layers"][name]["kernel"]) + 0.001 * np.float64(new["layers"][name]["kernel"])
+    np.testing.assert_allclose(after.extra["key_params"]["head"]["layers"][name]["kernel"], mean, rtol=1e-5, atol=1e-7)
+
+
+def test_config_mistakes_are_refused():
+  with pytest.raises(ValueError, match="'que'; expected one of"):
+    reiqa.ReIQA(tiny_config(loss="que"))
+  with pytest.raises(ValueError, match="must hold the 64 keys"):
+    reiqa.ReIQA(tiny_config(loss="queue", queue=63))

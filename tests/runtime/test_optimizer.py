@@ -1,0 +1,70 @@
+"""Schedules and LARS against their formulas, computed by hand in NumPy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jiqa.runtime import optimizer
+
+
+def config(**changes):
+  base = dict(name="adamw", schedule="cosine", learning_rate=1.0, weight_decay=0.1, warmup_steps=2, clip_norm=0.0)
+  return ConfigDict(base | changes)
+
+
+def test_published_learning_rates():
+  schedule = optimizer.reiqa_schedule(12.0, epochs=40, steps_per_epoch=100)
+  assert float(schedule(0)) == pytest.approx(0.01)
+  assert float(schedule(250)) == pytest.approx((0.01 + 11.544) / 2, abs=1e-3)
+  assert float(schedule(499)) == pytest.approx(11.544, abs=0.03)
+  assert float(schedule(500)) == float(schedule(599)) == pytest.approx(11.347, abs=5e-4)
+  assert float(schedule(3999)) == float(schedule(4500)) == pytest.approx(0.012, abs=5e-4)
+  assert float(optimizer.reiqa_schedule(12.0, 25, 1000)(4999)) == pytest.approx(10.855, abs=5e-3)
+
+
+def test_lars_is_its_formula_over_several_steps():
+  rng = np.random.default_rng(0)
+  kernel, bias, zero = rng.normal(size=(3, 4)), rng.normal(size=4), np.zeros((2, 2))
+  rates = [0.5, 2.0, 1.0]
+  tx = optimizer.lars(lambda step: jnp.asarray(rates)[step], weight_decay=0.01)
+  params = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias), "zero": jnp.float32(zero)}
+  state = tx.init(params)
+  momentum = {name: 0.0 for name in params}
+  for rate in rates:
+    gradients = {name: rng.normal(size=p.shape) for name, p in params.items()}
+    updates, state = tx.update({k: jnp.float32(g) for k, g in gradients.items()}, state, params)
+    for name, w in params.items():
+      w, g = np.float64(w), gradients[name]
+      if w.ndim > 1:
+        g = g + 0.01 * w
+        norm = np.linalg.norm(w)
+        g = g * (0.001 * norm / np.linalg.norm(g) if norm else 1.0)
+      momentum[name] = 0.9 * momentum[name] + g
+      np.testing.assert_allclose(updates[name], -rate * momentum[name], rtol=1e-5, atol=1e-7)
+    params = {name: params[name] + updates[name] for name in params}
+
+
+def test_weight_decay_spares_biases_and_norms():
+  params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+  zeros = {"kernel": jnp.zeros((2, 2)), "scale": jnp.zeros(2)}
+  tx, schedule = optimizer.build(config(), steps=10, steps_per_epoch=5)
+  state = tx.init(params)
+  _, state = tx.update(zeros, state, params)  # rate 0
+  updates, _ = tx.update(zeros, state, params)
+  assert float(schedule(1)) == 0.5
+  np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1, rtol=1e-6)
+  assert not updates["scale"].any()
+
+
+def test_clipping_bounds_the_gradient():
+  params = {"w": jnp.zeros(4)}
+  tx, _ = optimizer.build(config(name="sgd", weight_decay=0.0, warmup_steps=0, clip_norm=1.0), 10, 5)
+  updates, _ = tx.update({"w": jnp.full(4, 100.0)}, tx.init(params), params)
+  assert float(jnp.linalg.norm(updates["w"])) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"name": "adam"}, {"schedule": "linear"}])
+def test_unknown_names_are_refused(changes):
+  with pytest.raises(ValueError, match="expected"):
+    optimizer.build(config(**changes), 10, 5)
