@@ -1,0 +1,259 @@
+"""Writes image files into ArrayRecord shards: in order, in parallel, and so that an interrupted run can go on.
+
+TFDS's own writer keeps up to 1 GB in memory, then needs TensorFlow, and always starts over; this one streams. Finished
+shards wait in a staging folder beside the set, whose name is a fingerprint of labels and files, and move into the set
+in the end; TFDS renames that whole folder into its place, so a set is either complete or not there.
+"""
+
+import concurrent.futures
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import threading
+
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core import example_serializer
+
+from jiqa.data.decode import check_image
+from jiqa.errors import UserError
+
+# One shard is one unit of parallel work, of resuming, and (with Beam) of memory.
+SHARD_BYTES = 128 << 20
+# The files are compressed images already; group 1 is what makes random access cheap.
+RECORD_OPTIONS = "group_size:1,uncompressed"
+STAGING = "staging."
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """Consecutive rows of the label table that go into one file.
+
+  Attributes:
+    root: the release's top folder.
+    split: TFDS split, "train" where the database has none.
+    index, count: which of how many shards of the split.
+    rows: tuple of dicts, one a record.
+    positions: (first, last + 1) in the label table.
+    stamp: fingerprint of the rows and of the files' sizes and times.
+  """
+
+  root: str
+  split: str
+  index: int
+  count: int
+  rows: tuple
+  positions: tuple
+  stamp: str
+
+  @property
+  def file(self):
+    return f"{self.split}-{self.index:05d}-{self.count:05d}-{self.stamp}"
+
+
+class UncompressedWriter(tfds.core.dataset_builder.writer_lib.ExampleWriter):
+  """TFDS's shard writer with our record options, for Beam."""
+
+  def write(self, path, examples):
+    _write_records(path, (record for _, record in examples))
+
+
+def example(root, row):
+  """The TFDS example of one row: the labels and the file's bytes, checked to be a complete image.
+
+  Args:
+    root: pathlib.Path of the release.
+    row: dict of the label columns.
+
+  Returns:
+    Dict of the schema's features.
+
+  Raises:
+    UserError: unreadable or damaged file; names it.
+  """
+  path = root / row["image_name"]
+  try:
+    data = path.read_bytes()
+  except OSError as error:
+    raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+  check_image(data, str(path))
+  return {**row, "image": data}
+
+
+def plan(root, table):
+  """Cuts the label table into shards of about SHARD_BYTES; the same cut for the same files, on any machine.
+
+  Args:
+    root: pathlib.Path of the release.
+    table: label table in record order.
+
+  Returns:
+    List of Shard.
+  """
+  rows = table.to_dict("records")
+  stats = [os.stat(root / row["image_name"]) for row in rows]
+  splits = [row["split"] or "train" for row in rows]
+  shards = []
+  for split in dict.fromkeys(splits):
+    positions = [i for i, name in enumerate(splits) if name == split]
+    cuts = _cuts([stats[i].st_size for i in positions])
+    for index, (low, high) in enumerate(cuts):
+      first, last = positions[low], positions[high - 1] + 1
+      stamp = hashlib.sha256(
+        repr([(rows[i], stats[i].st_size, stats[i].st_mtime_ns) for i in range(first, last)]).encode()
+      ).hexdigest()[:16]
+      shards.append(Shard(str(root), split, index, len(cuts), tuple(rows[first:last]), (first, last), stamp))
+  return shards
+
+
+def write(builder, root, table, *, workers, advance):
+  """Writes all shards of a set into `builder.data_dir`, several at once.
+
+  Args:
+    builder: a `data_builders.base.Builder` whose data_dir is the folder being prepared.
+    root: pathlib.Path of the release.
+    table: label table in record order.
+    workers: threads; None takes one a core.
+    advance: called with the number of records done since the last call, from any thread.
+
+  Returns:
+    (table without the skipped rows, list of TFDS SplitInfo, list of "file: reason" of skipped files).
+
+  Raises:
+    UserError: a damaged file (unless the builder skips them), or every file is; nothing stays behind.
+  """
+  shards = plan(root, table)
+  staging = pathlib.Path(builder.data_dir).parent / f"{STAGING}{builder.version}"
+  with _locked(staging):
+    try:
+      skipped = _write_all(builder, shards, staging, workers or os.cpu_count(), advance)
+      table = table.drop(index=[position for position, _ in skipped]).reset_index(drop=True)
+      if table.empty:
+        raise UserError(f"{root}: none of the {len(skipped)} files is an image; the first: {skipped[0][1]}")
+      infos = _move(builder, shards, staging)
+    except KeyboardInterrupt:
+      raise  # what is finished waits for the next run
+    except BaseException:
+      shutil.rmtree(staging, ignore_errors=True)
+      raise
+    shutil.rmtree(staging)
+  return table, infos, [reason for _, reason in skipped]
+
+
+def _cuts(sizes):
+  """(first, last + 1) of runs whose sizes add up to about SHARD_BYTES."""
+  count = max(1, round(sum(sizes) / SHARD_BYTES))
+  target, cuts, first, total = sum(sizes) / count, [], 0, 0
+  for i, size in enumerate(sizes):
+    total += size
+    if total >= target * (len(cuts) + 1) and len(cuts) < count - 1:
+      cuts.append((first, i + 1))
+      first = i + 1
+  return [*cuts, (first, len(sizes))] if first < len(sizes) else cuts
+
+
+def _write_all(builder, shards, staging, workers, advance):
+  """Writes the shards that are not staged yet; returns [(position, reason)] of the files left out."""
+  stop = threading.Event()
+  with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
+    jobs = [pool.submit(_write_shard, builder, shard, staging, advance, stop) for shard in shards]
+    try:
+      for job in concurrent.futures.as_completed(jobs):
+        job.result()
+    except BaseException:
+      stop.set()
+      pool.shutdown(cancel_futures=True)
+      raise
+  return [
+    (shard.positions[0] + i, reason) for shard, job in zip(shards, jobs, strict=True) for i, reason in job.result()
+  ]
+
+
+def _write_shard(builder, shard, staging, advance, stop):
+  """Writes one shard and the list of what it leaves out; returns that list, also of a shard written before."""
+  final, report = staging / shard.file, staging / f"{shard.file}.json"
+  if final.exists() and report.exists():
+    advance(len(shard.rows))
+    return json.loads(report.read_text())
+  features = builder.info.features
+  serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+  skipped = []
+
+  def records():
+    for i, row in enumerate(shard.rows):
+      if stop.is_set():
+        raise InterruptedError
+      try:
+        record = example(pathlib.Path(shard.root), row)
+      except UserError as error:
+        if not builder.SKIPS_DAMAGED:
+          raise
+        skipped.append((i, str(error)))
+      else:
+        yield serializer.serialize_example(features.encode_example(record))
+      advance(1)
+
+  partial = staging / f"{shard.file}.partial"
+  _write_records(partial, records())
+  report.write_text(json.dumps(skipped))
+  partial.rename(final)
+  return skipped
+
+
+def _write_records(path, records):
+  """Writes serialized records; a full disk is an OSError, never a short file."""
+  writer = array_record_module.ArrayRecordWriter(os.fspath(path), RECORD_OPTIONS)
+  count = 0
+  try:
+    for record in records:
+      writer.write(record)
+      count += 1
+  finally:
+    writer.close()
+  reader = array_record_module.ArrayRecordReader(os.fspath(path)) if count else None
+  if reader is not None and reader.num_records() != count:
+    raise OSError(errno.ENOSPC, f"{path} holds {reader.num_records()} of {count} records; is the disk full?")
+
+
+def _move(builder, shards, staging):
+  """Moves the staged shards into the set; returns their SplitInfos. A shard of which nothing is left is dropped."""
+  infos = []
+  for split in dict.fromkeys(shard.split for shard in shards):
+    template = builder._get_filename_template(split_name=split)
+    reports = [
+      (shard, len(shard.rows) - len(json.loads((staging / f"{shard.file}.json").read_text())))
+      for shard in shards
+      if shard.split == split
+    ]
+    kept = [(shard, length) for shard, length in reports if length]
+    for index, (shard, _) in enumerate(kept):
+      target = template.sharded_filepath(shard_index=index, num_shards=len(kept))
+      (staging / shard.file).rename(os.fspath(target))
+    lengths = [length for _, length in kept]
+    size = sum(os.path.getsize(path) for path in template.sharded_filepaths(len(kept)))
+    infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
+  return infos
+
+
+class _locked:
+  """Holds the staging folder for this process; the lock goes with the process, however that ends."""
+
+  def __init__(self, staging):
+    self.staging = staging
+
+  def __enter__(self):
+    self.staging.mkdir(parents=True, exist_ok=True)
+    self.handle = open(self.staging / "lock", "w")
+    try:
+      fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      self.handle.close()
+      raise UserError(f"{self.staging}: another process is preparing this set; wait for it to end.") from error
+
+  def __exit__(self, *_):
+    self.handle.close()

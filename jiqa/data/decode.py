@@ -1,0 +1,134 @@
+"""File bytes to pixels, by the one decoder of the project: PIL, `.convert("RGB")`.
+
+The published models were trained on PIL pixels, so nothing else decodes here. EXIF orientation is *not* applied: none
+of the published protocols applies it, and a lying flag would move the crops.
+"""
+
+import io
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from jiqa.errors import UserError
+
+# Twice PIL's own warning level, where PIL refuses too: 13,377 x 13,377 pixels, half a gigabyte of RGB.
+MAX_PIXELS = 178_956_970
+
+JPEG_END = b"\xff\xd9"
+JPEG_SCAN = 0xDA
+JPEG_BARE_MARKERS = (0x01, *range(0xD0, 0xD8))
+
+
+def decode_rgb(data, name=""):
+  """Decodes an image file to 8-bit RGB.
+
+  Palettes, CMYK, gray, bilevel and alpha go through PIL's `.convert("RGB")` (alpha is dropped, not blended); 16-bit
+  gray is scaled to 8 bits (PIL would clip it to white); of a file with several pictures (MPO, GIF) the first counts.
+
+  Args:
+    data: bytes of an image file in any format PIL reads.
+    name: what to call it in an error message.
+
+  Returns:
+    [h, w, 3] uint8, read-only where PIL can share its memory.
+
+  Raises:
+    UserError: naming `name` and the reason, where the bytes are no image, are truncated or damaged, or hold more than
+      MAX_PIXELS pixels.
+
+  Example:
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (3, 2), color=7).save(file, format="PNG")
+    >>> decode_rgb(file.getvalue()).tolist()[0]
+    [[7, 7, 7], [7, 7, 7], [7, 7, 7]]
+  """
+  name = name or "image"
+  with _open(data, name) as image:
+    if image.mode == "F":
+      raise UserError(f"{name}: 32-bit float pixels have no declared range; convert the file to 8 or 16 bits.")
+    try:
+      if image.mode.startswith("I"):
+        return _sixteen_bits(image)
+      return np.asarray(image.convert("RGB"))
+    except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
+      raise UserError(f"{name}: cannot be decoded, the file is damaged or incomplete ({error}).") from error
+
+
+def check_image(data, name=""):
+  """Refuses bytes that are no complete image, at a small part of the cost of decoding them.
+
+  Reads the header and then what the format offers: a JPEG must reach its end marker, a PNG its last chunk with every
+  checksum right, a BMP the length that it declares. A file that fails this, and any other format, is decoded, and the
+  decoder's word counts: so nothing decodable is ever refused.
+
+  Args:
+    data: bytes of an image file.
+    name: what to call it in an error message.
+
+  Raises:
+    UserError: as `decode_rgb`.
+  """
+  with _open(data, name or "image") as image:
+    kind = image.format
+  complete = {"JPEG": _complete_jpeg, "MPO": _complete_jpeg, "PNG": _complete_png, "BMP": _complete_bmp}.get(kind)
+  if complete is None or not complete(data):
+    decode_rgb(data, name)
+
+
+def _open(data, name):
+  if not data:
+    raise UserError(f"{name}: the file is empty.")
+  try:
+    image = Image.open(io.BytesIO(data))
+  except Image.DecompressionBombError as error:
+    raise UserError(f"{name}: more than {MAX_PIXELS:,} pixels, refused; scale the image down first.") from error
+  except Exception as error:
+    raise UserError(f"{name}: not an image that can be read ({type(error).__name__}: {error}).") from error
+  if image.width * image.height > MAX_PIXELS:
+    raise UserError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels; scale it down first.")
+  return image
+
+
+def _sixteen_bits(image):
+  values = np.asarray(image).astype(np.int64)
+  gray = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
+  return np.repeat(gray[..., None], 3, axis=2)
+
+
+def _complete_jpeg(data):
+  """True where the end marker follows the first scan; markers inside metadata (thumbnails) do not count."""
+  at = 2
+  while at + 4 <= len(data) and data[at] == 0xFF:
+    marker = data[at + 1]
+    if marker == JPEG_SCAN:
+      return data.find(JPEG_END, at) != -1
+    if marker == 0xFF or marker in JPEG_BARE_MARKERS:
+      at += 1 if marker == 0xFF else 2
+    else:
+      at += 2 + int.from_bytes(data[at + 2 : at + 4])
+  return False
+
+
+def _complete_png(data):
+  """True where the chunks, all with the right checksum, reach IEND."""
+  at = 8
+  while at + 12 <= len(data):
+    length = int.from_bytes(data[at : at + 4])
+    end = at + 8 + length
+    if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+      return False
+    if data[at + 4 : at + 8] == b"IEND":
+      return True
+    at = end + 4
+  return False
+
+
+def _complete_bmp(data):
+  """True where an uncompressed bitmap has all the pixel bytes that its header announces."""
+  start, header = int.from_bytes(data[10:14], "little"), int.from_bytes(data[14:18], "little")
+  if header < 40 or int.from_bytes(data[30:34], "little") != 0:
+    return False
+  width, height = (int.from_bytes(data[i : i + 4], "little", signed=True) for i in (18, 22))
+  row = (width * int.from_bytes(data[28:30], "little") + 31) // 32 * 4
+  return len(data) >= start + row * abs(height)
