@@ -1,0 +1,254 @@
+"""The distortion bank: any kind at any level for every picture of a batch, on the accelerator, from a key.
+
+Twenty-six kinds of five levels (bank 'reiqa26', Saha et al. 2023, CVPR, arXiv 2304.00451) and the twenty-five of
+KADID-10k (bank 'kadid25', Lin et al. 2019, QoMEX). Two ways to call it:
+
+  distort            arbitrary requests, one (kind, level) for every picture: sorted by kind, computed in small tiles.
+  distort_versions   training: several versions of every picture, kinds assigned in turn by `cyclic_kinds`, so that
+                     every kind fills its own block of fixed size.
+
+Neither computes a kind that was not asked for, and neither holds more than one kind's working set at a time. (Under
+`vmap`, a `lax.switch` runs all branches for every picture: twenty-six times the work.)
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jiqa.distortions import blur, color, compression, noise, spatial, streams, tone
+from jiqa.distortions.planes import COMPAT, to_images, to_planes
+from jiqa.errors import UserError
+
+LEVELS = 5
+
+_REIQA26 = (
+  ("gaussian blur", blur.gaussian_blur),
+  ("lens blur", blur.lens_blur),
+  ("colour diffusion", color.color_diffusion),
+  ("colour shift", color.color_shift),
+  ("saturation HSV", color.saturation_hsv),
+  ("saturation Lab", color.saturation_lab),
+  ("JPEG", compression.jpeg),
+  ("white noise", noise.white_noise),
+  ("component noise", noise.component_noise),
+  ("impulse noise", noise.impulse_noise),
+  ("multiplicative noise", noise.multiplicative_noise),
+  ("denoise", noise.denoise),
+  ("brighten", tone.brighten),
+  ("darken", tone.darken),
+  ("mean shift", tone.mean_shift),
+  ("resize bicubic", spatial.resize_bicubic),
+  ("sharpen", tone.sharpen),
+  ("contrast", tone.contrast),
+  ("colour block", spatial.color_block),
+  ("pixelate", spatial.pixelate),
+  ("patches", spatial.patches),
+  ("jitter", spatial.jitter),
+  ("resize bilinear", spatial.resize_bilinear),
+  ("resize nearest", spatial.resize_nearest),
+  ("resize lanczos", spatial.resize_lanczos),
+  ("motion blur", blur.motion_blur),
+)
+BANKS = {"reiqa26": _REIQA26}
+
+
+def names(bank="reiqa26"):
+  """The kinds of a bank in the order of their numbers.
+
+  Example:
+    >>> names()[6]
+    'JPEG'
+  """
+  return tuple(name for name, _ in _table(bank))
+
+
+def _table(bank, compat="fixed"):
+  if bank not in BANKS:
+    raise UserError(f"distortion bank {bank!r} is unknown; use one of {', '.join(BANKS)}")
+  if compat not in COMPAT:
+    raise UserError(f"compat={compat!r} is unknown; use one of {', '.join(COMPAT)}")
+  return BANKS[bank]
+
+
+def picture_keys(key, count):
+  """One key for every picture: a key array is taken as it is, a single key is folded with the position.
+
+  Args:
+    key: typed PRNG key, [] or [count].
+    count: number of pictures.
+
+  Returns:
+    [count] typed PRNG keys.
+  """
+  if key.ndim == 0:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+  if key.shape != (count,):
+    raise UserError(f"keys have shape {key.shape}; expected one key, or one for each of the {count} pictures")
+  return key
+
+
+def distort(images, kinds, levels, key, compat="fixed", bank="reiqa26", tile=None):
+  """Distorts every picture by its own kind and level.
+
+  Args:
+    images: [b, h, w, 3] float32 in [0, 1], sides of at least 8 pixels.
+    kinds: [b] int32, numbers into `names(bank)`.
+    levels: [b] int32 in 0..4.
+    key: one typed PRNG key, or [b] keys. With one key for every picture, a picture's result does not depend on the
+      batch.
+    compat: 'fixed' does what the distortion's name says; 'official' what the published code does.
+    bank: 'reiqa26' or 'kadid25'.
+    tile: pictures of one kind computed together; None chooses by the size of the batch.
+
+  Returns:
+    [b, h, w, 3] float32, multiples of 1/255 in [0, 1].
+
+  Raises:
+    UserError: wrong shape, too small a picture, unknown bank or compat.
+
+  Example:
+    >>> grey = jnp.full((2, 16, 16, 3), 0.5)
+    >>> darker = distort(grey, jnp.array([13, 14]), jnp.array([4, 2]), jax.random.key(0))
+    >>> [round(float(x), 2) for x in darker[:, 0, 0, 0]]
+    [0.1, 0.5]
+  """
+  table = _table(bank, compat)
+  planes = to_planes(images)
+  seeds = streams.seeds_of(picture_keys(key, images.shape[0]))
+  rows = jnp.arange(images.shape[0])
+  return to_images(_by_tiles(planes, rows, kinds, levels, seeds, table, compat, tile))
+
+
+def _by_tiles(planes, source, kinds, levels, seeds, table, compat, tile=None):
+  """Computes `rows` requests sorted by kind, `tile` at a time; the last tile of a kind may be partly empty.
+
+  Args:
+    planes: [n, h, 3, w].
+    source: [rows] int32, the picture of every request.
+    kinds: [rows] int32.
+    levels: [rows] int32.
+    seeds: [rows, 2] uint32.
+    table: the bank.
+    compat: as `distort`.
+    tile: as `distort`.
+
+  Returns:
+    [rows, h, 3, w] float32.
+  """
+  rows, count = kinds.shape[0], len(table)
+  tile = tile or max(1, min(8, rows // (2 * count)))
+  branches = [functools.partial(function, compat=compat) for _, function in table]
+  order = jnp.argsort(kinds)
+  members = jnp.bincount(kinds, length=count)
+  first_row = jnp.cumsum(members) - members
+  tiles_until = jnp.cumsum(-(-members // tile))
+  bound = (rows + min(count, rows) * (tile - 1)) // tile
+
+  def one_tile(out, i):
+    kind = jnp.searchsorted(tiles_until, i, side="right")
+    inside = jnp.clip(kind, 0, count - 1)
+    start = (i - jnp.where(inside > 0, tiles_until[inside - 1], 0)) * tile
+    place = start + jnp.arange(tile)
+    real = (place < members[inside]) & (kind < count)
+    row = order[jnp.clip(first_row[inside] + place, 0, rows - 1)]
+    # The extra branch stands for tiles that the worst case would need and this batch does not.
+    result = jax.lax.switch(
+      kind, [*branches, lambda planes, levels, seeds: planes], planes[source[row]], levels[row], seeds[row]
+    )
+    return out.at[jnp.where(real, row, rows)].set(result, mode="drop", unique_indices=True), None
+
+  out = jnp.zeros((rows, *planes.shape[1:]), planes.dtype)
+  return jax.lax.scan(one_tile, out, jnp.arange(bound))[0]
+
+
+def cyclic_kinds(key, num_images, versions, allowed=26):
+  """Assigns kinds in turn: request t = i * versions + j gets pi[t mod K], with pi a random order of the K kinds.
+
+  A picture's kinds are distinct when versions <= K, and any run of pictures uses every kind equally often, up to one:
+  block sizes are known in advance for the batch and for any contiguous part of it.
+
+  Args:
+    key: typed PRNG key; a fresh one for every step.
+    num_images: b.
+    versions: v.
+    allowed: number of kinds, or a tuple of the kinds to use.
+
+  Returns:
+    [b, v] int32.
+
+  Example:
+    >>> kinds = cyclic_kinds(jax.random.key(0), 13, 4)
+    >>> bool((jnp.bincount(kinds.ravel(), length=26) == 2).all())
+    True
+  """
+  allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(allowed)
+  order = jax.random.permutation(key, jnp.asarray(allowed, jnp.int32))
+  return order[jnp.arange(num_images * versions) % len(allowed)].reshape(num_images, versions)
+
+
+def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, compat="fixed", bank="reiqa26"):
+  """Makes several distorted versions of every picture, kinds assigned in turn.
+
+  Every kind has a block of ceil(requests / K) places in every group: static shapes, and less than one place per kind
+  unused.
+
+  Args:
+    images: [b, h, w, 3] float32 in [0, 1], sides of at least 8 pixels.
+    kinds: [b, v] int32 from `cyclic_kinds`, or any assignment in which no kind exceeds its block. A request beyond its
+      block, or of a kind that is not allowed, comes back as NaN.
+    levels: [b, v] int32 in 0..4.
+    key: one typed PRNG key, or [b] keys, one for every picture; version j uses fold_in(key of the picture, j).
+    allowed: number of kinds, or a tuple of the kinds that occur: only these are computed. None allows the whole bank.
+    groups: number of contiguous parts of the batch that are dispatched separately. Set it to the number of data
+      shards, and no picture leaves its device.
+    compat: 'fixed' or 'official'.
+    bank: 'reiqa26' or 'kadid25'.
+
+  Returns:
+    [b, v, h, w, 3] float32, multiples of 1/255 in [0, 1].
+
+  Raises:
+    UserError: wrong shape, too small a picture, unknown bank or compat, batch not divisible by groups.
+  """
+  table = _table(bank, compat)
+  planes = to_planes(images)
+  allowed = len(table) if allowed is None else allowed
+  allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(sorted(allowed))
+  (b, v), size = kinds.shape, planes.shape[1:]
+  if b % groups:
+    raise UserError(f"a batch of {b} pictures cannot be cut into {groups} groups; use a multiple")
+  keys = picture_keys(key, b)
+  keys = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(v)))(keys)
+  seeds = streams.seeds_of(keys)
+  rows = b // groups * v
+  if groups == 1 and rows < len(allowed):  # blocks would stand mostly empty
+    flat = (array.reshape(rows, *array.shape[2:]) for array in (kinds, levels, seeds))
+    out = _by_tiles(planes, jnp.arange(rows) // v, *flat, table, compat)
+    return to_images(out).reshape(*kinds.shape, *images.shape[1:])
+  blocks = functools.partial(_by_blocks, table=table, allowed=allowed, compat=compat)
+  parts = (
+    planes.reshape(groups, b // groups, *size),
+    kinds.reshape(groups, rows),
+    levels.reshape(groups, rows),
+    seeds.reshape(groups, rows, 2),
+  )
+  out = blocks(*(part[0] for part in parts)) if groups == 1 else jax.vmap(blocks)(*parts)
+  return to_images(out.reshape(b * v, *size)).reshape(*kinds.shape, *images.shape[1:])
+
+
+def _by_blocks(planes, kinds, levels, seeds, table, allowed, compat):
+  """Computes one block per allowed kind; arguments as `_by_tiles`, with request t of picture t // versions."""
+  rows = kinds.shape[0]
+  versions = rows // planes.shape[0]
+  capacity = -(-rows // len(allowed))
+  order = jnp.argsort(kinds)
+  kinds = kinds[order]
+  out = jnp.full((rows, *planes.shape[1:]), jnp.nan, planes.dtype)
+  for kind in allowed:
+    place = jnp.searchsorted(kinds, kind) + jnp.arange(capacity)
+    row = order[jnp.clip(place, 0, rows - 1)]
+    real = (place < rows) & (kinds[jnp.clip(place, 0, rows - 1)] == kind)
+    result = table[kind][1](planes[row // versions], levels[row], seeds[row], compat=compat)
+    out = out.at[jnp.where(real, row, rows)].set(result, mode="drop", unique_indices=True)
+  return out

@@ -1,0 +1,108 @@
+"""Blurs: Gaussian, lens (defocus) and motion.
+
+Differences of compat='official':
+  gaussian_blur: none (PIL rounds after every pass; one level at most).
+  lens_blur: truncates.
+  motion_blur: truncates; the line reaches from -k/2 to k/2 - 1 and lies one pixel beside its place, so that the picture
+    moves by half a pixel along the line and by one across. The default is centred: k - 1 whole pixels and two halves.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
+
+from jiqa.distortions import resample, streams
+from jiqa.distortions.planes import finish, round_to_grid
+
+
+@functools.cache
+def _gaussian_bands(size, strengths):
+  return resample.banded([resample.three_boxes(size, sigma) for sigma in strengths])
+
+
+def gaussian_blur(planes, levels, seeds=None, compat="fixed", strengths=(0.1, 0.5, 1, 2, 5)):
+  """Gaussian blur, as PIL draws it: three box blurs of fractional width.
+
+  Args:
+    planes: [b, h, 3, w] float32 in [0, 1].
+    levels: [b] int32 in 0..4.
+    seeds: ignored; present so that all distortions are called alike.
+    compat: 'fixed' or 'official'.
+    strengths: sigma in pixels for every level.
+
+  Returns:
+    [b, h, 3, w] float32, multiples of 1/255 in [0, 1].
+  """
+  planes = resample.along_columns(_gaussian_bands(planes.shape[3], strengths), levels, planes)
+  planes = resample.along_rows(_gaussian_bands(planes.shape[1], strengths), levels, planes)
+  return finish(planes, compat, official=round_to_grid)
+
+
+@functools.cache
+def _disc_spectra(h, w, strengths):
+  """Real spectra of the (symmetric) discs on an [h, w] torus, [levels, h, w // 2 + 1] float32."""
+  kernels = np.zeros((len(strengths), h, w))
+  for kernel, radius in zip(kernels, strengths, strict=True):
+    kernel[: 2 * radius + 1, : 2 * radius + 1] = resample.disc(radius)
+    kernel[:] = np.roll(kernel, (-radius, -radius), (0, 1))
+  return np.fft.rfft2(kernels).real.astype(np.float32)
+
+
+def lens_blur(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 4, 6, 8)):
+  """Blur by a uniform disc, the picture of a point out of focus; by FFT, with the edge repeated.
+
+  Args:
+    planes: [b, h, 3, w] float32 in [0, 1].
+    levels: [b] int32 in 0..4.
+    seeds: ignored.
+    compat: 'fixed' or 'official'.
+    strengths: radius in whole pixels for every level.
+
+  Returns:
+    [b, h, 3, w] float32, multiples of 1/255 in [0, 1].
+  """
+  _, h, _, w = planes.shape
+  margin = max(strengths)
+  fast_h, fast_w = (scipy.fft.next_fast_len(size + 2 * margin, real=True) for size in (h, w))
+  below, right = fast_h - h - margin, fast_w - w - margin
+  padded = jnp.pad(jnp.moveaxis(planes, 2, 1), ((0, 0), (0, 0), (margin, below), (margin, right)), mode="edge")
+  spectrum = jnp.asarray(_disc_spectra(fast_h, fast_w, strengths))[levels][:, None]
+  blurred = jnp.fft.irfft2(jnp.fft.rfft2(padded) * spectrum, s=(fast_h, fast_w))
+  blurred = jnp.moveaxis(blurred[..., margin : margin + h, margin : margin + w], 1, 2)
+  return finish(blurred, compat)
+
+
+@functools.cache
+def _line_bands(size, strengths, official):
+  """Bands of the five lines, and after them what happens across a line: nothing, or a shift by one pixel."""
+  lines = []
+  for length in strengths:
+    if official:
+      lines.append(resample.convolution(size, np.arange(length) - length // 2, np.full(length, 1 / length)))
+    else:
+      lines.append(resample.box(size, (length - 1) / 2))
+  across = resample.convolution(size, [-1 if official else 0], [1.0])
+  return resample.banded([*lines, across])
+
+
+def motion_blur(planes, levels, seeds, compat="fixed", strengths=(12, 16, 20, 24, 28)):
+  """Blur along a straight line, vertical or horizontal with equal probability.
+
+  Args:
+    planes: [b, h, 3, w] float32 in [0, 1].
+    levels: [b] int32 in 0..4.
+    seeds: [b, 2] uint32.
+    compat: 'fixed' or 'official'.
+    strengths: length of the line in pixels for every level.
+
+  Returns:
+    [b, h, 3, w] float32, multiples of 1/255 in [0, 1].
+  """
+  vertical = streams.coin(seeds, 0)
+  across = len(strengths)
+  bands = [_line_bands(size, strengths, compat == "official") for size in (planes.shape[1], planes.shape[3])]
+  planes = resample.along_rows(bands[0], jnp.where(vertical, levels, across), planes)
+  planes = resample.along_columns(bands[1], jnp.where(vertical, across, levels), planes)
+  return finish(planes, compat)

@@ -1,0 +1,121 @@
+"""JPEG as libjpeg does it, without the entropy coder, which loses nothing.
+
+compat changes nothing: the decoder's 8-bit rounding is part of the format.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
+
+from jiqa.distortions.planes import finish, mix_channels, round_to_grid
+
+# ITU-T T.81, tables K.1 and K.2.
+_LUMA = np.array(
+  [
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+  ]
+)
+_CHROMA = np.full((8, 8), 99)
+_CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+# The two-dimensional DCT of a block written as a vector of 64.
+_DCT = np.kron(*[scipy.fft.dct(np.eye(8), axis=0, norm="ortho")] * 2).astype(np.float32)
+# What Cb and Cr add to Y in R, G and B; Y itself is added after rounding.
+_COLOR_OF_CHROMA = np.array([[0, 0, 1.402], [0, -0.344136286, -0.714136286], [0, 1.772, 0]])
+
+
+def quantization_tables(quality):
+  """libjpeg's luma and chroma tables, baseline (1..255).
+
+  Args:
+    quality: 1..100.
+
+  Returns:
+    [2, 8, 8] int64.
+
+  Example:
+    >>> quantization_tables(43)[0, 0].tolist()
+    [19, 13, 12, 19, 28, 46, 59, 71]
+  """
+  scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+  return np.clip((np.stack([_LUMA, _CHROMA]) * scale + 50) // 100, 1, 255)
+
+
+def _to_blocks(plane):
+  """[b, h, w] with sides of whole blocks -> [b, blocks, 64]."""
+  b, h, w = plane.shape
+  return plane.reshape(b, h // 8, 8, w // 8, 8).swapaxes(2, 3).reshape(b, -1, 64)
+
+
+def _from_blocks(blocks, h, w):
+  """The way back from `_to_blocks`."""
+  return blocks.reshape(-1, h // 8, w // 8, 8, 8).swapaxes(2, 3).reshape(-1, h, w)
+
+
+def _code_plane(plane, table):
+  """Transforms, quantises and restores one plane of 0..255 values; table: [b, 1, 64]."""
+  product = functools.partial(jnp.matmul, precision="highest")
+  coefficients = jnp.round(product(_to_blocks(plane - 128), _DCT.T) / table) * table
+  return jnp.clip(jnp.round(_from_blocks(product(coefficients, _DCT), *plane.shape[1:])) + 128, 0, 255)
+
+
+def _halve(plane):
+  """2x2 means in integers; the bias alternates 1, 2 from column to column, as libjpeg's h2v2_downsample."""
+  rows = plane[:, 0::2] + plane[:, 1::2]
+  sums = rows[..., 0::2] + rows[..., 1::2]
+  bias = jnp.asarray(1.0 + np.arange(sums.shape[-1]) % 2, jnp.float32)
+  return jnp.floor((sums + bias) / 4)
+
+
+def _interleave(first, second, axis):
+  """Elements of two arrays in turn along an axis."""
+  shape = list(first.shape)
+  shape[axis] *= 2
+  return jnp.stack([first, second], axis=axis + 1).reshape(shape)
+
+
+def _double(plane):
+  """Triangle upsampling in integers, weights 9 3 3 1 of 16: libjpeg's h2v2_fancy_upsample."""
+  h, w = plane.shape[1:]
+  tall = jnp.pad(plane, ((0, 0), (1, 1), (1, 1)), mode="edge")
+  upper, here, lower = (tall[:, i : i + h] for i in range(3))
+  columns = _interleave(3 * here + upper, 3 * here + lower, 1)
+  left, middle, right = (columns[..., i : i + w] for i in range(3))
+  return _interleave(jnp.floor((3 * middle + left + 8) / 16), jnp.floor((3 * middle + right + 7) / 16), 2)
+
+
+def jpeg(planes, levels, seeds=None, compat="fixed", strengths=(70, 43, 36, 24, 7)):
+  """Saves and loads a baseline JPEG with 4:2:0 chroma.
+
+  Args:
+    planes: [b, h, 3, w] float32 in [0, 1].
+    levels: [b] int32 in 0..4.
+    seeds: ignored.
+    compat: 'fixed' or 'official'.
+    strengths: libjpeg quality for every level.
+
+  Returns:
+    [b, h, 3, w] float32, multiples of 1/255 in [0, 1]. The gradient is zero almost everywhere.
+  """
+  _, h, _, w = planes.shape
+  padded = jnp.pad(jnp.round(planes * 255), ((0, 0), (0, -h % 16), (0, 0), (0, -w % 16)), mode="edge")
+  r, g, b = (padded[:, :, i] for i in range(3))
+  y = jnp.floor(0.299 * r + 0.587 * g + 0.114 * b + 0.5)
+  cb = _halve(jnp.floor(-0.168735892 * r - 0.331264108 * g + 0.5 * b + 128.49999))
+  cr = _halve(jnp.floor(0.5 * r - 0.418687589 * g - 0.081312411 * b + 128.49999))
+
+  tables = np.stack([quantization_tables(quality) for quality in strengths]).reshape(-1, 2, 64).astype(np.float32)
+  tables = jnp.asarray(tables)[levels]
+  y = _code_plane(y, tables[:, :1])[:, :h, :w]
+  half_h, half_w = (h + 1) // 2, (w + 1) // 2  # the decoder repeats the last real chroma sample, not the padding
+  cb, cr = (_double(_code_plane(c, tables[:, 1:])[:, :half_h, :half_w])[:, :h, :w] - 128 for c in (cb, cr))
+  planes = y[:, :, None] + jnp.round(mix_channels(_COLOR_OF_CHROMA, jnp.stack([y, cb, cr], axis=2)))
+  return finish(planes / 255, compat, official=round_to_grid)
