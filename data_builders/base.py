@@ -12,7 +12,6 @@ import pathlib
 import tempfile
 
 import numpy as np
-import pandas as pd
 import tensorflow_datasets as tfds
 
 from data_builders import shards
@@ -252,8 +251,8 @@ def _compare_with_published(builder, table, root):
     return
   if len(table) > builder.IMAGES:
     raise UserError(
-      f"{root}: {len(table):,} labelled images, but {builder.name} has {builder.IMAGES:,}; the label file has extra rows, "
-      f"the last is {table['where'].iloc[-1]}."
+      f"{root}: {len(table):,} labelled images, but {builder.name} has {builder.IMAGES:,}; the label "
+      f"file has extra rows, the last is {table['where'].iloc[-1]}."
     )
   mean = table.mos.mean()
   if len(table) == builder.IMAGES and builder.MEAN is not None and abs(mean - builder.MEAN) > 0.01 * abs(builder.MEAN):

@@ -1,0 +1,125 @@
+"""From a label table to parts: 0 train, 1 validation, 2 test, -1 unused."""
+
+import hashlib
+
+import numpy as np
+
+from jiqa.data.splits import tables
+from jiqa.errors import UserError
+
+TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
+PROTOCOLS = ("official", "liqe", "arniqa", "folds")
+FRACTIONS = (0.7, 0.1, 0.2)
+# The share of an official training part that is set aside where the database has no validation part.
+CARVED = 1 / 8
+
+
+def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions=FRACTIONS, group="reference_name"):
+  """Assigns every image of a database to train, validation or test, several times over.
+
+  The result depends on names only, never on the order of the records. Images of one group always stay together.
+
+  - "official": the database's own parts. Where it has no validation part, 1/8 of the training groups are set aside,
+    `num_splits` different times; where it has one, there is a single split.
+  - "liqe", "arniqa": the first `num_splits` of the assignments published with the papers (Zhang et al., CVPR 2023;
+    Agnolucci et al., WACV 2024).
+  - "folds": `num_splits` seeded random divisions of the groups by `fractions`; each counts for itself, test parts of
+    two splits may overlap.
+
+  Args:
+    table: DataFrame of n rows with the columns image_name, reference_name and split (see `jiqa.data.source.Database`).
+    name: the database, with or without variant: "koniq10k/512x384".
+    protocol: one of PROTOCOLS.
+    num_splits: how many assignments at most.
+    seed: int, for "official" and "folds".
+    fractions: shares of train, validation and test for "folds".
+    group: column of `table` that says which images share content; images where it is '' stand for themselves.
+
+  Returns:
+    [k, n] int8, k <= num_splits.
+
+  Raises:
+    UserError: the database has no such splits, or an image that the published table does not know.
+  """
+  database = name.partition("/")[0]
+  if protocol not in PROTOCOLS:
+    raise UserError(f"no split protocol is called {protocol!r}; known: {', '.join(PROTOCOLS)}.")
+  if protocol not in protocols(table, name):
+    raise UserError(f"{name} has no {protocol} splits; it has: {', '.join(protocols(table, name))}.")
+  if protocol == "folds":
+    groups = _groups(table, group)
+    return np.stack([_fold(groups, fractions, np.random.default_rng((seed, k))) for k in range(num_splits)])
+  if protocol == "official":
+    return _official(table, _groups(table, group), num_splits, seed)
+  texts = tables.rows(protocol, database, table.image_name.tolist()).splits
+  parts = np.array([[("0", "1", "2", "-").index(part) for part in text] for text in texts], np.int8).T
+  return np.where(parts == 3, np.int8(UNUSED), parts)[:num_splits]
+
+
+def protocols(table, name):
+  """The split protocols that a database has.
+
+  Args:
+    table: label table.
+    name: the database, with or without variant.
+
+  Returns:
+    Tuple of members of PROTOCOLS.
+  """
+  database, _, variant = name.partition("/")
+  published = (
+    ()
+    if variant == "patches"
+    else tuple(protocol for protocol in ("liqe", "arniqa") if tables.path(protocol, database).exists())
+  )
+  official = ("official",) if (table.split != "").any() else ()
+  return (*official, *published, "folds")
+
+
+def checksum(table, assignment):
+  """Names an assignment: equal where the same images are in the same parts, whatever the order of the records.
+
+  Args:
+    table: label table of n rows.
+    assignment: [n] or [k, n] int8.
+
+  Returns:
+    16 hexadecimal digits of a SHA-256.
+  """
+  order = np.argsort(table.image_name.to_numpy(dtype=str), kind="stable")
+  lines = zip(table.image_name.iloc[order], np.atleast_2d(assignment).T[order].tolist(), strict=True)
+  return hashlib.sha256("\n".join(f"{image} {parts}" for image, parts in lines).encode()).hexdigest()[:16]
+
+
+def _groups(table, group):
+  """[n] str: what must not be torn apart; an image without a reference is a group of its own."""
+  content = table[group].to_numpy(dtype=str)
+  return np.where(content == "", table.image_name.to_numpy(dtype=str), content)
+
+
+def _fold(groups, fractions, rng):
+  names, member = np.unique(groups, return_inverse=True)
+  train, validation, _ = np.asarray(fractions) / np.sum(fractions)
+  cuts = np.round(np.array([train, train + validation]) * len(names)).astype(int)
+  if len(names) < 3:
+    raise UserError(f"{len(names)} distinct contents cannot be divided into train, validation and test.")
+  # Every part gets something, however few the groups.
+  cuts = np.clip(cuts, [1, 2], [len(names) - 2, len(names) - 1])
+  parts = np.empty(len(names), np.int8)
+  for part, chosen in enumerate(np.split(rng.permutation(len(names)), cuts)):
+    parts[chosen] = part
+  return parts[member]
+
+
+def _official(table, groups, num_splits, seed):
+  known = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "": UNUSED}
+  parts = table.split.map(known).to_numpy(np.int8)
+  if (parts == VALIDATION).any():
+    return parts[None]
+  names = np.unique(groups[parts == TRAIN])
+  splits = np.repeat(parts[None], num_splits, axis=0)
+  for k, split in enumerate(splits):
+    rng = np.random.default_rng((seed, k))
+    carved = rng.permutation(names)[: max(1, round(len(names) * CARVED))]
+    split[(parts == TRAIN) & np.isin(groups, carved)] = VALIDATION
+  return splits

@@ -1,0 +1,73 @@
+"""The published split tables beside this file: image names and assignments, no scores. README.md says where from."""
+
+import functools
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from jiqa.errors import UserError
+
+FOLDER = pathlib.Path(__file__).parent
+# One KonIQ-10k photograph is one image whatever the folder of the resolution at hand.
+RESOLUTION_FOLDERS = ("1024x768/", "512x384/")
+
+
+def key(image_name):
+  """The spelling under which an image is looked up; releases differ in case, and KonIQ-10k in resolution.
+
+  Example:
+    >>> key("512x384/10004473376.JPG")
+    '10004473376.jpg'
+  """
+  name = image_name.casefold()
+  for folder in RESOLUTION_FOLDERS:
+    name = name.removeprefix(folder)
+  return name
+
+
+def path(protocol, database):
+  """The table of a protocol for a database; it need not exist."""
+  return FOLDER / f"{protocol}_{database}.csv.gz"
+
+
+@functools.cache
+def read(protocol, database):
+  """Reads a published table.
+
+  Args:
+    protocol: "liqe" or "arniqa".
+    database: builder name.
+
+  Returns:
+    DataFrame indexed by `key` of the image: `splits`, one character a split (0 train, 1 validation, 2 test, - unused),
+    and for "liqe" also `distortion` and `scene_1`..`scene_3` ('' if none).
+  """
+  table = pd.read_csv(path(protocol, database), dtype=str, keep_default_na=False)
+  return table.set_index(table.image.map(key)).drop(columns="image")
+
+
+def rows(protocol, database, image_names):
+  """The rows of a published table for the images at hand.
+
+  Args:
+    protocol: "liqe" or "arniqa".
+    database: builder name.
+    image_names: sequence of n names as in a prepared set.
+
+  Returns:
+    DataFrame of n rows, in the order of `image_names`.
+
+  Raises:
+    UserError: an image that the table does not know.
+  """
+  table = read(protocol, database)
+  position = table.index.get_indexer([key(name) for name in image_names])
+  if (position < 0).any():
+    unknown = image_names[int(np.flatnonzero(position < 0)[0])]
+    raise UserError(
+      f"{database}: the published {protocol} splits do not know the image {unknown} and "
+      f"{int((position < 0).sum()) - 1} more of {len(position)}; use the protocol 'folds', or "
+      "prepare the official release."
+    )
+  return table.iloc[position].reset_index(drop=True)
