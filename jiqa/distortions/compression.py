@@ -26,8 +26,10 @@ _LUMA = np.array(
 )
 _CHROMA = np.full((8, 8), 99)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-# The two-dimensional DCT of a block written as a vector of 64.
-_DCT = np.kron(*[scipy.fft.dct(np.eye(8), axis=0, norm="ortho")] * 2).astype(np.float32)
+# The DCT along the rows and along the columns of a block that is written as a vector of 64, scaled by sqrt(8) each.
+_DCT = np.sqrt(8) * scipy.fft.dct(np.eye(8), axis=0, norm="ortho")
+_ALONG_ROWS = np.kron(np.eye(8), _DCT).astype(np.float32)
+_ALONG_COLUMNS = np.kron(_DCT, np.eye(8)).astype(np.float32)
 # What Cb and Cr add to Y in R, G and B; Y itself is added after rounding.
 _COLOR_OF_CHROMA = np.array([[0, 0, 1.402], [0, -0.344136286, -0.714136286], [0, 1.772, 0]])
 
@@ -61,10 +63,18 @@ def _from_blocks(blocks, h, w):
 
 
 def _code_plane(plane, table):
-  """Transforms, quantises and restores one plane of 0..255 values; table: [b, 1, 64]."""
+  """Transforms, quantises and restores one plane of 0..255 values; table: [b, 1, 64].
+
+  The rounding between the passes is that of libjpeg's integer transform (two extra bits after the first pass, eighths in
+  the coefficients). Without it, one coefficient of every few blocks falls on the other side of a quantisation step.
+  """
   product = functools.partial(jnp.matmul, precision="highest")
-  coefficients = jnp.round(product(_to_blocks(plane - 128), _DCT.T) / table) * table
-  return jnp.clip(jnp.round(_from_blocks(product(coefficients, _DCT), *plane.shape[1:])) + 128, 0, 255)
+  rows = jnp.round(4 * product(_to_blocks(plane - 128), _ALONG_ROWS.T))
+  eighths = jnp.round(product(rows, _ALONG_COLUMNS.T) / 4)
+  coefficients = jnp.sign(eighths) * jnp.floor(jnp.abs(eighths) / (8 * table) + 0.5) * table
+  columns = jnp.round(4 * product(coefficients, _ALONG_COLUMNS))
+  blocks = jnp.round(product(columns, _ALONG_ROWS) / 32)
+  return jnp.clip(_from_blocks(blocks, *plane.shape[1:]) + 128, 0, 255)
 
 
 def _halve(plane):

@@ -61,7 +61,7 @@ def multiplicative_noise(planes, levels, seeds, compat="fixed", strengths=(0.001
 
 @functools.cache
 def _denoise_bands(size):
-  return resample.banded([resample.three_boxes(size, 3), resample.box(size, 2)])
+  return resample.banded([np.linalg.matrix_power(resample.gaussian_box(size, 3), 3), resample.box(size, 2)])
 
 
 def denoise(planes, levels, seeds, compat="fixed", strengths=(0.001, 0.002, 0.003, 0.005, 0.01)):

@@ -108,15 +108,15 @@ def box(size, radius):
   return convolution(size, np.arange(-whole - 1, whole + 2), weights)
 
 
-def three_boxes(size, sigma):
-  """PIL's GaussianBlur: three boxes of the fractional radius that gives the variance sigma^2.
+def gaussian_box(size, sigma):
+  """The box blur that, done three times, is PIL's GaussianBlur: its fractional radius gives the variance sigma^2 / 3.
 
   Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering", eq. 8-12.
   """
   variance = sigma**2 / 3
   whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
   fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-  return np.linalg.matrix_power(box(size, whole + fraction), 3)
+  return box(size, whole + fraction)
 
 
 def _bicubic(x):

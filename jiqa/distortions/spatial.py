@@ -189,12 +189,11 @@ def jitter(planes, levels, seeds, compat="fixed", strengths=(0.05, 0.1, 0.2, 0.5
   """
   _, h, _, w = planes.shape
   deviation = by_level(strengths, levels)[..., 0]
-  for iteration in range(_JITTER_ITERATIONS):
-    fields = [
-      jnp.clip(deviation * streams.near_normal(word), -_JITTER_REACH, _JITTER_REACH)
-      for word in streams.words(seeds, iteration, h, w)[:2]
-    ]
-    for axis, field in zip((1, 3), jax.lax.optimization_barrier(fields), strict=True):
-      planes = _displace(planes, field, axis)
-    planes = jnp.clip(planes, 0, 1)
-  return finish(planes, compat)
+
+  def displace(iteration, planes):
+    for axis, word in zip((1, 3), streams.words(seeds, iteration, h, w)[:2], strict=True):
+      offsets = jnp.clip(deviation * streams.near_normal(word), -_JITTER_REACH, _JITTER_REACH)
+      planes = _displace(planes, offsets, axis)
+    return jnp.clip(planes, 0, 1)
+
+  return finish(jax.lax.fori_loop(0, _JITTER_ITERATIONS, displace, planes), compat)

@@ -42,7 +42,7 @@ def words(seeds, stream, *shape):
   """
   index = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(1, *shape)
   first, second = (seeds[:, i].reshape(-1, *[1] * len(shape)) for i in (0, 1))
-  return pcg4d(index, jnp.uint32(stream), first, second)
+  return pcg4d(index, jnp.asarray(stream, jnp.uint32), first, second)
 
 
 def pcg4d(x, y, z, w):
