@@ -9,9 +9,23 @@ import importlib
 from jiqa.errors import UserError
 
 NAMES = (
-  "demo",
+  "live",
+  "csiq",
+  "tid2013",
+  "kadid10k",
+  "clive",
+  "koniq10k",
+  "bid",
+  "spaq",
+  "flive",
+  "pipal",
+  "agiqa3k",
   "biq2021",
+  "kadis700k",
+  "imagenet2012",
   "image_folder",
+  "csv",
+  "demo",
 )
 
 

@@ -42,9 +42,11 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     DIRECTION: "higher" or "lower": which raw score means better quality.
     RAW_RANGE: (low, high), which a raw score can never leave.
     FLIP: where DIRECTION is "lower", mos = FLIP - raw_score.
+    MOS_RANGE: (low, high) of mos where `labels` gives a column `mos` of its own, on another scale than raw_score.
+    STD_MAX: no mos_std of the release is larger.
     IMAGES, REFERENCES: how many the complete release has; None where that is not fixed.
     MEAN: mean mos of the complete release to 3 significant digits; None where not known.
-    FOLDERS: names of the release's top folder; `--manual_dir` may be that folder or the one it lies in.
+    TOP: names of the release's top folder; `--manual_dir` may be that folder or the one it lies in.
     MARKS: files or folders that must be in the top folder.
     OWN_NAME: the user names each prepared set of this kind ("image_folder/NAME").
     SKIPS_DAMAGED: leave out files that are no image, with a count, instead of refusing the whole set.
@@ -54,9 +56,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
   TITLE = KIND = PAGE = MANUAL = LICENCE = CITATION = SCORE = ""
   DIRECTION = "higher"
   RAW_RANGE = (-np.inf, np.inf)
-  FLIP = None
+  FLIP = MOS_RANGE = None
+  STD_MAX = np.inf
   IMAGES = REFERENCES = MEAN = None
-  FOLDERS = ()
+  TOP = ()
   MARKS = ()
   OWN_NAME = False
   SKIPS_DAMAGED = False
@@ -86,10 +89,14 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """
     raise NotImplementedError
 
+  def image_folder(self, root):
+    """The folder that `image_name` is relative to, where it is not `root`."""
+    return root
+
   @contextlib.contextmanager
   def root(self, manual_dir):
     """Yields the release's top folder, found in or below `manual_dir`."""
-    yield find_root(manual_dir, self.FOLDERS, self.MARKS, self)
+    yield find_root(manual_dir, self.TOP, self.MARKS, self)
 
   def metadata(self):
     """What travels with the prepared set: a dict of strings, numbers and lists."""
@@ -110,6 +117,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   def mos_range(self):
     """(low, high) of `mos`, higher is better."""
+    if self.MOS_RANGE:
+      return self.MOS_RANGE
     low, high = self.RAW_RANGE
     return (low, high) if self.DIRECTION == "higher" else (self.FLIP - high, self.FLIP - low)
 
@@ -146,14 +155,17 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
       table = self.table(root)
       self.started(len(table))
       if download_config.beam_runner is None:
-        table, infos, self.skipped = shards.write(self, root, table, workers=self.workers, advance=self.advance)
+        table, infos, self.skipped = shards.write(
+          self, self.image_folder(root), table, workers=self.workers, advance=self.advance
+        )
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
       else:
-        self._pending = shards.plan(root, table)
+        self._pending = shards.plan(self.image_folder(root), table)
         super()._download_and_prepare(dl_manager, download_config)
     text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
     (pathlib.Path(self.data_dir) / LABELS_FILE).write_text(text, encoding="utf-8")
     self.info.metadata.update(
+      self.metadata(),
       images=len(table),
       references=int(table.reference_name[table.reference_name != ""].nunique()),
       complete=self.IMAGES is None or len(table) == self.IMAGES,
@@ -209,12 +221,14 @@ def checked_table(builder, root):
     raise UserError(f"{root}: no images found for {builder.name}.\n{builder.MANUAL}")
   defaults = {"reference_name": "", "mos_std": np.nan, "distortion": "", "level": -1, "split": "", "raw_score": np.nan}
   table = labels.assign(**{column: value for column, value in defaults.items() if column not in labels})
-  table["image_name"] = resolve(root, table.image_name, table["where"])
+  table["image_name"] = resolve(builder.image_folder(root), table.image_name, table["where"])
   _refuse_duplicates(table)
+  _refuse_unknown_parts(table)
   if builder.SCORE:
     _refuse_bad_scores(builder, table)
-  raw = table.raw_score.astype(float)
-  table["mos"] = raw if builder.DIRECTION == "higher" else builder.FLIP - raw
+  if "mos" not in table:
+    raw = table.raw_score.astype(float)
+    table["mos"] = raw if builder.DIRECTION == "higher" else builder.FLIP - raw
   if builder.SCORE:
     _compare_with_published(builder, table, root)
   order = {split: i for i, split in enumerate(("", *SPLITS))}
@@ -231,6 +245,17 @@ def _refuse_duplicates(table):
     raise UserError(f"{rows.iloc[1]}: {name} is listed a second time, first in {rows.iloc[0]}; remove one of the rows.")
 
 
+def _refuse_unknown_parts(table):
+  unknown = ~table.split.isin(["", *SPLITS])
+  if unknown.any():
+    row = table[unknown].iloc[0]
+    raise UserError(f"{row['where']}: {row.image_name} is in the split {row.split!r}, expected {', '.join(SPLITS)}.")
+  level = table.level.astype(float)
+  if not level.isin([-1, 0, 1, 2, 3, 4]).all():
+    row = table[~level.isin([-1, 0, 1, 2, 3, 4])].iloc[0]
+    raise UserError(f"{row['where']}: {row.image_name} has the level {row.level}, expected 0..4, or -1 for none.")
+
+
 def _refuse_bad_scores(builder, table):
   low, high = builder.RAW_RANGE
   score = table.raw_score.astype(float)
@@ -241,9 +266,14 @@ def _refuse_bad_scores(builder, table):
       f"{row['where']}: {row.image_name} has the score {row.raw_score}, but {builder.name} scores lie in "
       f"{low:g}..{high:g} ({builder.SCORE}). Is the label file the official one, are its columns in the official order?"
     )
-  if "mos_std" in table and (table.mos_std.astype(float) < 0).any():
-    row = table[table.mos_std.astype(float) < 0].iloc[0]
-    raise UserError(f"{row['where']}: {row.image_name} has the negative standard deviation {row.mos_std}.")
+  deviation = table.mos_std.astype(float)
+  bad = (deviation < 0) | (deviation > builder.STD_MAX)
+  if bad.any():
+    row = table[bad].iloc[0]
+    raise UserError(
+      f"{row['where']}: {row.image_name} has the standard deviation {row.mos_std}, but in {builder.name} they lie in "
+      f"0..{builder.STD_MAX:g}; are the columns in the official order?"
+    )
 
 
 def _compare_with_published(builder, table, root):

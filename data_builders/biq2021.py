@@ -36,7 +36,8 @@ class Builder(base.Builder):
   SCORE = "mean opinion score, 0..1, higher is better"
   RAW_RANGE = (0.0, 1.0)
   IMAGES = 12_000
-  FOLDERS = ("BIQ2021", "BIQ2021-main", "BIQ2021-master")
+  MEAN = 0.6435
+  TOP = ("BIQ2021", "BIQ2021-main", "BIQ2021-master")
   MARKS = ("Images", *LABEL_FILES.values())
 
   def labels(self, root):

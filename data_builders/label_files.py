@@ -4,7 +4,15 @@ import csv
 import io
 import math
 
+import numpy as np
+import openpyxl
+import scipy.io
+import xlrd
+
 from jiqa.errors import UserError
+
+# A sheet's header stands within these rows; above it there may be notes.
+SHEET_HEADER_ROWS = 20
 
 
 def read_csv(path, columns, *, delimiter=","):
@@ -70,3 +78,87 @@ def _without_empty_tail(cells):
   while cells and not cells[-1].strip():
     cells = cells[:-1]
   return cells
+
+
+def read_sheet(path, sheet, columns):
+  """Rows below the header of an Excel sheet, old (.xls) or new (.xlsx); the header may stand some rows down.
+
+  Args:
+    path: pathlib.Path.
+    sheet: name of the sheet, or None for the first.
+    columns: names that the header row must have.
+
+  Returns:
+    (rows, where): list of dicts from column name to cell value (None or '' where blank), and "file row n" of each.
+
+  Raises:
+    UserError: no Excel file, no such sheet, or no row with these columns.
+  """
+  try:
+    cells = _xls_cells(path, sheet) if path.suffix.lower() == ".xls" else _xlsx_cells(path, sheet)
+  except KeyError as error:
+    raise UserError(f"{path}: no sheet {sheet!r} ({error}).") from error
+  except Exception as error:  # the readers raise BadZipFile, XLRDError, InvalidFileException, ...
+    raise UserError(f"{path}: not a readable Excel file ({type(error).__name__}: {error}).") from error
+  headers = [[str(cell).strip() if cell is not None else "" for cell in row] for row in cells[:SHEET_HEADER_ROWS]]
+  top = next((i for i, names in enumerate(headers) if set(columns) <= set(names)), None)
+  if top is None:
+    raise UserError(f"{path}: no row has the columns {', '.join(columns)}; is this the official file?")
+  names = headers[top]
+  rows, where = [], []
+  for i, values in enumerate(cells[top + 1 :], start=top + 2):
+    row = {name: value for name, value in zip(names, values, strict=False) if name}
+    if any(row.get(column) not in (None, "") for column in columns):
+      rows.append(row)
+      where.append(f"{path.name} row {i}")
+  return rows, where
+
+
+def _xlsx_cells(path, sheet):
+  with path.open("rb") as file:
+    book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    return [list(row) for row in (book[sheet] if sheet else book.worksheets[0]).iter_rows(values_only=True)]
+
+
+def _xls_cells(path, sheet):
+  book = xlrd.open_workbook(path)
+  if sheet and sheet not in book.sheet_names():
+    raise KeyError(", ".join(book.sheet_names()))
+  page = book.sheet_by_name(sheet) if sheet else book.sheet_by_index(0)
+  return [page.row_values(i) for i in range(page.nrows)]
+
+
+def read_mat(path, variables):
+  """Variables of a MATLAB file as flat arrays.
+
+  Args:
+    path: pathlib.Path.
+    variables: their names.
+
+  Returns:
+    List of [n] arrays, in the order of `variables`; cells of text as str.
+
+  Raises:
+    UserError: not a MATLAB file, or a variable is not in it.
+  """
+  try:
+    content = scipy.io.loadmat(path)
+  except Exception as error:  # ValueError, MatReadError, NotImplementedError (v7.3), zlib.error, ...
+    raise UserError(f"{path}: not a readable MATLAB file ({type(error).__name__}: {error}).") from error
+  absent = [name for name in variables if name not in content]
+  if absent:
+    found = ", ".join(name for name in content if not name.startswith("__"))
+    raise UserError(f"{path}: no variable {absent[0]!r}, only {found}; is this the official file?")
+  return [_flat(content[name]) for name in variables]
+
+
+def _flat(array):
+  """[n] array; text cells, which MATLAB nests, as str."""
+  flat = np.asarray(array).ravel()
+  return np.array([_text(cell) for cell in flat], dtype=object) if flat.dtype == object else flat
+
+
+def _text(cell):
+  while isinstance(cell, np.ndarray):
+    cell = cell.ravel()[0] if cell.size else ""
+  return str(cell)

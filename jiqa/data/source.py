@@ -5,14 +5,15 @@ import shlex
 
 import pandas as pd
 import tensorflow_datasets as tfds
+from rich.console import Console
 
-from data_builders.base import COLUMNS, LABELS_FILE, NUMBER_COLUMNS, TEXT_COLUMNS
-from data_builders.prepare import make_builder
+from data_builders.base import COLUMNS, LABELS_FILE, NUMBER_COLUMNS
+from data_builders.prepare import make_builder, prepare
 from jiqa.errors import UserError
 
 
 def open_database(name, data_dir=None):
-  """Opens a prepared database.
+  """Opens a prepared database; one that needs no download (demo) is prepared on first use.
 
   Args:
     name: "koniq10k", a variant such as "koniq10k/512x384", or a set of your own such as "image_folder/crops".
@@ -26,6 +27,8 @@ def open_database(name, data_dir=None):
   """
   builder = make_builder(name, data_dir)
   path = pathlib.Path(builder.data_dir)
+  if not builder.MANUAL and not (path / LABELS_FILE).exists():  # it needs nothing but installed packages
+    prepare(name, data_dir=data_dir, console=Console(stderr=True))
   if not (path / LABELS_FILE).exists():
     raise UserError(
       f"the database {name} is not prepared in {builder.data_dir_root}. {builder.MANUAL}\n"
@@ -69,14 +72,10 @@ def read_labels(path):
   Returns:
     DataFrame with COLUMNS: text ('' if none), float64 (NaN if none), int64 level (-1 if none).
   """
-  types = {column: str for column in TEXT_COLUMNS} | {column: float for column in NUMBER_COLUMNS} | {"level": int}
-  table = pd.read_csv(
-    path / LABELS_FILE,
-    dtype=types,
-    keep_default_na=False,
-    na_values={column: ["nan"] for column in NUMBER_COLUMNS},
-    float_precision="round_trip",
-  )
+  # As text first: what the columns mean must not depend on what pandas takes for a missing value.
+  table = pd.read_csv(path / LABELS_FILE, dtype=str, keep_default_na=False, na_filter=False)
+  numbers = {column: table[column].to_numpy(dtype=str).astype(float) for column in NUMBER_COLUMNS}
+  table = table.assign(**numbers, level=table.level.astype(int))
   return table[list(COLUMNS)]
 
 

@@ -1,0 +1,62 @@
+"""AGIQA-3K: 2,982 images by six text-to-image models."""
+
+import pandas as pd
+
+from data_builders import base, label_files, prepare
+from data_builders.folders import find
+
+
+def model(image_name):
+  """Which text-to-image model made an image.
+
+  Example:
+    >>> model("sd1.5_highcorr_000.jpg")
+    'sd1.5'
+  """
+  return image_name.rpartition("/")[2].partition("_")[0]
+
+
+class Builder(base.Builder):
+  """AGIQA-3K. `reference_name` is the prompt, so that images of one prompt never stand on both sides of a split.
+  The score is perceived quality; the agreement with the prompt (mos_align) is another column of the label file."""
+
+  TITLE = "2,982 generated images of 300 prompts, six text-to-image models, lab scores of perceived quality"
+  KIND = "generated"
+  PAGE = "https://github.com/lcysyzxdxc/AGIQA-3k-Database"
+  MANUAL = (
+    "Unpack AGIQA-3K.zip and put data.csv (from the page) beside the images; --manual_dir holds data.csv and the "
+    "2,982 JPEG files, directly or in one folder called AGIQA-3K."
+  )
+  LICENCE = "MIT."
+  CITATION = "Li et al. AGIQA-3K: an open database for AI-generated image quality assessment. IEEE TCSVT, 2023."
+  SCORE = "mean opinion score of perceived quality (mos_quality), 0..5, higher is better"
+  RAW_RANGE = (0.0, 5.0)
+  STD_MAX = 2.5
+  IMAGES = 2_982
+  REFERENCES = 300
+  MEAN = 2.500
+  TOP = ("AGIQA-3K",)
+  MARKS = ("data.csv",)
+
+  def labels(self, root):
+    rows, where = label_files.read_csv(find(root, "data.csv"), ("name", "prompt", "mos_quality", "std_quality"))
+    return pd.DataFrame(
+      {
+        "image_name": [row["name"] for row in rows],
+        "reference_name": [row["prompt"] for row in rows],
+        "raw_score": _numbers(rows, where, "mos_quality"),
+        "mos_std": _numbers(rows, where, "std_quality"),
+        "where": where,
+      }
+    )
+
+  def image_folder(self, root):
+    return find(root, "AGIQA-3K") or root
+
+
+def _numbers(rows, where, column):
+  return [label_files.number(row[column], at, column) for row, at in zip(rows, where, strict=True)]
+
+
+if __name__ == "__main__":
+  prepare.main("agiqa3k")

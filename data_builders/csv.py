@@ -1,0 +1,55 @@
+"""Your own images and scores: a folder and a table."""
+
+import pandas as pd
+
+from data_builders import base, label_files, prepare
+from jiqa.errors import UserError
+
+OPTIONAL = ("mos_std", "reference_name", "distortion", "level", "split")
+
+
+class Builder(base.Builder):
+  """Images of your own with scores in a CSV file.
+
+  The header says what the columns are: `image_name` (path below the folder), then `mos` where higher is better or
+  `dmos` where lower is better, and of `mos_std`, `reference_name`, `distortion`, `level` (0..4) and `split` ("train",
+  "validation", "test") what there is; other columns are ignored. Give `reference_name` where several images show the
+  same content, or the same content will train and test.
+  """
+
+  TITLE = "images and scores of your own"
+  KIND = "your own"
+  MANUAL = (
+    "--manual_dir is a folder with your images and one .csv file in it, whose header names the columns image_name and "
+    f"mos (higher is better) or dmos (lower is better), and of {', '.join(OPTIONAL)} what there is."
+  )
+  LICENCE = "As the images'."
+  SCORE = "as given"
+  OWN_NAME = True
+
+  def labels(self, root):
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv")
+    if len(files) != 1:
+      found = ", ".join(path.name for path in files) or "none"
+      raise UserError(f"{root}: expected one .csv file beside the images, found {found}. {self.MANUAL}")
+    rows, where = label_files.read_csv(files[0], ("image_name",))
+    scores = [column for column in ("mos", "dmos") if rows and column in rows[0]]
+    if len(scores) != 1:
+      raise UserError(f"{files[0]}: the header must name one of mos and dmos, it has {list(rows[0]) if rows else []}.")
+    table = pd.DataFrame(rows).assign(where=where)
+    table["raw_score"] = _numbers(table, scores[0])
+    self.DIRECTION = "higher" if scores[0] == "mos" else "lower"
+    self.RAW_RANGE = (float(table.raw_score.min()), float(table.raw_score.max()))
+    self.FLIP = sum(self.RAW_RANGE)  # so that dmos and mos have the same range
+    for column in ("mos_std", "level"):
+      if column in table:
+        table[column] = _numbers(table, column)
+    return table[["image_name", "raw_score", "where", *(column for column in OPTIONAL if column in table)]]
+
+
+def _numbers(table, column):
+  return [label_files.number(cell, at, column) for cell, at in zip(table[column], table["where"], strict=True)]
+
+
+if __name__ == "__main__":
+  prepare.main("csv")

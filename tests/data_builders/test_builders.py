@@ -1,0 +1,143 @@
+"""Every database from a small tree in its official layout, quirks included: prepare, read, check."""
+
+import subprocess
+import sys
+
+import dummy_trees
+import numpy as np
+import pytest
+
+from data_builders.base import COLUMNS
+from data_builders.prepare import prepare
+from jiqa.data.decode import decode_rgb
+from jiqa.data.source import open_database
+
+
+def _prepared(tree, tmp_path, inside=False):
+  names, database = tree(tmp_path / "release")
+  # --manual_dir may be the release's own folder or the one it lies in.
+  own = inside or database.startswith(("image_folder", "csv"))
+  manual_dir = dummy_trees.folder_of(tmp_path / "release") if own else tmp_path / "release"
+  prepare(database, manual_dir, tmp_path / "prepared")
+  return names, open_database(database, tmp_path / "prepared"), dummy_trees.folder_of(tmp_path / "release")
+
+
+@pytest.mark.parametrize("tree", dummy_trees.TREES, ids=lambda tree: tree.__name__)
+def test_prepares_and_reads_the_official_layout(tree, tmp_path):
+  names, database, release = _prepared(tree, tmp_path)
+  assert database.table.image_name.tolist() == names
+  assert tuple(database.table.columns) == COLUMNS
+  for i, name in enumerate(names):
+    record = database[i]
+    stored = release / "Dataset" / name if "SPAQ" in release.name else release / name
+    assert record["image"] == stored.read_bytes()
+    assert record["image_name"] == name
+    assert decode_rgb(record["image"], name).shape[2] == 3
+  low, high = database.metadata["range"] or (np.nan, np.nan)
+  scored = bool(database.metadata["score"])
+  assert database.table.mos.between(low, high).all() == scored
+  assert {"licence", "citation", "page", "manual", "direction", "labels_sha256"} <= set(database.metadata)
+
+
+def _rows(tree, tmp_path):
+  _, database, _ = _prepared(tree, tmp_path, inside=True)
+  return database.table.set_index("image_name")
+
+
+def test_live_drops_originals_and_flips(tmp_path):
+  table = _rows(dummy_trees.live, tmp_path)
+  assert table.raw_score["jp2k/img2.bmp"] == -2.64
+  assert table.mos["jp2k/img2.bmp"] == pytest.approx(111.77469352631448 + 2.64)
+  assert table.mos.idxmin() == "fastfading/img2.bmp"
+  assert (table.reference_name == "b").all()
+  assert table.distortion["fastfading/img2.bmp"] == "fastfading"
+
+
+def test_csiq_finds_the_columns_and_flips(tmp_path):
+  table = _rows(dummy_trees.csiq, tmp_path)
+  row = table.loc["dst_imgs/AWGN/1600.AWGN.1.png"]
+  assert (row.raw_score, row.mos, row.mos_std, row.reference_name, row.level) == (0.1, 0.9, 0.06, "1600", 0)
+  assert table.distortion["dst_imgs/jpeg2000/snow.jpeg2000.5.png"] == "jpeg2000 compression"
+
+
+def test_tid2013_matches_whatever_case(tmp_path):
+  table = _rows(dummy_trees.tid2013, tmp_path)
+  assert table.mos["distorted_images/I01_11_1.bmp"] == 5.9
+  assert table.distortion["distorted_images/I01_11_1.bmp"] == "jpeg2000 compression"
+  assert table.reference_name.value_counts().to_dict() == {"I01": 4, "I25": 1}
+  assert table.level["distorted_images/i25_24_5.bmp"] == 4
+
+
+def test_kadid10k_takes_the_root_of_the_variance(tmp_path):
+  row = _rows(dummy_trees.kadid10k, tmp_path).loc["images/I02_05_03.png"]
+  assert (row.mos, row.raw_score, row.mos_std, row.reference_name) == (3.0, 3.0, 0.5, "I02")
+  assert (row.distortion, row.level) == ("color shift", 2)
+
+
+def test_clive_skips_the_training_images(tmp_path):
+  table = _rows(dummy_trees.clive, tmp_path)
+  assert table.mos.to_dict() == {"Images/1000.JPG": 80.0, "Images/3.bmp": 60.0, "Images/4.bmp": 70.0}
+
+
+def test_koniq10k_keeps_its_scales_apart(tmp_path):
+  table = _rows(dummy_trees.koniq10k, tmp_path)
+  assert table.raw_score.tolist() == [75.1, 41.0, 3.9]
+  assert table.mos.tolist() == [3.75, 2.5, 1.0]
+  assert table.mos_std.tolist() == [0.44, 0.5, 0.3]
+  assert table.split.tolist() == ["train", "validation", "test"]
+
+
+def test_bid_deviation_leaves_blanks_out(tmp_path):
+  table = _rows(dummy_trees.bid, tmp_path)
+  assert table.mos_std.tolist() == pytest.approx([np.std([4, 5], ddof=1), 0.5, 0.0])
+
+
+def test_flive_official_parts(tmp_path):
+  assert _rows(dummy_trees.flive, tmp_path).split.tolist() == ["", "train", "validation", "test"]
+
+
+def test_flive_patches_follow_their_photograph(tmp_path):
+  table = _rows(dummy_trees.flive_patches, tmp_path)
+  assert table.groupby("reference_name").split.unique().map(list).to_dict() == {"A": ["test"], "C": ["train"]}
+
+
+def test_agiqa3k_groups_by_prompt(tmp_path):
+  table = _rows(dummy_trees.agiqa3k, tmp_path)
+  assert table.reference_name["sd1.5_highcorr_000.jpg"] == "a cat, warm color"
+  assert table.mos["sd1.5_highcorr_000.jpg"] == 2.0
+
+
+def test_biq2021_parts(tmp_path):
+  table = _rows(dummy_trees.biq2021, tmp_path)
+  assert table.split.tolist() == ["train", "train", "test"]
+  assert table.mos.tolist() == [0.25, 0.5, 0.75]
+
+
+def test_own_csv_with_difference_scores(tmp_path):
+  table = _rows(dummy_trees.csv_table, tmp_path)
+  assert table.raw_score.tolist() == [10.0, 20.0, 40.0]
+  assert table.mos.tolist() == [40.0, 30.0, 10.0]
+  assert table.reference_name.tolist() == ["r1", "r1", "r2"]
+
+
+def test_two_folders_do_not_collide(tmp_path):
+  for name, content in (("first", ["a.png"]), ("second", ["b.jpg", "c.jpg"])):
+    dummy_trees.write_images(tmp_path / name, content)
+    prepare(f"image_folder/{name}", tmp_path / name, tmp_path / "prepared")
+  lengths = [len(open_database(f"image_folder/{name}", tmp_path / "prepared")) for name in ("first", "second")]
+  assert lengths == [1, 2]
+
+
+def test_no_tensorflow_and_no_jax(tmp_path):
+  """Preparing and reading, by the command line, in a fresh interpreter."""
+  dummy_trees.biq2021(tmp_path / "release")
+  program = f"""
+import sys
+from data_builders.prepare import main
+main("biq2021", ["--manual_dir={tmp_path}/release", "--data_dir={tmp_path}/prepared"])
+from jiqa.data.source import open_database
+database = open_database("biq2021", "{tmp_path}/prepared")
+assert len([database[i] for i in range(3)]) == 3
+assert not {{"tensorflow", "jax", "torch"}} & set(sys.modules)
+"""
+  subprocess.run([sys.executable, "-c", program], check=True, cwd=dummy_trees.pathlib.Path(__file__).parents[2])
