@@ -16,7 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jiqa.distortions import blur, color, compression, noise, spatial, streams, tone
+from jiqa.distortions import blur, color, compression, jpeg2000, noise, palette, spatial, streams, tone
 from jiqa.distortions.planes import COMPAT, to_images, to_planes
 from jiqa.errors import UserError
 
@@ -50,7 +50,35 @@ _REIQA26 = (
   ("resize lanczos", spatial.resize_lanczos),
   ("motion blur", blur.motion_blur),
 )
-BANKS = {"reiqa26": _REIQA26}
+# Two kinds have other levels than Re-IQA's.
+_KADID25 = (
+  ("gaussian blur", blur.gaussian_blur),
+  ("lens blur", blur.lens_blur),
+  ("motion blur", functools.partial(blur.motion_blur, strengths=(1, 2, 4, 6, 10))),
+  ("colour diffusion", color.color_diffusion),
+  ("colour shift", color.color_shift),
+  ("colour quantisation", palette.color_quantization),
+  ("saturation HSV", color.saturation_hsv),
+  ("saturation Lab", color.saturation_lab),
+  ("JPEG2000", jpeg2000.jpeg2000),
+  ("JPEG", functools.partial(compression.jpeg, strengths=(43, 36, 24, 7, 4))),
+  ("white noise", noise.white_noise),
+  ("component noise", noise.component_noise),
+  ("impulse noise", noise.impulse_noise),
+  ("multiplicative noise", noise.multiplicative_noise),
+  ("denoise", noise.denoise),
+  ("brighten", tone.brighten),
+  ("darken", tone.darken),
+  ("mean shift", tone.mean_shift),
+  ("jitter", spatial.jitter),
+  ("patches", spatial.patches),
+  ("pixelate", spatial.pixelate),
+  ("quantisation", palette.quantization),
+  ("colour block", spatial.color_block),
+  ("sharpen", tone.sharpen),
+  ("contrast", tone.contrast),
+)
+BANKS = {"reiqa26": _REIQA26, "kadid25": _KADID25}
 
 
 def names(bank="reiqa26"):

@@ -65,8 +65,8 @@ def _from_blocks(blocks, h, w):
 def _code_plane(plane, table):
   """Transforms, quantises and restores one plane of 0..255 values; table: [b, 1, 64].
 
-  The rounding between the passes is that of libjpeg's integer transform (two extra bits after the first pass, eighths in
-  the coefficients). Without it, one coefficient of every few blocks falls on the other side of a quantisation step.
+  The rounding between the passes is that of libjpeg's integer transform (two extra bits after the first pass, eighths
+  in the coefficients). Without it, one coefficient of every few blocks falls on the other side of a quantisation step.
   """
   product = functools.partial(jnp.matmul, precision="highest")
   rows = jnp.round(4 * product(_to_blocks(plane - 128), _ALONG_ROWS.T))

@@ -18,26 +18,27 @@ _BLOCK = 64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bands:
-  """A stack of banded matrices: output rows [64 i, 64 i + 64) are `blocks[i] @ inputs[starts[i] : stops[i]]`."""
+  """A stack of banded matrices: block i of the output rows is `blocks[i] @ inputs[starts[i] : stops[i]]`."""
 
   starts: tuple[int, ...]
   stops: tuple[int, ...]
   blocks: tuple[np.ndarray, ...]  # each [levels, rows, stop - start] float32
 
 
-def banded(matrices):
+def banded(matrices, block=_BLOCK):
   """Cuts a stack of matrices into blocks of rows with the columns that any of the stack uses.
 
   Args:
     matrices: sequence of [rows, columns] float64 arrays of one shape.
+    block: output rows in a block.
 
   Returns:
     Bands.
   """
   stack = np.stack(matrices).astype(np.float32)
   starts, stops, blocks = [], [], []
-  for top in range(0, stack.shape[1], _BLOCK):
-    rows = stack[:, top : top + _BLOCK]
+  for top in range(0, stack.shape[1], block):
+    rows = stack[:, top : top + block]
     used = np.flatnonzero(np.any(rows != 0, axis=(0, 1)))
     starts.append(int(used[0]))
     stops.append(int(used[-1]) + 1)

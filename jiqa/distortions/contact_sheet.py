@@ -1,0 +1,93 @@
+"""One picture of all distortions: a row for every kind, a column for every level.
+
+  python -m jiqa.distortions.contact_sheet --image=photo.png --out=sheet.png
+"""
+
+import os
+import pathlib
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from PIL import Image, ImageDraw
+
+from jiqa.distortions import bank as banks
+from jiqa.errors import UserError
+
+_LABEL_WIDTH = 150
+_GAP = 2
+
+
+def render(picture, side, bank="reiqa26", compat="fixed", seed=0):
+  """Draws the sheet.
+
+  Args:
+    picture: PIL picture of any size and mode.
+    side: length of a tile's side in pixels; tiles show the centre of the picture, at its own resolution where it is
+      large enough.
+    bank: 'reiqa26' or 'kadid25'.
+    compat: 'fixed' or 'official'.
+    seed: of the random kinds.
+
+  Returns:
+    PIL RGB picture: the undistorted tile, then kinds from top to bottom, levels from left to right.
+  """
+  names = banks.names(bank)
+  picture = picture.convert("RGB")
+  if min(picture.size) < side:
+    scale = side / min(picture.size)
+    picture = picture.resize([max(side, round(length * scale)) for length in picture.size])
+  left, top = ((length - side) // 2 for length in picture.size)
+  tile = np.asarray(picture.crop((left, top, left + side, top + side)))
+
+  sheet = Image.new("RGB", (_LABEL_WIDTH + banks.LEVELS * (side + _GAP), (len(names) + 1) * (side + _GAP)), "white")
+  draw = ImageDraw.Draw(sheet)
+  rows = _distort_all(jnp.asarray(tile, jnp.float32) / 255, len(names), bank, compat, seed)
+  for row, (name, tiles) in enumerate(zip(("undistorted", *names), ([tile], *rows), strict=True)):
+    number = "" if row == 0 else f"{row - 1:2d}  "
+    draw.text((6, row * (side + _GAP) + side // 2 - 6), number + name, fill="black", font_size=13)
+    for column, pixels in enumerate(tiles):
+      sheet.paste(Image.fromarray(pixels), (_LABEL_WIDTH + column * (side + _GAP), row * (side + _GAP)))
+  return sheet
+
+
+def _distort_all(tile, count, bank, compat, seed):
+  """Every kind at every level, [kinds, levels, h, w, 3] uint8."""
+  kinds, levels = jnp.divmod(jnp.arange(count * banks.LEVELS), banks.LEVELS)
+  images = jnp.broadcast_to(tile, (count * banks.LEVELS, *tile.shape))
+  distort = jax.jit(banks.distort, static_argnames=("compat", "bank", "tile"))
+  out = distort(images, kinds, levels, jax.random.key(seed), compat=compat, bank=bank, tile=banks.LEVELS)
+  return np.rint(np.asarray(out) * 255).astype(np.uint8).reshape(count, banks.LEVELS, *tile.shape)
+
+
+def main(
+  image: Annotated[pathlib.Path, typer.Option(help="picture to distort")],
+  out: Annotated[pathlib.Path, typer.Option(help="where to write the sheet; the ending chooses the format")],
+  side: Annotated[int, typer.Option(help="side of a tile in pixels")] = 160,
+  bank: Annotated[str, typer.Option(help="reiqa26 or kadid25")] = "reiqa26",
+  compat: Annotated[str, typer.Option(help="fixed or official")] = "fixed",
+):
+  """Renders every kind of distortion at every level into one picture."""
+  try:
+    with Image.open(image) as picture:
+      sheet = render(picture, side, bank, compat)
+  except OSError as error:
+    raise UserError(f"{image}: not a readable picture ({error})") from error
+  unfinished = out.with_name(f".{out.stem}.unfinished{out.suffix}")
+  try:
+    sheet.save(unfinished)
+  except (OSError, ValueError) as error:
+    unfinished.unlink(missing_ok=True)
+    raise UserError(f"{out}: cannot be written ({error}); give an existing folder and an ending such as .png") from
+    error
+  os.replace(unfinished, out)
+  print(f"wrote {out}, {sheet.width}x{sheet.height}")
+
+
+if __name__ == "__main__":
+  try:
+    typer.run(main)
+  except UserError as error:
+    raise SystemExit(f"error: {error}") from None
