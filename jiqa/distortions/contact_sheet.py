@@ -1,6 +1,6 @@
 """One picture of all distortions: a row for every kind, a column for every level.
 
-  python -m jiqa.distortions.contact_sheet --image=photo.png --out=sheet.png
+python -m jiqa.distortions.contact_sheet --image=photo.png --out=sheet.png
 """
 
 import os
@@ -80,8 +80,8 @@ def main(
     sheet.save(unfinished)
   except (OSError, ValueError) as error:
     unfinished.unlink(missing_ok=True)
-    raise UserError(f"{out}: cannot be written ({error}); give an existing folder and an ending such as .png") from
-    error
+    advice = "give an existing folder and an ending such as .png"
+    raise UserError(f"{out}: cannot be written ({error}); {advice}") from error
   os.replace(unfinished, out)
   print(f"wrote {out}, {sheet.width}x{sheet.height}")
 

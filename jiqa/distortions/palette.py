@@ -69,7 +69,8 @@ def color_quantization(planes, levels, seeds=None, compat="fixed", strengths=(64
   def compare(i, carry):
     best, chosen = carry
     entry = palette[:, jnp.stack([i, i])][:, 0].reshape(-1, 1, 3, 1)  # read twice: see planes.by_level
-    score = jnp.sum((planes - 0.5 * entry) * entry, axis=2, keepdims=True)  # half of |planes|^2 - |planes - entry|^2
+    products = (planes - 0.5 * entry) * entry  # summed over colours: half of |planes|^2 - |planes - entry|^2
+    score = products[:, :, 0:1] + products[:, :, 1:2] + products[:, :, 2:3]
     better = (score > best) & (i < count)[..., None, None]
     return jnp.where(better, score, best), jnp.where(better, entry, chosen)
 
