@@ -12,10 +12,12 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pandas as pd
 import tensorflow_datasets as tfds
 
 from data_builders import shards
 from data_builders.folders import find_root, resolve
+from jiqa.data.splits import tables
 from jiqa.errors import UserError
 
 TEXT_COLUMNS = ("image_name", "reference_name", "distortion", "split")
@@ -284,9 +286,29 @@ def _compare_with_published(builder, table, root):
       f"{root}: {len(table):,} labelled images, but {builder.name} has {builder.IMAGES:,}; the label "
       f"file has extra rows, the last is {table['where'].iloc[-1]}."
     )
+  if len(table) < builder.IMAGES:
+    return
   mean = table.mos.mean()
-  if len(table) == builder.IMAGES and builder.MEAN is not None and abs(mean - builder.MEAN) > 0.01 * abs(builder.MEAN):
+  if builder.MEAN is not None and abs(mean - builder.MEAN) > 0.01 * abs(builder.MEAN):
     raise UserError(
       f"{root}: the mean score of {builder.name} is {mean:.4g}, known is {builder.MEAN:.4g}; the label file is not the "
       "official one, or its columns are swapped."
     )
+  if builder.REFERENCES is not None:
+    _check_references(builder, table, root)
+
+
+def _check_references(builder, table, root):
+  """Refuses reference names that belong to other images: they would put the same content on both sides of a split."""
+  count = table.reference_name.nunique()
+  if count != builder.REFERENCES:
+    raise UserError(f"{root}: {count} different references, but {builder.name} has {builder.REFERENCES}.")
+  for protocol in ("liqe", "arniqa"):
+    if tables.path(protocol, builder.name).exists():
+      parts = tables.rows(protocol, builder.name, table.image_name.tolist()).splits.to_numpy()
+      torn = pd.Series(parts).groupby(table.reference_name.to_numpy()).nunique()
+      if (torn > 1).any():
+        raise UserError(
+          f"{root}: the images of the reference {torn.idxmax()} are in different parts of the published {protocol} "
+          "splits; the label files pair images with the wrong references."
+        )

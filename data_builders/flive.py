@@ -82,7 +82,7 @@ def _label_file(root, name):
 
 
 def _stem(name):
-  return name.rpartition("/")[2].rpartition(".")[0]
+  return name.rpartition("/")[2].rpartition(".")[0].casefold()
 
 
 def _parent(patch_name):

@@ -57,9 +57,13 @@ class Builder(base.Builder):
     if len(originals) == len(dmos) and (original != (originals == 1)).any():
       i = int(np.flatnonzero(original != (originals == 1))[0])
       raise UserError(f"{path}: entry {i + 1} ({files[i][0]}) has orgs {originals[i]} but the score {dmos[i]}.")
-    if len(references) == np.sum(~original):  # copies of the file are about that have the originals left out
+    if len(references) == np.sum(~original):
+      # Copies of the file are about that leave the originals out and go through each folder in alphabetical order.
+      distorted = np.flatnonzero(~original)
       complete = np.full(len(dmos), "", dtype=object)
-      complete[~original] = references
+      complete[sorted(distorted, key=lambda i: (list(FOLDERS).index(files[i][0].partition("/")[0]), files[i][0]))] = (
+        references
+      )
       references = complete
     if len(references) != len(dmos):
       raise UserError(

@@ -98,7 +98,7 @@ def test_flive_official_parts(tmp_path):
 
 def test_flive_patches_follow_their_photograph(tmp_path):
   table = _rows(dummy_trees.flive_patches, tmp_path)
-  assert table.groupby("reference_name").split.unique().map(list).to_dict() == {"A": ["test"], "C": ["train"]}
+  assert table.groupby("reference_name").split.unique().map(list).to_dict() == {"a": ["test"], "c": ["train"]}
 
 
 def test_agiqa3k_groups_by_prompt(tmp_path):
