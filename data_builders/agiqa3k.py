@@ -35,6 +35,7 @@ class Builder(base.Builder):
   IMAGES = 2_982
   REFERENCES = 300
   MEAN = 2.500
+  LABEL_SHA256 = (("data.csv", "4b1945c2137e196d9378b9cf4a114de2267b97a4724f0743e260287eb2ddd6c0"),)
   TOP = ("AGIQA-3K",)
   MARKS = ("data.csv",)
 

@@ -48,8 +48,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     STD_MAX: no mos_std of the release is larger.
     IMAGES, REFERENCES: how many the complete release has; None where that is not fixed.
     MEAN: mean mos of the complete release to 3 significant digits; None where not known.
+    OFFICIAL_SPLIT: the release says which images train and which test.
+    LABEL_SHA256: (name, checksum) of the label files of which one is known.
     TOP: names of the release's top folder; `--manual_dir` may be that folder or the one it lies in.
-    MARKS: files or folders that must be in the top folder.
+    MARKS: files or folders that must be in the top folder, whatever their case; a tuple stands for alternatives.
     OWN_NAME: the user names each prepared set of this kind ("image_folder/NAME").
     SKIPS_DAMAGED: leave out files that are no image, with a count, instead of refusing the whole set.
   """
@@ -61,6 +63,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
   FLIP = MOS_RANGE = None
   STD_MAX = np.inf
   IMAGES = REFERENCES = MEAN = None
+  OFFICIAL_SPLIT = False
+  LABEL_SHA256 = ()
   TOP = ()
   MARKS = ()
   OWN_NAME = False
@@ -98,7 +102,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
   @contextlib.contextmanager
   def root(self, manual_dir):
     """Yields the release's top folder, found in or below `manual_dir`."""
-    yield find_root(manual_dir, self.TOP, self.MARKS, self)
+    yield find_root(manual_dir, self)
 
   def metadata(self):
     """What travels with the prepared set: a dict of strings, numbers and lists."""

@@ -31,6 +31,7 @@ class Builder(base.Builder):
   STD_MAX = 3.6
   IMAGES = 586
   MEAN = 2.953
+  LABEL_SHA256 = (("DatabaseGrades.xls", "0b051f192356b81ec941e0c658fff14b71d4ba90221b501c01290c098a54206e"),)
   TOP = ("BID",)
   MARKS = (
     "ImageDatabase",

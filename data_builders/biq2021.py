@@ -37,6 +37,7 @@ class Builder(base.Builder):
   RAW_RANGE = (0.0, 1.0)
   IMAGES = 12_000
   MEAN = 0.6435
+  OFFICIAL_SPLIT = True
   TOP = ("BIQ2021", "BIQ2021-main", "BIQ2021-master")
   MARKS = ("Images", *LABEL_FILES.values())
 

@@ -39,6 +39,7 @@ class Builder(base.Builder):
   IMAGES = 866
   REFERENCES = 30
   MEAN = 0.6493
+  LABEL_SHA256 = (("csiq.beta.xlsx", "5a6da338767d79a6887c93fc8dc1a174c530e51db655a5a1f8400afe68d60c50"),)
   TOP = ("CSIQ",)
   MARKS = ("dst_imgs", ("csiq.DMOS.xlsx", "csiq.beta.xlsx"))
 

@@ -39,6 +39,11 @@ class Builder(base.Builder):
     tfds.core.BuilderConfig(name="images", description="whole photographs"),
     tfds.core.BuilderConfig(name="patches", description="three patches of each photograph"),
   )
+  OFFICIAL_SPLIT = True
+  LABEL_SHA256 = (
+    (LABEL_FILES["images"], "667a9de3ba2633bf57c7c10f9649fd0363b6dc9b9aa34255100f1ac60b57adec"),
+    (TEST_FILE, "63633696cbc425d1da4f81621797ba4410bdeb3ea02d84c83c76a4a46efcd0fb"),
+  )
   TOP = ("FLIVE", "FLIVE_Database", "PaQ-2-PiQ")
 
   @property

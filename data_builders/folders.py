@@ -5,14 +5,12 @@ import pathlib
 from jiqa.errors import UserError
 
 
-def find_root(manual_dir, folders, marks, builder):
-  """The top folder of a release: `manual_dir` itself, or one of `folders` in it.
+def find_root(manual_dir, builder):
+  """The top folder of a release: `manual_dir` itself, or a folder in it with one of the names in `builder.TOP`.
 
   Args:
     manual_dir: what the user gave, or None.
-    folders: names that the top folder may have.
-    marks: names of what must be in it; case does not matter, and each may be a tuple of alternatives.
-    builder: asked for its name, page and instructions when nothing fits.
+    builder: a `data_builders.base.Builder`.
 
   Returns:
     pathlib.Path.
@@ -25,19 +23,20 @@ def find_root(manual_dir, folders, marks, builder):
   given = pathlib.Path(manual_dir).expanduser()
   if not given.is_dir():
     raise UserError(f"{given}: no such folder. {builder.MANUAL}\nDownload page: {builder.PAGE}")
-  candidates = [given]
-  for folder in folders:
-    found = find(given, folder)
-    if found is not None and found.is_dir():
-      candidates.append(found)
-  for candidate in candidates:
-    if not missing_marks(candidate, marks):
-      return candidate
-  fewest = min((missing_marks(candidate, marks) for candidate in candidates), key=len)
+  missing = {folder: missing_marks(folder, builder.MARKS) for folder in candidates(given, builder)}
+  root = min(missing, key=lambda folder: len(missing[folder]))
+  if not missing[root]:
+    return root
   raise UserError(
-    f"{given}: not the {builder.name} release: no {', no '.join(fewest)}. {builder.MANUAL}\n"
+    f"{given}: not the {builder.name} release: no {', no '.join(missing[root])}. {builder.MANUAL}\n"
     f"Download page: {builder.PAGE}\nTo see what the folder holds: jiqa doctor '{given}'"
   )
+
+
+def candidates(given, builder):
+  """Folders that may be the release's top folder: `given`, then those in it that are called so."""
+  found = [find(given, name) for name in (*builder.TOP, builder.name)]
+  return [given, *(folder for folder in found if folder is not None and folder.is_dir())]
 
 
 def missing_marks(folder, marks):
@@ -75,17 +74,26 @@ def resolve(root, names, where):
   Raises:
     UserError: an image that is not there; names its row.
   """
+  resolved = spellings(root, names)
+  missing = [i for i, spelling in enumerate(resolved) if spelling is None]
+  if missing:
+    more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+    name, row = list(names)[missing[0]], list(where)[missing[0]]
+    raise UserError(f"{row}: the image {name} is not in {root}{more}; unpack the release completely.")
+  return resolved
+
+
+def spellings(root, names):
+  """As `resolve`, with None for an image that is not there."""
   listings = {}
   resolved = []
-  for name, row in zip(names, where, strict=True):
+  for name in names:
     folder, _, file = name.rpartition("/")
     if folder not in listings:
       listings[folder] = _list(root, folder)
     actual, exact, folded = listings[folder]
     spelling = file if file in exact else folded.get(file.casefold())
-    if spelling is None:
-      raise UserError(f"{row}: the image {name} is not in {root / folder}; unpack the release completely.")
-    resolved.append(f"{actual}/{spelling}" if actual else spelling)
+    resolved.append(None if spelling is None else f"{actual}/{spelling}" if actual else spelling)
   return resolved
 
 

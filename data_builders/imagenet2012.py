@@ -19,6 +19,7 @@ class Builder(base.Builder):
   )
   LICENCE = "ImageNet terms of access: research and education, not commercial."
   CITATION = "Russakovsky et al. ImageNet large scale visual recognition challenge. IJCV 115(3), 2015."
+  OFFICIAL_SPLIT = True
   TOP = ("ILSVRC2012", "imagenet2012", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
   MARKS = ("train",)
 

@@ -39,6 +39,8 @@ class Builder(base.Builder):
     tfds.core.BuilderConfig(name="1024x768", description="as scored"),
     tfds.core.BuilderConfig(name="512x384", description="half the size"),
   )
+  OFFICIAL_SPLIT = True
+  LABEL_SHA256 = ((SETS_FILE, "d0bd1ad54a60bc36fe172049e46ac76c83554e50ab84acebfd47b82b3e698a0a"),)
   TOP = ("koniq10k", "koniq-10k", "KonIQ-10k")
 
   @property

@@ -5,6 +5,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shlex
 import sys
 
 import tensorflow_datasets as tfds
@@ -90,6 +91,32 @@ def prepare(name, manual_dir=None, data_dir=None, *, strict=False, workers=None,
     builder.download_and_prepare(download_config=config)
   _report(builder, path, console)
   return path
+
+
+def prepare_several(names, manual_dir=None, data_dir=None, *, strict=False, workers=None, beam=None):
+  """Prepares several databases, one after the other, with progress on the terminal: what `jiqa prepare` does.
+
+  Args:
+    names: database names as `make_builder`.
+    manual_dir: the release, or for several the folder that their releases lie in.
+    data_dir, strict, workers: as `prepare`.
+    beam: Apache Beam pipeline options as one text; None does without Beam, '' takes Beam's DirectRunner.
+
+  Raises:
+    UserError: a database could not be prepared; the others are, before it is raised.
+  """
+  console = Console(stderr=True)
+  failures = []
+  for name in names:
+    options = None if beam is None else shlex.split(beam)
+    try:
+      prepare(name, manual_dir, data_dir, strict=strict, workers=workers, beam=options, console=console)
+    except UserError as error:
+      failures.append(f"{name}: {error}")
+    except KeyboardInterrupt:
+      raise UserError(f"{name}: interrupted; the same command goes on where it stopped.") from None
+  if failures:
+    raise UserError("\n\n".join(failures))
 
 
 def main(name, arguments=None):

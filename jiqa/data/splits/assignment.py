@@ -66,14 +66,21 @@ def protocols(table, name):
   Returns:
     Tuple of members of PROTOCOLS.
   """
-  database, _, variant = name.partition("/")
-  published = (
-    ()
-    if variant == "patches"
-    else tuple(protocol for protocol in ("liqe", "arniqa") if tables.path(protocol, database).exists())
-  )
   official = ("official",) if (table.split != "").any() else ()
-  return (*official, *published, "folds")
+  return (*official, *published_protocols(name), "folds")
+
+
+def published_protocols(name):
+  """Those of "liqe" and "arniqa" that published splits of a database (of FLIVE's photographs, not of its patches).
+
+  Example:
+    >>> published_protocols("tid2013")
+    ('arniqa',)
+  """
+  database, _, variant = name.partition("/")
+  if variant == "patches":
+    return ()
+  return tuple(protocol for protocol in ("liqe", "arniqa") if tables.path(protocol, database).exists())
 
 
 def checksum(table, assignment):

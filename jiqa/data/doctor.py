@@ -1,0 +1,210 @@
+"""Looks at an unpacked release and says which database it is, what is wrong with it, and what to do next."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import data_builders
+from data_builders import folders
+from data_builders.prepare import default_data_dir, make_builder
+from jiqa.data.decode import check_image, decode_rgb
+from jiqa.data.source import prepare_command
+from jiqa.errors import UserError
+
+# Kinds that any folder would be.
+ANY_FOLDER = ("image_folder", "csv", "demo")
+ARCHIVES = (".zip", ".rar", ".tgz", ".tar", ".gz", ".7z")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# So many examples of one kind of problem are named; the rest is counted.
+NAMED = 5
+
+
+@dataclasses.dataclass
+class Report:
+  """What was found in a folder.
+
+  Attributes:
+    folder: the folder looked at.
+    database: name with variant, or '' where none was recognised.
+    facts: what is as it should be, one line each.
+    problems: what keeps the set from being prepared, one line each.
+    remarks: what is unusual but does no harm.
+    next: what to do now.
+  """
+
+  folder: pathlib.Path
+  database: str = ""
+  facts: list = dataclasses.field(default_factory=list)
+  problems: list = dataclasses.field(default_factory=list)
+  remarks: list = dataclasses.field(default_factory=list)
+  next: str = ""
+
+
+def examine(folder, database=None, *, data_dir=None, decode=False):
+  """Examines a folder.
+
+  Args:
+    folder: an unpacked release, or the folder it lies in.
+    database: which one it is meant to be; None recognises it.
+    data_dir: for the command that the report ends with.
+    decode: decode every image instead of checking that it is complete; slower, finds every damage.
+
+  Returns:
+    Report.
+
+  Raises:
+    UserError: no such folder, or no such database.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  if not folder.is_dir():
+    raise UserError(f"{folder}: no such folder.")
+  report = Report(folder)
+  names = variants(database) if database else recognise(folder)
+  if not names:
+    _unknown(report, folder, data_dir)
+    return report
+  builder = make_builder(names[0])
+  report.database = names[0]
+  try:
+    with builder.root(folder) as root:
+      _check(report, builder, pathlib.Path(root), decode)
+  except UserError as error:
+    report.problems.append(str(error))
+  report.next = (
+    f"put right what is listed above, then run: jiqa doctor '{folder}' {names[0]}"
+    if report.problems
+    else prepare_command(names[0], data_dir or default_data_dir(), folder)
+  )
+  return report
+
+
+def as_text(report):
+  """The report as lines for a terminal."""
+  lines = [f"{report.folder}: {report.database or 'not recognised'}"]
+  for sign, texts in (("ok ", report.facts), ("?  ", report.remarks), ("!! ", report.problems)):
+    lines += [f"  {sign} {text}" for text in texts]
+  return "\n".join([*lines, f"next: {report.next}"])
+
+
+def variants(database):
+  """All names under which a database can be prepared: ["koniq10k/1024x768", ...]; a name with a variant as it is."""
+  cls = data_builders.builder_class(database)
+  if "/" in database or not cls.BUILDER_CONFIGS:
+    return [f"{database}/mine" if cls.OWN_NAME and "/" not in database else database]
+  return [f"{database}/{config.name}" for config in cls.BUILDER_CONFIGS]
+
+
+def recognise(folder):
+  """Names of the databases that `folder` may be, the likeliest first.
+
+  A folder that has everything that marks a database is that one; otherwise those of which most is there.
+  """
+  shares = {}
+  for database in data_builders.NAMES:
+    if database in ANY_FOLDER:
+      continue
+    for name in variants(database):
+      builder = make_builder(name)
+      candidates = folders.candidates(folder, builder)
+      missing = min(len(folders.missing_marks(candidate, builder.MARKS)) for candidate in candidates)
+      # More marks say more: two of two found beat one of one.
+      shares[name] = (1 - missing / len(builder.MARKS), len(builder.MARKS))
+  likely = [name for name, (share, marks) in shares.items() if share == 1 or (share >= 0.5 and marks > 1)]
+  return sorted(likely, key=lambda name: shares[name], reverse=True)
+
+
+def _unknown(report, folder, data_dir):
+  files = [entry for entry in sorted(folder.iterdir()) if entry.is_file()]
+  packed = [file.name for file in files if file.suffix.lower() in ARCHIVES]
+  images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+  if packed:
+    report.problems.append(f"not unpacked: {', '.join(packed[:NAMED])}")
+    report.next = "unpack the archives, then run jiqa doctor again; `jiqa databases` lists what is known."
+  elif images and any(file.suffix.lower() == ".csv" for file in files):
+    report.facts.append(f"no known database, but {images:,} images and a table")
+    report.next = prepare_command("csv/NAME", data_dir or default_data_dir(), folder)
+  elif images:
+    report.facts.append(f"no known database, but {images:,} images")
+    report.next = prepare_command("image_folder/NAME", data_dir or default_data_dir(), folder)
+  else:
+    report.problems.append("no known database and no images")
+    report.next = "`jiqa databases` lists what is known; give the folder into which the release was unpacked."
+
+
+def _check(report, builder, root, decode):
+  """Everything about a release whose marks are all there."""
+  report.facts.append(f"top folder {root}")
+  _check_label_files(report, builder, root)
+  labels = builder.labels(root)
+  image_root = builder.image_folder(root)
+  spelled = folders.spellings(image_root, labels.image_name)
+  missing = [i for i, name in enumerate(spelled) if name is None]
+  for i in missing[:NAMED]:
+    name = labels.image_name.iloc[i]
+    report.problems.append(f"{labels['where'].iloc[i]}: missing image {name}{_similar(image_root, name)}")
+  if len(missing) > NAMED:
+    report.problems.append(f"... and {len(missing) - NAMED:,} more missing images")
+  renamed = sum(name is not None and name != listed for name, listed in zip(spelled, labels.image_name, strict=True))
+  if renamed:
+    report.remarks.append(f"{renamed:,} names differ from the label file in case only; they are matched")
+  present = [name for name in spelled if name is not None]
+  _check_images(report, image_root, present, decode)
+  if builder.IMAGES is not None:
+    line = f"{len(labels):,} images listed, {builder.IMAGES:,} published"
+    (report.facts if len(labels) == builder.IMAGES else report.remarks).append(line)
+  if not missing:
+    table = builder.table(root)  # its errors are the report's
+    if builder.SCORE:
+      low, high = builder.mos_range()
+      report.facts.append(
+        f"mos {table.mos.min():.4g}..{table.mos.max():.4g} (scale {low:.4g}..{high:.4g}), mean {table.mos.mean():.4g}"
+        + (f", known {builder.MEAN:.4g}" if builder.MEAN is not None and len(table) == builder.IMAGES else "")
+      )
+    references = table.reference_name[table.reference_name != ""].nunique()
+    if references:
+      published = f", {builder.REFERENCES:,} published" if builder.REFERENCES else ""
+      report.facts.append(f"{references:,} references{published}")
+
+
+def _check_label_files(report, builder, root):
+  for name, known in builder.LABEL_SHA256:
+    path = next((found for found in root.rglob(name)), None)
+    if path is None:
+      continue
+    if hashlib.sha256(path.read_bytes()).hexdigest() == known:
+      report.facts.append(f"{name}: checksum as known")
+    else:
+      report.remarks.append(f"{name}: not the copy whose checksum is known; its content is checked below")
+
+
+def _check_images(report, root, names, decode):
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    faults = [fault for fault in pool.map(lambda name: _fault(root / name, decode), names) if fault]
+  report.problems += faults[:NAMED]
+  if len(faults) > NAMED:
+    report.problems.append(f"... and {len(faults) - NAMED:,} more damaged images")
+  if not faults:
+    report.facts.append(f"{len(names):,} image files, each {'decoded' if decode else 'complete'}")
+
+
+def _fault(path, decode):
+  try:
+    data = path.read_bytes()
+    decode_rgb(data, str(path)) if decode else check_image(data, str(path))
+  except OSError as error:
+    return f"{path}: cannot be read ({error.strerror})"
+  except UserError as error:
+    return str(error)
+  return None
+
+
+def _similar(root, name):
+  """A file of the same stem, which may be the missing one under another name."""
+  folder = folders.find(root, name.rpartition("/")[0]) if "/" in name else root
+  stem = pathlib.PurePosixPath(name).stem.casefold()
+  if folder is None or not folder.is_dir():
+    return ""
+  same = next((entry.name for entry in folder.iterdir() if entry.stem.casefold() == stem), None)
+  return f", but there is {same}: rename it" if same else ""
