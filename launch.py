@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -46,6 +46,7 @@ def plain(error):
 
 def main(_):
   """Runs the mode; a `UserError` is printed without a traceback and exits with status 2."""
+  logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate
   from jiqa.train import train

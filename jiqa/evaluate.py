@@ -1,10 +1,8 @@
 """The loop after training: features of every image, a ridge regressor on them, correlations with the human scores."""
 
-import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import shlex
@@ -22,6 +20,7 @@ from jiqa.data.batching import framed_batches
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.data.splits import assign
+from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol, report
 from jiqa.runtime.checkpoint import Checkpoints
@@ -70,7 +69,127 @@ def checksum(tree):
   return digest.hexdigest()[:16]
 
 
-def split_checksum(names, splits):
-  """Checksum of who is in which part, independent of the order of the records."""
-  rows = sorted((name, *map(int, column)) for name, column in zip(names, splits.T, strict=True))
-  return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+def evaluate_database(config, name, encoders, method, mesh, workdir):
+  """Judges every encoder on the splits of one database.
+
+  Args:
+    config: ConfigDict.
+    name: the database.
+    encoders: dict from 'trained' and perhaps 'untrained' to State.
+    method: see methods/base.py.
+    mesh: the devices.
+    workdir: pathlib.Path; gets the heads of the trained encoder and a scatter plot.
+
+  Returns:
+    dict: the trained encoder's `protocol.Result.summary()`, the untrained one's under 'untrained', and what was used.
+  """
+  wanted = config.evaluation
+  database = open_database(name, config.data_dir or None)
+  table = database.table
+  splits = assign(table, name, protocol=wanted.protocol, num_splits=wanted.splits, seed=config.seed)
+  first, last, count = wanted.alphas
+  alphas = np.geomspace(first, last, int(count))
+  mos = table.mos.to_numpy()
+  groups = table.reference_name.to_numpy()
+  results = {}
+  for label, state in encoders.items():
+    what = f"{name}, {label} encoder"
+    started = time.perf_counter()
+    features = features_of(method, state, database, mesh, wanted.pixels_per_batch, what)
+    seconds = time.perf_counter() - started
+    results[label] = protocol.in_database(features, mos, splits, alphas, groups=groups)
+    print(f"{what}: {len(table)} images in {seconds:.1f} s, {len(table) / seconds:.1f} images/s", file=sys.stderr)
+  stem = name.replace("/", "_")
+  trained = results["trained"]
+  trained.save_heads(workdir / f"heads_{stem}.npz")
+  in_test = np.isfinite(trained.predictions[0])
+  report.scatter(
+    workdir / f"scatter_{stem}.png",
+    trained.predictions[0][in_test],
+    mos[in_test],
+    title=f"{config.method} on {name}, test part of split 1",
+    labels=table.distortion.to_numpy()[in_test],
+    unit="SSIM, a proxy" if name == "demo" else "MOS",
+  )
+  return {
+    "database": name,
+    **trained.summary(),
+    **{label: result.summary() for label, result in results.items() if label != "trained"},
+    "label": database.metadata["score"],
+    "labels_sha256": database.metadata["labels_sha256"],
+    "split_sha256": split_checksum(table, splits),
+    "protocol": wanted.protocol,
+  }
+
+
+def evaluate(config, workdir):
+  """Scores the newest checkpoint of a run: workdir/results.json, a table on the console, scatter plots.
+
+  Args:
+    config: ConfigDict, see configs/.
+    workdir: pathlib.Path of a run.
+
+  Returns:
+    dict, the contents of results.json: `srcc`, `plcc` (a value for every split) and their `median` for the trained
+    encoder, the same under `untrained`, and what it takes to repeat the run. Of several databases the first stands at
+    the top, all of them under `databases`.
+
+  Raises:
+    UserError: if the run has no checkpoint or a database is not prepared.
+  """
+  workdir = pathlib.Path(workdir)
+  mesh = make_mesh()
+  sources, _ = open_sources(config)
+  method, tx, _, _ = build(config, sum(len(source) for source in sources))
+  fresh = init_state(config, method, tx, mesh)
+  if not (workdir / "checkpoints").is_dir():
+    raise UserError(f"{workdir}: no checkpoints to evaluate; train first with --mode=train")
+  checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoints_kept)
+  state = checkpoints.restore(fresh)
+  if state is None:
+    raise UserError(f"{workdir / 'checkpoints'}: no complete checkpoint; train first with --mode=train")
+  encoders = {"untrained": fresh} if config.evaluation.untrained else {}
+  encoders["trained"] = state
+  databases = {
+    name: evaluate_database(config, name, encoders, method, mesh, workdir) for name in config.evaluation.databases
+  }
+  results = {
+    **next(iter(databases.values()), {}),
+    "databases": databases,
+    "step": int(state.step),
+    "seed": config.seed,
+    "weights_sha256": checksum((state.params, state.stats)),
+    "command": shlex.join([pathlib.Path(sys.executable).name, *sys.argv]),
+    "config": json.loads(config.to_json_best_effort()),
+    "versions": {
+      "jiqa": jiqa.__version__,
+      "python": platform.python_version(),
+      **{package: importlib.metadata.version(package) for package in PACKAGES},
+    },
+    "devices": [device.device_kind for device in jax.devices()],
+  }
+  temporary = workdir / "results.tmp"
+  temporary.write_text(json.dumps(results, indent=2) + "\n")
+  temporary.replace(workdir / "results.json")
+  print_table(results, workdir)
+  return results
+
+
+def print_table(results, workdir):
+  """Prints the medians over splits, trained beside untrained; nothing where no database was asked for."""
+  if not results["databases"]:
+    return
+  table = Table(title="median over splits, test parts only", title_justify="left")
+  for column in ("database", "encoder", "SRCC", "PLCC", "splits"):
+    table.add_column(column, justify="right" if column in ("SRCC", "PLCC", "splits") else "left")
+  for name, result in results["databases"].items():
+    for label, summary in (("untrained", result.get("untrained")), ("trained", result)):
+      if summary:
+        median = summary["median"]
+        row = [f"{median[key]:.3f}" if median[key] is not None else "undefined" for key in ("srcc", "plcc")]
+        table.add_row(name, label, *row, str(len(summary["srcc"])))
+  console = Console(width=100)
+  console.print(table)
+  for name, result in results["databases"].items():
+    console.print(f"{name}: scores are {result['label']}", highlight=False)
+  console.print(f"results: {workdir / 'results.json'}", highlight=False)

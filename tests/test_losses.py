@@ -44,7 +44,10 @@ def test_info_nce_gradient_reaches_the_query_only_and_is_finite():
   rng = np.random.default_rng(1)
   query, positive, negatives = (jnp.float32(unit(rng, n, 5)) for n in (4, 4, 6))
   mask = jnp.zeros((4, 6), bool).at[1:].set(True)
-  loss = lambda q, p, n: losses.info_nce(q, p, n, mask=mask).sum()
+
+  def loss(q, p, n):
+    return losses.info_nce(q, p, n, mask=mask).sum()
+
   to_query, to_positive, to_negatives = jax.grad(loss, (0, 1, 2))(query, positive, negatives)
   assert np.isfinite(to_query).all() and np.abs(to_query[1:]).min() > 0
   assert not to_positive.any() and not to_negatives.any()
@@ -65,7 +68,10 @@ def test_in_batch_info_nce():
   rng = np.random.default_rng(2)
   first, second = unit(rng, 9, 4), unit(rng, 9, 4)
   mask = rng.random((9, 9)) < 0.7
-  others = lambda i, views, keep: [views[j] for j in range(9) if j != i and keep[j]]
+
+  def others(i, views, keep):
+    return [views[j] for j in range(9) if j != i and keep[j]]
+
   forward = loop_info_nce(first, second, [others(i, second, mask[i]) for i in range(9)], 0.2)
   backward = loop_info_nce(second, first, [others(i, first, mask[:, i]) for i in range(9)], 0.2)
   loss = losses.in_batch_info_nce(jnp.float32(first), jnp.float32(second), mask=jnp.asarray(mask))

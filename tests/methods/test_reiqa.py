@@ -80,7 +80,8 @@ def test_half_swap_exchanges_whole_crops():
 def test_half_scale_is_pillows(batch):
   ours = np.asarray(reiqa._reduce(batch["image"][:1, None].astype(np.float32) / 255, 2))[0, 0] * 255
   pillow = np.asarray(Image.fromarray(batch["image"][0]).resize((40, 40), Image.Resampling.BICUBIC))
-  assert np.abs(ours - pillow).max() <= 1.0  # Pillow rounds twice
+  error = np.abs(ours - pillow)  # Pillow rounds and clips between its two passes
+  assert error.max() <= 2.0 and error.mean() < 0.4
 
 
 def test_views_are_full_and_half_scale():

@@ -1,0 +1,66 @@
+"""Imports point one way: parsed from the sources, so that a shortcut is noticed when it is written."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# What each room may import of the project, by prefix. A room may always import itself and jiqa.errors.
+ALLOWED = {
+  "launch": ("jiqa.train", "jiqa.evaluate"),
+  "configs": (),
+  "data_builders": ("data_builders", "jiqa.data"),
+  "jiqa.errors": (),
+  "jiqa.losses": (),
+  "jiqa.models": (),
+  "jiqa.distortions": (),
+  "jiqa.data": ("data_builders",),
+  "jiqa.runtime": (),
+  "jiqa.evaluation": (),
+  "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.data", "jiqa.runtime"),
+  "jiqa.train": ("jiqa.methods", "jiqa.data", "jiqa.runtime"),
+  "jiqa.evaluate": ("jiqa.methods", "jiqa.data", "jiqa.runtime", "jiqa.evaluation", "jiqa.train"),
+}
+WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
+NEVER = ("tensorflow", "torch")
+
+
+def sources():
+  paths = [
+    ROOT / "launch.py",
+    *(p for room in ("jiqa", "configs", "data_builders") for p in (ROOT / room).rglob("*.py")),
+  ]
+  return [(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), p) for p in sorted(paths)]
+
+
+def imports(path):
+  for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name, prefixes):
+  return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+@pytest.mark.parametrize(("module", "path"), sources(), ids=lambda x: x if isinstance(x, str) else "")
+def test_imports_point_downward(module, path):
+  room = max((r for r in ALLOWED if within(module, [r])), key=len, default=None)
+  for name in imports(path):
+    assert not within(name, NEVER), f"{path}: imports {name}; none of the runtime needs it"
+    if within(module, WITHOUT_JAX):
+      assert not within(name, ("jax", "flax", "optax")), f"{path}: imports {name} where data workers would pay for it"
+    ours = within(name, ("jiqa", "configs", "data_builders", "launch"))
+    if room and ours and name != "jiqa":
+      assert within(name, (*ALLOWED[room], room, "jiqa.errors")), f"{path}: {room} may not import {name}"
+
+
+def test_importing_the_package_is_light():
+  code = "import sys, jiqa; sys.exit(sum(name in sys.modules for name in ('jax', 'numpy', 'tensorflow', 'torch')))"
+  assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

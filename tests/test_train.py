@@ -1,0 +1,214 @@
+"""The loop as users run it: crashes, resumes, device counts, NaN, SIGTERM, mistakes."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import reiqa as config_file
+from data_builders.prepare import prepare
+from jiqa import train as loop
+from jiqa.errors import UserError
+from jiqa.methods import METHODS
+from jiqa.runtime import optimizer
+from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.sharding import make_mesh, put_batch
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = {
+  "width": 4,
+  "embedding": 8,
+  "window": 64,
+  "crop": 24,
+  "versions": 4,
+  "batch_size": 4,
+  "steps": 40,
+  "kinds": (0, 6, 7, 13),
+  "log_every": 1,
+  "checkpoint_every": 5,
+  "threads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """An unlabelled set of small pictures, prepared as a user would."""
+  pictures, data_dir = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("data")
+  rng = np.random.default_rng(0)
+  for i in range(12):
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    coarse.resize((80 + i, 70), Image.Resampling.BICUBIC).save(pictures / f"{i}.png")
+  prepare("image_folder/tiny", pictures, data_dir)
+  return data_dir
+
+
+def tiny_config(**changes):
+  config = config_file.get_config("demo")
+  with config.unlocked():
+    config.update(TINY | changes)
+    config.data[0].name = "image_folder/tiny"
+    config.evaluation.databases = ()
+  return config
+
+
+def command(data_dir, workdir, *more):
+  flags = [f"--config.{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in TINY.items()]
+  return [
+    sys.executable,
+    "launch.py",
+    "--config=configs/reiqa.py:demo",
+    f"--workdir={workdir}",
+    f"--config.data_dir={data_dir}",
+    "--config.data[0].name=image_folder/tiny",
+    "--config.evaluation.databases=()",
+    *flags,
+    *more,
+  ]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+  """Two virtual devices, and one compilation for all the processes of this file."""
+  return os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+
+
+def run(arguments, environment, expected=0):
+  done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+  assert done.returncode == expected, done.stderr[-3000:]
+  return done
+
+
+def curve(workdir):
+  records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [(record["step"], record["loss"], record["gradient_norm"]) for record in records]
+
+
+def final_arrays(workdir):
+  config = tiny_config()
+  method, tx, _, _ = loop.build(config, 12)
+  like = loop.init_state(config, method, tx, make_mesh(jax.devices()[:1]))
+  return jax.tree.leaves(Checkpoints(workdir / "checkpoints").restore(like))
+
+
+def start_and_signal(arguments, environment, workdir, step, number):
+  """Starts a run and sends it a signal once it has recorded `step`."""
+  workdir.mkdir(exist_ok=True)
+  with open(workdir / "stderr", "w") as errors:  # a pipe that nobody empties would stop the run
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=errors, stderr=errors)
+  deadline = time.monotonic() + 240
+  while process.poll() is None and time.monotonic() < deadline:
+    metrics = workdir / "metrics.jsonl"
+    if metrics.exists() and len(metrics.read_text().splitlines()) > step:
+      break
+    time.sleep(0.02)
+  process.send_signal(number)
+  return process.wait(timeout=60), (workdir / "stderr").read_text()
+
+
+def test_a_run_killed_in_the_middle_ends_like_an_uninterrupted_one(data_dir, environment, tmp_path):
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  run(command(data_dir, whole), environment)
+  code, _ = start_and_signal(command(data_dir, killed), environment, killed, 17, signal.SIGKILL)
+  assert code == -signal.SIGKILL
+  with open(killed / "metrics.jsonl", "a") as file:
+    file.write('{"step": 99, "lo')  # a record that the crash cut short
+  run(command(data_dir, killed), environment)
+  assert [step for step, *_ in curve(whole)] == list(range(40))
+  assert curve(killed) == curve(whole)
+  for ours, theirs in zip(final_arrays(killed), final_arrays(whole), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+  code, errors = start_and_signal(command(data_dir, tmp_path / "c"), environment, tmp_path / "c", 3, signal.SIGTERM)
+  assert code == 143 and "run the same command" in errors
+  stopped_at = Checkpoints(tmp_path / "c" / "checkpoints").latest_step()
+  assert 3 < stopped_at < 40
+  assert curve(tmp_path / "c") == curve(whole)[:stopped_at]
+
+  refused = run(command(data_dir, whole, "--config.seed=1"), environment, expected=2)
+  assert "seed was 0, is 1" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("loss", ["in_batch", "queue+chunk"])
+def test_one_step_on_one_and_on_eight_devices_agrees(loss):
+  config = tiny_config(loss=loss, queue=128, batch_size=16)
+  rng = np.random.default_rng(0)
+  batch = {
+    "image": rng.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8),
+    "size": np.tile(np.int32([64, 60]), (16, 1)),
+  }
+  results = []
+  for devices in (jax.devices()[:1], jax.devices()):
+    mesh = make_mesh(devices)
+    method = METHODS[config.method](config)
+    tx, schedule = optimizer.build(config.optimizer, 40, 3)
+    state = loop.init_state(config, method, tx, mesh)
+    state = state.replace(step=state.step + 20)  # where the learning rate is not 0
+    step = loop.make_step(method, tx, schedule, config.seed)
+    results.append(step(state, put_batch(batch, mesh)))
+  (one, one_metrics), (eight, eight_metrics) = jax.device_get(results)
+  assert one_metrics["loss"] == pytest.approx(eight_metrics["loss"], abs=1e-5)
+  for path, a in jax.tree_util.tree_leaves_with_path(one):
+    b = dict(jax.tree_util.tree_leaves_with_path(eight))[path]
+    np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
+  def poisoned(method, tx, schedule, seed):
+    def step(state, batch):
+      loss = jnp.where(state.step == 7, jnp.nan, 1.0)
+      metrics = {"loss": loss, "gradient_norm": jnp.float32(1), "learning_rate": jnp.float32(1)}
+      return state.replace(step=state.step + 1), metrics
+
+    return jax.jit(step)
+
+  monkeypatch.setattr(loop, "make_step", poisoned)
+  config = tiny_config(data_dir=str(data_dir), batch_size=8)
+  with pytest.raises(loop.NotFinite, match="step 7: loss nan.*checkpoint is step 5"):
+    loop.train(config, tmp_path / "run")
+  assert [step for step, *_ in curve(tmp_path / "run")] == list(range(7))
+
+
+def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environment, tmp_path):
+  base = [sys.executable, "launch.py", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={data_dir}"]
+  cases = {
+    ("--config=configs/reiqa.py",): ("kadis700k", "Download page", "python -m data_builders.kadis700k"),
+    ("--config=configs/reiqa.py:smal",): ("no variant 'smal'; expected one of quality, small, demo",),
+    ("--config=configs/reiqa.py", "--config.sede=1"): ("no key 'sede'; did you mean 'seed'",),
+    ("--config=configs/reiqa.py", "--config.seed=abc"): ("seed", "'abc'"),
+    ("--config=configs/none.py",): ("configs/none.py",),
+    ("--config=configs/reiqa.py", "stray"): ("unexpected argument 'stray'",),
+  }
+  for arguments, expected in cases.items():
+    errors = run([*base, *arguments], environment, expected=2).stderr
+    assert "Traceback" not in errors
+    for text in expected:
+      assert text in errors, errors
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"steps": 0}, "exactly one must be positive"),
+    ({"batch_size": 3}, "multiple of the 8 devices"),
+    ({"loss": "nce"}, "expected one of queue"),
+    ({"data_dir": "/nonexistent"}, "not prepared"),
+  ],
+)
+def test_configs_that_cannot_run_are_refused(changes, message, data_dir, tmp_path):
+  with pytest.raises(UserError, match=message):
+    loop.train(tiny_config(**{"data_dir": str(data_dir), **changes}), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
