@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 
 import tensorflow_datasets as tfds
@@ -164,10 +165,16 @@ def _clean_failure(builder, path):
       "--data_dir, then run the same command again; nothing was left behind."
     ) from error
   finally:
-    for folder in (path.parent, path.parent.parent):
-      with contextlib.suppress(OSError):
-        if folder != pathlib.Path(root):
-          folder.rmdir()  # only where it is empty
+    _remove_empty(path, pathlib.Path(root))
+
+
+def _remove_empty(path, root):
+  """Removes the folders of a set of which nothing was prepared; TFDS notes the variants' default in `.config`."""
+  for folder in path.parents[: len(path.relative_to(root).parts) - 1]:
+    if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [".config"]:
+      shutil.rmtree(folder / ".config")
+    with contextlib.suppress(OSError):
+      folder.rmdir()  # only where it is empty
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ in the end; TFDS renames that whole folder into its place, so a set is either co
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -130,6 +131,9 @@ def write(builder, root, table, *, workers, advance):
   shards = plan(root, table)
   staging = pathlib.Path(builder.data_dir).parent / f"{STAGING}{builder.version}"
   with _locked(staging):
+    for stale in staging.parent.glob(f"incomplete.*_{builder.version}"):  # of a killed run; TFDS never looks again
+      if stale != pathlib.Path(builder.data_dir):
+        shutil.rmtree(stale, ignore_errors=True)
     try:
       skipped = _write_all(builder, shards, staging, workers or os.cpu_count(), advance)
       table = table.drop(index=[position for position, _ in skipped]).reset_index(drop=True)
@@ -213,8 +217,12 @@ def _write_records(path, records):
     for record in records:
       writer.write(record)
       count += 1
-  finally:
     writer.close()
+  except RuntimeError as error:  # what riegeli makes of a failed write
+    raise OSError(errno.EIO, str(error).partition(";")[0], os.fspath(path)) from error
+  finally:
+    with contextlib.suppress(RuntimeError):
+      writer.close()
   reader = array_record_module.ArrayRecordReader(os.fspath(path)) if count else None
   if reader is not None and reader.num_records() != count:
     raise OSError(errno.ENOSPC, f"{path} holds {reader.num_records()} of {count} records; is the disk full?")
