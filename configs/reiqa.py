@@ -119,9 +119,10 @@ def _small(c):
   c.depth, c.width, c.dtype = 18, 32, "float32"
   c.window, c.crop = 256, 96
   c.versions = 8
+  c.kinds = (0, 1, 4, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 25)  # the cheap ones: blurs, noises, JPEG, tone, resizes
   c.loss = "in_batch"
   c.batch_size = 12
-  c.epochs, c.steps = 0, 1000
+  c.epochs, c.steps = 0, 600
   c.optimizer.update(name="adamw", schedule="cosine", learning_rate=1e-3, weight_decay=1e-4, warmup_steps=50)
   c.checkpoint_every = 100
   c.evaluation.update(databases=("biq2021",), pixels_per_batch=8 * 512 * 512)
