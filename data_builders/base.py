@@ -28,6 +28,13 @@ SPLITS = ("train", "validation", "test")
 LABELS_FILE = "labels.csv"
 
 
+class LocalInfo(tfds.core.DatasetInfo):
+  """TFDS's description of a set, without the look into Google's bucket (and the temporary folder that it leaves)."""
+
+  def initialize_from_bucket(self):
+    """Nothing of ours is there."""
+
+
 class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
   """A TFDS builder of one database.
 
@@ -133,7 +140,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     return checked_table(self, pathlib.Path(root))
 
   def _info(self):
-    return tfds.core.DatasetInfo(
+    return LocalInfo(
       builder=self,
       description=self.TITLE,
       homepage=self.PAGE,

@@ -1,0 +1,174 @@
+"""Splits without real data: complete, content-disjoint, by name, seeded; the shipped tables are whole."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jiqa.data import splits
+from jiqa.data.splits import liqe_labels, tables
+from jiqa.errors import UserError
+
+# Database -> images, and splits in its tables.
+SHIPPED = {
+  ("liqe", "live"): (779, 10),
+  ("liqe", "csiq"): (866, 10),
+  ("liqe", "bid"): (586, 10),
+  ("liqe", "clive"): (1162, 10),
+  ("liqe", "koniq10k"): (10073, 10),
+  ("liqe", "kadid10k"): (10125, 10),
+  ("arniqa", "live"): (779, 10),
+  ("arniqa", "csiq"): (866, 10),
+  ("arniqa", "tid2013"): (3000, 10),
+  ("arniqa", "kadid10k"): (10125, 10),
+  ("arniqa", "spaq"): (11125, 10),
+  ("arniqa", "flive"): (39810, 1),
+}
+
+
+def _table(contents=30, versions=4, split=""):
+  names = [f"i{c:02d}_{v}.png" for c in range(contents) for v in range(versions)]
+  references = [f"i{c:02d}" for c in range(contents) for _ in range(versions)]
+  return pd.DataFrame({"image_name": names, "reference_name": references, "split": split})
+
+
+def test_folds_are_disjoint_by_content_and_have_the_asked_sizes():
+  table = _table()
+  parts = splits.assign(table, "anything", "folds", num_splits=6)
+  assert parts.shape == (6, 120)
+  assert parts.dtype == np.int8
+  for split in parts:
+    assert np.bincount(split).tolist() == [84, 12, 24]
+    assert pd.Series(split).groupby(table.reference_name).nunique().max() == 1
+  assert len({tuple(split) for split in parts}) == 6
+
+
+def test_folds_depend_on_names_and_seed_only():
+  table = _table()
+  parts = splits.assign(table, "anything", "folds")
+  order = np.random.default_rng(0).permutation(len(table))
+  shuffled = table.iloc[order].reset_index(drop=True)
+  assert (splits.assign(shuffled, "anything", "folds") == parts[:, order]).all()
+  assert (splits.assign(table, "anything", "folds", seed=1) != parts).any()
+  assert (splits.assign(table, "anything", "folds", num_splits=3) == parts[:3]).all()
+
+
+def test_folds_of_few_contents_leave_no_part_empty():
+  for contents in (3, 4, 5):
+    for split in splits.assign(_table(contents, 2), "anything", "folds"):
+      assert set(split) == {splits.TRAIN, splits.VALIDATION, splits.TEST}
+  with pytest.raises(UserError, match="cannot be divided"):
+    splits.assign(_table(2, 9), "anything", "folds")
+
+
+def test_images_without_reference_are_groups_of_their_own():
+  table = _table().assign(reference_name="")
+  assert np.bincount(splits.assign(table, "anything", "folds")[0]).tolist() == [84, 12, 24]
+
+
+def test_another_column_can_say_what_belongs_together():
+  table = _table().assign(camera=[f"camera {i % 10}" for i in range(120)])
+  split = splits.assign(table, "anything", "folds", group="camera")[0]
+  assert pd.Series(split).groupby(table.camera).nunique().max() == 1
+
+
+def test_official_carves_validation_out_of_training_by_content():
+  table = _table(32, 4, split="train")
+  table.loc[:31, "split"] = "test"
+  parts = splits.assign(table, "anything", "official", num_splits=5)
+  for split in parts:
+    assert (split[:32] == splits.TEST).all()
+    assert np.bincount(split[32:]).tolist() == [84, 12]
+    assert pd.Series(split).groupby(table.reference_name).nunique().max() == 1
+  assert len({tuple(split) for split in parts}) == 5
+
+
+def test_official_validation_is_kept_and_unassigned_stay_out():
+  table = _table(2, 2).assign(split=["train", "validation", "test", ""])
+  assert splits.assign(table, "anything", "official").tolist() == [[0, 1, 2, -1]]
+
+
+def test_what_a_database_does_not_have_is_refused():
+  with pytest.raises(UserError, match="has no official splits; it has: folds"):
+    splits.assign(_table(), "anything", "official")
+  with pytest.raises(UserError, match="known: official, liqe, arniqa, folds"):
+    splits.assign(_table(), "anything", "random")
+  with pytest.raises(UserError, match="do not know the image"):
+    splits.assign(_table(), "live", "liqe")
+
+
+@pytest.mark.parametrize(("protocol", "database"), SHIPPED)
+def test_shipped_tables_are_whole(protocol, database):
+  images, count = SHIPPED[protocol, database]
+  table = tables.read(protocol, database)
+  assert len(table) == images
+  assert table.index.is_unique
+  assert table.splits.str.fullmatch(rf"[012]{{{count}}}|-{{{count}}}").all()
+  assert (table.splits.str.startswith("-")).sum() == (3 if database == "flive" else 0)
+  assert not {"score", "score_std", "mos"} & set(table.columns)
+  if database in ("csiq", "tid2013", "kadid10k"):  # the content stands in the name
+    content = table.index.str.extract({"csiq": r".*/(.+?)\.[^/]*$"}.get(database, r"(i\d\d)_"))[0].to_numpy()
+    assert table.splits.groupby(content).nunique().max() == 1
+
+
+def test_names_match_whatever_their_case_and_resolution():
+  koniq = tables.read("liqe", "koniq10k").index[:3]
+  table = pd.DataFrame({"image_name": [f"512x384/{name.upper()}" for name in koniq], "reference_name": "", "split": ""})
+  same = table.assign(image_name=[f"1024x768/{name}" for name in koniq])
+  half, full = (splits.assign(t, f"koniq10k/{v}", "liqe") for t, v in ((table, "512x384"), (same, "1024x768")))
+  assert half.shape == (10, 3)
+  assert (half == full).all()
+
+
+def test_checksum_names_the_assignment_not_the_order():
+  table = _table()
+  parts = splits.assign(table, "anything", "folds")
+  order = np.random.default_rng(1).permutation(len(table))
+  assert splits.checksum(table, parts) == splits.checksum(table.iloc[order], parts[:, order])
+  other = parts.copy()
+  other[0, 0] = 2 if other[0, 0] != 2 else 0
+  assert splits.checksum(table, parts) != splits.checksum(table, other)
+
+
+# Counts of the eleven distortion classes and of images with one, two and three scenes, as published.
+LIQE = {
+  "live": ([169, 175, 290, 145, 0, 0, 0, 0, 0, 0, 0], [347, 432, 0]),
+  "csiq": ([150, 150, 300, 150, 0, 116, 0, 0, 0, 0, 0], [576, 232, 58]),
+  "bid": ([0, 0, 21, 272, 0, 13, 8, 58, 0, 0, 214], [377, 163, 46]),
+  "clive": ([0, 0, 62, 499, 0, 30, 29, 105, 0, 0, 437], [629, 450, 83]),
+  "koniq10k": ([0, 0, 1015, 3578, 0, 179, 345, 435, 0, 0, 4521], [8224, 1629, 220]),
+  "kadid10k": ([405, 405, 2025, 1620, 1215, 810, 405, 405, 1620, 810, 405], [7625, 2375, 125]),
+}
+
+
+@pytest.mark.parametrize("database", LIQE)
+def test_liqe_labels_as_published(database):
+  table = pd.DataFrame({"image_name": tables.read("liqe", database).index})
+  scenes, distortions, fine = liqe_labels.liqe_labels(table, database)
+  classes, cardinality = LIQE[database]
+  assert np.bincount(distortions, minlength=11).tolist() == classes
+  assert np.bincount(scenes.sum(axis=1), minlength=4).tolist() == [0, *cardinality]
+  assert set(fine) <= set(liqe_labels.COARSE)
+
+
+def test_fixed_liqe_labels():
+  live = pd.DataFrame({"image_name": ["fastfading/img1.bmp", "wn/img1.bmp"]})
+  known = tables.read("liqe", "live").index
+  live = live[live.image_name.isin(known)]
+  assert liqe_labels.liqe_labels(live, "live")[2] == ["white noise"] * len(live)
+  fixed = liqe_labels.liqe_labels(live, "live", "fixed")
+  assert fixed[2][0] == "fastfading"
+  assert liqe_labels.DISTORTIONS[fixed[1][0]] == "jpeg2000 compression"
+  kadid = pd.DataFrame({"image_name": [f"images/I01_{t}_01.png" for t in ("01", "05", "07", "08")]})
+  assert liqe_labels.liqe_labels(kadid, "kadid10k")[2] == [
+    "gaussian blur",
+    "shifting",
+    "oversaturation",
+    "desaturation",
+  ]
+  fixed = liqe_labels.liqe_labels(kadid, "kadid10k", "fixed")
+  assert fixed[2] == ["gaussian blur", "color shift", "desaturation", "oversaturation"]
+  assert [liqe_labels.DISTORTIONS[i] for i in fixed[1]] == ["blur", "color", "color", "color"]
+  with pytest.raises(UserError, match="'published' or 'fixed'"):
+    liqe_labels.liqe_labels(kadid, "kadid10k", "better")
+  with pytest.raises(UserError, match="no scene and distortion labels"):
+    liqe_labels.liqe_labels(kadid, "tid2013")
