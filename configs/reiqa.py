@@ -46,14 +46,18 @@ def get_config(variant="quality"):
   return config.lock()
 
 
+def _images(name, *, weight=0.0, protocol="", distortion=""):
+  return ConfigDict({"name": name, "weight": weight, "protocol": protocol, "distortion": distortion})
+
+
 def _quality():
   c = ConfigDict()
   c.method = "reiqa"
   c.seed = 0
 
   # Training data: name as in data_builders/; weight 0 counts every image once; protocol names the splits whose test
-  # images are kept out of training, '' uses all images.
-  c.data = [ConfigDict({"name": "kadis700k", "weight": 0.0, "protocol": ""})]
+  # images are kept out, '' keeps all; distortion keeps only images with that label, '' all.
+  c.data = [_images("kadis700k")]
   c.data_dir = ""  # where the prepared sets are; '' is $TFDS_DATA_DIR
   c.threads = 16  # decoding threads of a host
 
@@ -111,10 +115,7 @@ def _quality():
 
 
 def _small(c):
-  c.data = [
-    ConfigDict({"name": "biq2021", "weight": 0.0, "protocol": "official"}),
-    ConfigDict({"name": "image_folder/crops", "weight": 0.0, "protocol": ""}),
-  ]
+  c.data = [_images("biq2021", protocol="official"), _images("image_folder/crops")]
   c.threads = 2
   c.depth, c.width, c.dtype = 18, 32, "float32"
   c.window, c.crop = 256, 96
@@ -129,7 +130,7 @@ def _small(c):
 
 
 def _demo(c):
-  c.data = [ConfigDict({"name": "demo", "weight": 0.0, "protocol": ""})]
+  c.data = [_images("demo", distortion="pristine")]
   c.threads = 2
   c.depth, c.width, c.embedding, c.dtype = 18, 16, 64, "float32"
   c.window, c.crop = 192, 64

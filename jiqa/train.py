@@ -18,7 +18,7 @@ import optax
 
 from jiqa.data.mixture import Subset, training_batches
 from jiqa.data.source import open_database
-from jiqa.data.splits import assign
+from jiqa.data.splits import TEST, assign
 from jiqa.errors import UserError
 from jiqa.methods import METHODS
 from jiqa.runtime import optimizer
@@ -67,13 +67,13 @@ def make_step(method, tx, schedule, seed):
 
 
 def open_sources(config):
-  """The training records: for every entry of config.data the images that no split uses for testing.
+  """The training records: for every entry of config.data the images it names, none that any of its splits tests on.
 
   Returns:
     (list of sources, list of weights).
 
   Raises:
-    UserError: if a database is not prepared.
+    UserError: if a database is not prepared, or an entry leaves no image.
   """
   sources, weights = [], []
   for entry in config.data:
@@ -81,7 +81,11 @@ def open_sources(config):
     positions = np.arange(len(database))
     if entry.protocol:
       splits = assign(database.table, entry.name, protocol=entry.protocol)
-      positions = np.flatnonzero((splits != 2).all(0))
+      positions = np.flatnonzero((splits != TEST).all(0))
+    if entry.distortion:
+      positions = positions[(database.table.distortion == entry.distortion).to_numpy()[positions]]
+    if not len(positions):
+      raise UserError(f"{entry.name}: no image is left by protocol {entry.protocol!r}, distortion {entry.distortion!r}")
     sources.append(Subset(database, positions))
     weights.append(entry.weight or len(positions))
   return sources, weights

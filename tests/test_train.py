@@ -31,10 +31,10 @@ TINY = {
   "crop": 24,
   "versions": 4,
   "batch_size": 4,
-  "steps": 40,
+  "steps": 24,
   "kinds": (0, 6, 7, 13),
   "log_every": 1,
-  "checkpoint_every": 5,
+  "checkpoint_every": 4,
   "threads": 2,
 }
 
@@ -55,7 +55,7 @@ def tiny_config(**changes):
   config = config_file.get_config("demo")
   with config.unlocked():
     config.update(TINY | changes)
-    config.data[0].name = "image_folder/tiny"
+    config.data[0].update(name="image_folder/tiny", distortion="")
     config.evaluation.databases = ()
   return config
 
@@ -69,6 +69,7 @@ def command(data_dir, workdir, *more):
     f"--workdir={workdir}",
     f"--config.data_dir={data_dir}",
     "--config.data[0].name=image_folder/tiny",
+    "--config.data[0].distortion=",
     "--config.evaluation.databases=()",
     *flags,
     *more,
@@ -121,12 +122,12 @@ def start_and_signal(arguments, environment, workdir, step, number):
 def test_a_run_killed_in_the_middle_ends_like_an_uninterrupted_one(data_dir, environment, tmp_path):
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   run(command(data_dir, whole), environment)
-  code, _ = start_and_signal(command(data_dir, killed), environment, killed, 17, signal.SIGKILL)
+  code, _ = start_and_signal(command(data_dir, killed), environment, killed, 10, signal.SIGKILL)
   assert code == -signal.SIGKILL
   with open(killed / "metrics.jsonl", "a") as file:
     file.write('{"step": 99, "lo')  # a record that the crash cut short
   run(command(data_dir, killed), environment)
-  assert [step for step, *_ in curve(whole)] == list(range(40))
+  assert [step for step, *_ in curve(whole)] == list(range(24))
   assert curve(killed) == curve(whole)
   for ours, theirs in zip(final_arrays(killed), final_arrays(whole), strict=True):
     np.testing.assert_array_equal(ours, theirs)
@@ -134,7 +135,7 @@ def test_a_run_killed_in_the_middle_ends_like_an_uninterrupted_one(data_dir, env
   code, errors = start_and_signal(command(data_dir, tmp_path / "c"), environment, tmp_path / "c", 3, signal.SIGTERM)
   assert code == 143 and "run the same command" in errors
   stopped_at = Checkpoints(tmp_path / "c" / "checkpoints").latest_step()
-  assert 3 < stopped_at < 40
+  assert 3 < stopped_at < 24
   assert curve(tmp_path / "c") == curve(whole)[:stopped_at]
 
   refused = run(command(data_dir, whole, "--config.seed=1"), environment, expected=2)
@@ -153,9 +154,9 @@ def test_one_step_on_one_and_on_eight_devices_agrees(loss):
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = make_mesh(devices)
     method = METHODS[config.method](config)
-    tx, schedule = optimizer.build(config.optimizer, 40, 3)
+    tx, schedule = optimizer.build(config.optimizer, 24, 3)
     state = loop.init_state(config, method, tx, mesh)
-    state = state.replace(step=state.step + 20)  # where the learning rate is not 0
+    state = state.replace(step=state.step + 12)  # where the learning rate is not 0
     step = loop.make_step(method, tx, schedule, config.seed)
     results.append(step(state, put_batch(batch, mesh)))
   (one, one_metrics), (eight, eight_metrics) = jax.device_get(results)
@@ -176,15 +177,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
   monkeypatch.setattr(loop, "make_step", poisoned)
   config = tiny_config(data_dir=str(data_dir), batch_size=8)
-  with pytest.raises(loop.NotFinite, match="step 7: loss nan.*checkpoint is step 5"):
+  with pytest.raises(loop.NotFinite, match="step 7: loss nan.*checkpoint is step 4"):
     loop.train(config, tmp_path / "run")
   assert [step for step, *_ in curve(tmp_path / "run")] == list(range(7))
 
 
 def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environment, tmp_path):
-  base = [sys.executable, "launch.py", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={data_dir}"]
+  base = [sys.executable, "launch.py", f"--workdir={tmp_path / 'run'}"]
   cases = {
-    ("--config=configs/reiqa.py",): ("kadis700k", "Download page", "python -m data_builders.kadis700k"),
+    ("--config=configs/reiqa.py", f"--config.data_dir={data_dir}"): (
+      "kadis700k",
+      "Download page",
+      "python -m data_builders.kadis700k",
+    ),
     ("--config=configs/reiqa.py:smal",): ("no variant 'smal'; expected one of quality, small, demo",),
     ("--config=configs/reiqa.py", "--config.sede=1"): ("no key 'sede'; did you mean 'seed'",),
     ("--config=configs/reiqa.py", "--config.seed=abc"): ("seed", "'abc'"),
