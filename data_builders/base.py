@@ -175,6 +175,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
       else:
         self._pending = shards.plan(self.image_folder(root), table)
         super()._download_and_prepare(dl_manager, download_config)
+        # TFDS sorts the shards' lengths by their numbers as text, which is wrong from the eleventh shard on.
+        self.info.set_splits(tfds.core.splits.SplitDict(shards.planned_splits(self, self._pending)))
     text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
     (pathlib.Path(self.data_dir) / LABELS_FILE).write_text(text, encoding="utf-8")
     self.info.metadata.update(

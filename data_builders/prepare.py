@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging as python_logging
 import os
 import pathlib
 import re
@@ -210,6 +211,8 @@ def _beam_options(options):
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
   except ImportError as error:
     raise UserError("Apache Beam is not installed: pip install 'apache-beam>=2.77'.") from error
+  # A failing image is reported once, by us, and not with Beam's tracebacks.
+  python_logging.getLogger("apache_beam").setLevel(python_logging.CRITICAL)
   parsed = PipelineOptions(options)
   return {"beam_options": parsed, "beam_runner": parsed.view_as(StandardOptions).runner or "DirectRunner"}
 

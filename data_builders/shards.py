@@ -228,24 +228,33 @@ def _write_records(path, records):
     raise OSError(errno.ENOSPC, f"{path} holds {reader.num_records()} of {count} records; is the disk full?")
 
 
+def planned_splits(builder, shards):
+  """The TFDS SplitInfos of shards that were written as planned, with nothing left out."""
+  lengths = {}
+  for shard in shards:
+    lengths.setdefault(shard.split, []).append(len(shard.rows))
+  return [_split_info(builder, split, split_lengths) for split, split_lengths in lengths.items()]
+
+
 def _move(builder, shards, staging):
   """Moves the staged shards into the set; returns their SplitInfos. A shard of which nothing is left is dropped."""
-  infos = []
-  for split in dict.fromkeys(shard.split for shard in shards):
+  kept = {}
+  for shard in shards:
+    length = len(shard.rows) - len(json.loads((staging / f"{shard.file}.json").read_text()))
+    if length:
+      kept.setdefault(shard.split, []).append((shard, length))
+  for split, split_shards in kept.items():
     template = builder._get_filename_template(split_name=split)
-    reports = [
-      (shard, len(shard.rows) - len(json.loads((staging / f"{shard.file}.json").read_text())))
-      for shard in shards
-      if shard.split == split
-    ]
-    kept = [(shard, length) for shard, length in reports if length]
-    for index, (shard, _) in enumerate(kept):
-      target = template.sharded_filepath(shard_index=index, num_shards=len(kept))
+    for index, (shard, _) in enumerate(split_shards):
+      target = template.sharded_filepath(shard_index=index, num_shards=len(split_shards))
       (staging / shard.file).rename(os.fspath(target))
-    lengths = [length for _, length in kept]
-    size = sum(os.path.getsize(path) for path in template.sharded_filepaths(len(kept)))
-    infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
-  return infos
+  return [_split_info(builder, split, [length for _, length in split_shards]) for split, split_shards in kept.items()]
+
+
+def _split_info(builder, split, lengths):
+  template = builder._get_filename_template(split_name=split)
+  size = sum(os.path.getsize(path) for path in template.sharded_filepaths(len(lengths)))
+  return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
 
 
 class _locked:

@@ -104,14 +104,15 @@ class Database:
       raise UserError(
         f"{self.path}: {len(self._records)} records but {len(self.table)} labels; delete the folder and prepare again."
       )
-    self._rows = self.table.to_dict("records")
+    self._columns = {column: self.table[column].tolist() for column in self.table}
 
   def __len__(self):
-    return len(self._rows)
+    return len(self.table)
 
   def __getitem__(self, index):
     """One record: the label columns and `image`, the bytes of the image file."""
-    record, row = self._records[index], self._rows[index]
+    record = self._records[index]
+    row = {column: values[index] for column, values in self._columns.items()}
     if record["image_name"].decode() != row["image_name"]:
       raise UserError(f"{self.path}: record {index} is not {row['image_name']}; delete the folder and prepare again.")
     return {"image": record["image"], **row}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from data_builders.prepare import prepare
+from jiqa.data import splits
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
@@ -97,6 +98,4 @@ def test_real_subset(real_data, tmp_path):
   assert table.mos.to_dict() == labels.mos.to_dict()
   assert table.split.to_dict() == labels.split.to_dict()
   with pytest.raises(UserError, match="no arniqa splits"):
-    from jiqa.data.splits import assign
-
-    assign(database.table, "biq2021", "arniqa")
+    splits.assign(database.table, "biq2021", "arniqa")

@@ -1,0 +1,86 @@
+"""Many shards: Beam and our own threads write the same set; preparing runs at the speed of copying."""
+
+import os
+import shutil
+import time
+
+import dummy_trees
+import numpy as np
+import pytest
+
+from data_builders import shards
+from data_builders.prepare import prepare
+from jiqa.data.decode import decode_rgb
+from jiqa.data.source import open_database
+from jiqa.errors import UserError
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+  """26 images of unequal sizes in 13 shards of unequal lengths."""
+  monkeypatch.setattr(shards, "SHARD_BYTES", 5_000)
+  folder = tmp_path / "kadis700k/ref_imgs"
+  folder.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  for i in range(26):
+    pixels = rng.integers(0, 256, (8 + i, 40, 3), dtype=np.uint8)
+    dummy_trees.Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+  return tmp_path
+
+
+def test_beam_writes_the_same_set(release, tmp_path):
+  pytest.importorskip("apache_beam")
+  prepare("kadis700k", release, tmp_path / "threads")
+  prepare("kadis700k", release, tmp_path / "beam", beam=["--direct_num_workers=1"])
+  ours, beams = (open_database("kadis700k", tmp_path / which) for which in ("threads", "beam"))
+  assert len(list(ours.path.glob("*.array_record*"))) == len(list(beams.path.glob("*.array_record*"))) > 10
+  assert [beams[i]["image"] for i in range(26)] == [ours[i]["image"] for i in range(26)]
+  assert beams.metadata["labels_sha256"] == ours.metadata["labels_sha256"]
+
+
+def test_beam_refuses_damaged_images_by_name(release, tmp_path):
+  pytest.importorskip("apache_beam")
+  path = release / "kadis700k/ref_imgs/07.png"
+  path.write_bytes(path.read_bytes()[:-30])
+  with pytest.raises(UserError, match=r"07\.png: .*incomplete"):
+    prepare("kadis700k", release, tmp_path / "beam", beam=[])
+  assert [file for file in (tmp_path / "beam").rglob("*") if file.is_file()] == []
+
+
+def test_order_does_not_depend_on_the_number_of_threads(release, tmp_path):
+  sets = []
+  for workers in (1, 7):
+    path = prepare("kadis700k", release, tmp_path / f"of_{workers}", workers=workers)
+    sets.append([(file.name, file.read_bytes()) for file in sorted(path.glob("*.array_record*"))])
+  assert sets[0] == sets[1]
+
+
+def test_preparing_at_copying_speed_and_reading_faster_than_decoding(tmp_path):
+  """The size of KonIQ's files, fewer of them. Interleaved, best of three; the bounds have room for a busy machine."""
+  rng = np.random.default_rng(0)
+  ramp = np.add.outer(np.arange(768), np.arange(1024))[..., None] // 7 + rng.integers(0, 40, (768, 1024, 3))
+  data = dummy_trees.io.BytesIO()
+  dummy_trees.Image.fromarray(ramp.astype(np.uint8)).save(data, format="JPEG", quality=85)
+  (tmp_path / "photos").mkdir()
+  for i in range(200):
+    (tmp_path / f"photos/{i:03d}.jpg").write_bytes(data.getvalue())
+  copying, preparing = [], []
+  for turn in range(3):
+    start = time.perf_counter()
+    shutil.copytree(tmp_path / "photos", tmp_path / f"copy_{turn}")
+    copying.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    prepare("image_folder/photos", tmp_path / "photos", tmp_path / f"set_{turn}")
+    preparing.append(time.perf_counter() - start)
+  database = open_database("image_folder/photos", tmp_path / "set_0")
+  start = time.perf_counter()
+  for i in range(200):
+    record = database[i]
+  reading = (time.perf_counter() - start) / 200
+  start = time.perf_counter()
+  for _ in range(5):
+    decode_rgb(record["image"])
+  decoding = (time.perf_counter() - start) / 5
+  print(f"copy {min(copying):.3f} s, prepare {min(preparing):.3f} s, read {reading:.5f} s, decode {decoding:.5f} s")
+  assert min(preparing) < 2 * min(copying) + 0.5  # the half second: what any set costs, however small
+  assert reading * os.cpu_count() < decoding
