@@ -21,12 +21,10 @@ class Builder(base.Builder):
   SKIPS_DAMAGED = True
 
   def labels(self, root):
-    names = [
-      (pathlib.Path(folder) / file).relative_to(root).as_posix()
-      for folder, _, files in os.walk(root)
-      for file in files
-      if pathlib.PurePath(file).suffix.lower() in EXTENSIONS
-    ]
+    names = []
+    for folder, _, files in os.walk(root):
+      below = "" if folder == str(root) else pathlib.Path(folder).relative_to(root).as_posix() + "/"
+      names += [below + file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
     return pd.DataFrame({"image_name": names, "where": names})
 
 

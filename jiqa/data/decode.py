@@ -18,6 +18,8 @@ MAX_PIXELS = 178_956_970
 JPEG_END = b"\xff\xd9"
 JPEG_SCAN = 0xDA
 JPEG_BARE_MARKERS = (0x01, *range(0xD0, 0xD8))
+# Baseline, extended and progressive frames; other kinds are left to the decoder to judge.
+JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
 def decode_rgb(data, name=""):
@@ -58,9 +60,9 @@ def decode_rgb(data, name=""):
 def check_image(data, name=""):
   """Refuses bytes that are no complete image, at a small part of the cost of decoding them.
 
-  Reads the header and then what the format offers: a JPEG must reach its end marker, a PNG its last chunk with every
-  checksum right, a BMP the length that it declares. A file that fails this, and any other format, is decoded, and the
-  decoder's word counts: so nothing decodable is ever refused.
+  Looks at what the format offers: a JPEG must reach its end marker, a PNG its last chunk with every checksum right, a
+  BMP the length that it declares. A file that fails this, and any other format, is decoded, and the decoder's word
+  counts: so nothing decodable is ever refused.
 
   Args:
     data: bytes of an image file.
@@ -69,11 +71,14 @@ def check_image(data, name=""):
   Raises:
     UserError: as `decode_rgb`.
   """
-  with _open(data, name or "image") as image:
-    kind = image.format
-  complete = {"JPEG": _complete_jpeg, "MPO": _complete_jpeg, "PNG": _complete_png, "BMP": _complete_bmp}.get(kind)
-  if complete is None or not complete(data):
-    decode_rgb(data, name)
+  for start, complete in (
+    (b"\xff\xd8\xff", _complete_jpeg),
+    (b"\x89PNG\r\n\x1a\n", _complete_png),
+    (b"BM", _complete_bmp),
+  ):
+    if data.startswith(start) and complete(data):
+      return
+  decode_rgb(data, name)
 
 
 def _open(data, name):
@@ -97,12 +102,18 @@ def _sixteen_bits(image):
 
 
 def _complete_jpeg(data):
-  """True where the end marker follows the first scan; markers inside metadata (thumbnails) do not count."""
-  at = 2
-  while at + 4 <= len(data) and data[at] == 0xFF:
+  """True where a frame of a permitted size and, after the first scan, the end marker are there.
+
+  Markers inside metadata (thumbnails) do not count: the walk goes from segment to segment.
+  """
+  at, framed = 2, False
+  while at + 9 <= len(data) and data[at] == 0xFF:
     marker = data[at + 1]
     if marker == JPEG_SCAN:
-      return data.find(JPEG_END, at) != -1
+      return framed and data.rfind(JPEG_END, at) != -1
+    if marker in JPEG_FRAMES:
+      height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+      framed = 0 < height * width <= MAX_PIXELS
     if marker == 0xFF or marker in JPEG_BARE_MARKERS:
       at += 1 if marker == 0xFF else 2
     else:
@@ -111,15 +122,19 @@ def _complete_jpeg(data):
 
 
 def _complete_png(data):
-  """True where the chunks, all with the right checksum, reach IEND."""
-  at = 8
+  """True where the size is permitted and the chunks, all with the right checksum, reach IEND."""
+  if not 0 < int.from_bytes(data[16:20]) * int.from_bytes(data[20:24]) <= MAX_PIXELS:
+    return False
+  at, view, pixels = 8, memoryview(data), False
   while at + 12 <= len(data):
     length = int.from_bytes(data[at : at + 4])
     end = at + 8 + length
-    if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+    if zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
       return False
-    if data[at + 4 : at + 8] == b"IEND":
-      return True
+    kind = data[at + 4 : at + 8]
+    if kind == b"IEND":
+      return pixels
+    pixels = pixels or kind == b"IDAT"
     at = end + 4
   return False
 
@@ -130,5 +145,8 @@ def _complete_bmp(data):
   if header < 40 or int.from_bytes(data[30:34], "little") != 0:
     return False
   width, height = (int.from_bytes(data[i : i + 4], "little", signed=True) for i in (18, 22))
-  row = (width * int.from_bytes(data[28:30], "little") + 31) // 32 * 4
-  return len(data) >= start + row * abs(height)
+  bits = int.from_bytes(data[28:30], "little")
+  row = (width * bits + 31) // 32 * 4
+  return (
+    bits in (1, 4, 8, 16, 24, 32) and 0 < width * abs(height) <= MAX_PIXELS and len(data) >= start + row * abs(height)
+  )

@@ -7,9 +7,11 @@ import time
 import dummy_trees
 import numpy as np
 import pytest
+from tensorflow_datasets.core import example_serializer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_builders import shards
-from data_builders.prepare import prepare
+from data_builders.prepare import make_builder, prepare
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
@@ -53,6 +55,18 @@ def test_order_does_not_depend_on_the_number_of_threads(release, tmp_path):
     path = prepare("kadis700k", release, tmp_path / f"of_{workers}", workers=workers)
     sets.append([(file.name, file.read_bytes()) for file in sorted(path.glob("*.array_record*"))])
   assert sets[0] == sets[1]
+
+
+def test_serialized_records_are_those_of_tfds(tmp_path):
+  features = make_builder("demo", tmp_path).info.features
+  record = {"image": b"\xff\x00bytes", "image_name": "a/ü.png", "reference_name": "", "raw_score": 0.1, "mos": -2.5}
+  record |= {"mos_std": float("nan"), "distortion": "x", "level": -1, "split": "train"}
+  serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+  ours, theirs = shards.serialized(record), serializer.serialize_example(features.encode_example(record))
+  parse = tf_example_pb2.Example.FromString
+  assert str(sorted(parse(ours).features.feature.items(), key=str)) == str(
+    sorted(parse(theirs).features.feature.items(), key=str)
+  )
 
 
 def test_preparing_at_copying_speed_and_reading_faster_than_decoding(tmp_path):
