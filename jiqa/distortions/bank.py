@@ -134,12 +134,6 @@ def distort(images, kinds, levels, key, compat="fixed", bank="reiqa26", tile=Non
 
   Raises:
     UserError: wrong shape, too small a picture, unknown bank or compat.
-
-  Example:
-    >>> grey = jnp.full((2, 16, 16, 3), 0.5)
-    >>> darker = distort(grey, jnp.array([13, 14]), jnp.array([4, 2]), jax.random.key(0))
-    >>> [round(float(x), 2) for x in darker[:, 0, 0, 0]]
-    [0.1, 0.5]
   """
   table = _table(bank, compat)
   planes = to_planes(images)

@@ -10,12 +10,15 @@ Differences of compat='official':
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 
 from jiqa.distortions import resample, streams
 from jiqa.distortions.planes import finish, round_to_grid
+
+_DISC_TERMS = 6
 
 
 @functools.cache
@@ -62,8 +65,45 @@ def _disc_spectra(h, w, strengths):
   return np.fft.rfft2(kernels).real.astype(np.float32)
 
 
+def disc_by_fft(planes, levels, strengths):
+  """Convolves with discs in the frequency domain: on a CPU three times faster than matrix products."""
+  _, h, _, w = planes.shape
+  margin = max(strengths)
+  fast_h, fast_w = (scipy.fft.next_fast_len(size + 2 * margin, real=True) for size in (h, w))
+  below, right = fast_h - h - margin, fast_w - w - margin
+  padded = jnp.pad(jnp.moveaxis(planes, 2, 1), ((0, 0), (0, 0), (margin, below), (margin, right)), mode="edge")
+  spectrum = jnp.asarray(_disc_spectra(fast_h, fast_w, strengths))[levels][:, None]
+  blurred = jnp.fft.irfft2(jnp.fft.rfft2(padded) * spectrum, s=(fast_h, fast_w))
+  return jnp.moveaxis(blurred[..., margin : margin + h, margin : margin + w], 1, 2)
+
+
+@functools.cache
+def _disc_bands(size, strengths, term, axis):
+  """Bands of one term of the discs' singular value decompositions; axis: 0 vertical, 1 horizontal."""
+  matrices = []
+  for radius in strengths:
+    vertical, values, horizontal = np.linalg.svd(resample.disc(radius))
+    factor = (vertical.T * values[:, None], horizontal)[axis]
+    weights = factor[term] if term < len(values) else np.zeros(2 * radius + 1)
+    matrices.append(resample.convolution(size, np.arange(-radius, radius + 1), weights))
+  return resample.banded(matrices)
+
+
+def disc_by_products(planes, levels, strengths):
+  """Convolves with discs as a sum of separable filters: matrix products only, which is what accelerators are made for.
+
+  Six terms leave an error below 0.02 grey levels at radius 8. No FFT also means that XLA splits a sharded batch; it
+  gathers one for an FFT.
+  """
+  total = 0
+  for term in range(_DISC_TERMS):
+    rows, columns = (_disc_bands(planes.shape[(1, 3)[axis]], strengths, term, axis) for axis in (0, 1))
+    total += resample.along_columns(columns, levels, resample.along_rows(rows, levels, planes))
+  return total
+
+
 def lens_blur(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 4, 6, 8)):
-  """Blur by a uniform disc, the picture of a point out of focus; by FFT, with the edge repeated.
+  """Blur by a uniform disc, the picture of a point out of focus; the edge is repeated.
 
   Args:
     planes: [b, h, 3, w] float32 in [0, 1].
@@ -75,15 +115,8 @@ def lens_blur(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 4, 6,
   Returns:
     [b, h, 3, w] float32, multiples of 1/255 in [0, 1].
   """
-  _, h, _, w = planes.shape
-  margin = max(strengths)
-  fast_h, fast_w = (scipy.fft.next_fast_len(size + 2 * margin, real=True) for size in (h, w))
-  below, right = fast_h - h - margin, fast_w - w - margin
-  padded = jnp.pad(jnp.moveaxis(planes, 2, 1), ((0, 0), (0, 0), (margin, below), (margin, right)), mode="edge")
-  spectrum = jnp.asarray(_disc_spectra(fast_h, fast_w, strengths))[levels][:, None]
-  blurred = jnp.fft.irfft2(jnp.fft.rfft2(padded) * spectrum, s=(fast_h, fast_w))
-  blurred = jnp.moveaxis(blurred[..., margin : margin + h, margin : margin + w], 1, 2)
-  return finish(blurred, compat)
+  by_fft, by_products = (functools.partial(form, strengths=strengths) for form in (disc_by_fft, disc_by_products))
+  return finish(jax.lax.platform_dependent(planes, levels, cpu=by_fft, default=by_products), compat)
 
 
 @functools.cache

@@ -85,6 +85,11 @@ def _halve(plane):
   return jnp.floor((sums + bias) / 4)
 
 
+def _to_whole_blocks(plane):
+  """Repeats the last row up to a multiple of eight."""
+  return jnp.pad(plane, ((0, 0), (0, -plane.shape[1] % 8), (0, 0)), mode="edge")
+
+
 def _interleave(first, second, axis):
   """Elements of two arrays in turn along an axis."""
   shape = list(first.shape)
@@ -116,7 +121,8 @@ def jpeg(planes, levels, seeds=None, compat="fixed", strengths=(70, 43, 36, 24, 
     [b, h, 3, w] float32, multiples of 1/255 in [0, 1]. The gradient is zero almost everywhere.
   """
   _, h, _, w = planes.shape
-  padded = jnp.pad(jnp.round(planes * 255), ((0, 0), (0, -h % 16), (0, 0), (0, -w % 16)), mode="edge")
+  # libjpeg repeats the last pixel of a row up to a whole block, but the last row only after halving the chroma.
+  padded = jnp.pad(jnp.round(planes * 255), ((0, 0), (0, -h % 2), (0, 0), (0, -w % 16)), mode="edge")
   r, g, b = (padded[:, :, i] for i in range(3))
   y = jnp.floor(0.299 * r + 0.587 * g + 0.114 * b + 0.5)
   cb = _halve(jnp.floor(-0.168735892 * r - 0.331264108 * g + 0.5 * b + 128.49999))
@@ -124,8 +130,10 @@ def jpeg(planes, levels, seeds=None, compat="fixed", strengths=(70, 43, 36, 24, 
 
   tables = np.stack([quantization_tables(quality) for quality in strengths]).reshape(-1, 2, 64).astype(np.float32)
   tables = jnp.asarray(tables)[levels]
-  y = _code_plane(y, tables[:, :1])[:, :h, :w]
+  y = _code_plane(_to_whole_blocks(y), tables[:, :1])[:, :h, :w]
   half_h, half_w = (h + 1) // 2, (w + 1) // 2  # the decoder repeats the last real chroma sample, not the padding
-  cb, cr = (_double(_code_plane(c, tables[:, 1:])[:, :half_h, :half_w])[:, :h, :w] - 128 for c in (cb, cr))
+  cb, cr = (
+    _double(_code_plane(_to_whole_blocks(c), tables[:, 1:])[:, :half_h, :half_w])[:, :h, :w] - 128 for c in (cb, cr)
+  )
   planes = y[:, :, None] + jnp.round(mix_channels(_COLOR_OF_CHROMA, jnp.stack([y, cb, cr], axis=2)))
   return finish(planes / 255, compat, official=round_to_grid)

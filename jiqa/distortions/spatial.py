@@ -122,7 +122,8 @@ def patches(planes, levels, seeds, compat="fixed", strengths=(20, 40, 60, 80, 10
   # Sources keep one patch away from every border, so that no copy leaves the picture.
   top, left = (side + (draws[i] * (size - 3 * side)).astype(jnp.int32) for i, size in ((0, h), (1, w)))
   # int() cuts toward zero.
-  down, right = (((draws[i] - 0.5) * side).astype(jnp.int32) for i in (2, 3))
+  reach = max(side, 4)  # so that the smallest patches still move by a pixel
+  down, right = (((draws[i] - 0.5) * reach).astype(jnp.int32) for i in (2, 3))
 
   def copy(i, picture, top, left, down, right, count):
     patch = jax.lax.dynamic_slice(picture, (top[i], 0, left[i]), (side, 3, side))

@@ -1,0 +1,207 @@
+"""Dispatch: every request gets its own kind, level and random numbers, whatever it is computed together with."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jiqa.distortions import bank, blur, streams
+from jiqa.distortions.planes import to_images, to_planes
+from jiqa.errors import UserError
+
+SHAPE = (33, 47)
+IMAGES, VERSIONS = 16, 11
+distort = jax.jit(bank.distort, static_argnames=("compat", "bank", "tile"))
+distort_versions = jax.jit(bank.distort_versions, static_argnames=("allowed", "groups", "compat", "bank"))
+
+
+def _images(count=IMAGES, shape=SHAPE, seed=0):
+  """Smooth random pictures on the 8-bit grid."""
+  coarse = np.random.default_rng(seed).random((count, 5, 6, 3)).astype(np.float32)
+  return jnp.round(jax.image.resize(coarse, (count, *shape, 3), "cubic").clip(0, 1) * 255) / 255
+
+
+@pytest.fixture(scope="module")
+def batch():
+  """A training batch and its distorted versions."""
+  keys = jax.random.split(jax.random.key(3), IMAGES)
+  kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS)
+  levels = jax.random.randint(jax.random.key(2), (IMAGES, VERSIONS), 0, 5)
+  images = _images()
+  return images, kinds, levels, keys, np.asarray(distort_versions(images, kinds, levels, keys))
+
+
+def _version_keys(keys):
+  return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(VERSIONS)))(keys)
+
+
+def test_versions_are_what_each_kind_makes_alone(batch):
+  images, kinds, levels, keys, versions = batch
+  assert versions.shape == (IMAGES, VERSIONS, *SHAPE, 3)
+  seeds = streams.seeds_of(_version_keys(keys))
+  for kind in (0, 3, 6, 7, 11, 18, 20, 21, 25):
+    function = bank.BANKS["reiqa26"][kind][1]
+    i, j = (int(index[0]) for index in np.nonzero(np.asarray(kinds) == kind))
+    alone = jax.jit(functools.partial(function, compat="fixed"))
+    alone = to_images(alone(to_planes(images[i : i + 1]), levels[i, j][None], seeds[i, j][None]))
+    np.testing.assert_allclose(versions[i, j], alone[0], atol=1.01 / 255)
+    # Separately compiled programs may round a tie differently, in single values.
+    assert np.mean(np.abs(versions[i, j] - alone[0]) > 1e-6) < 1e-3
+
+
+def test_versions_are_8_bit_pictures(batch):
+  scaled = batch[-1] * 255
+  assert scaled.min() >= 0
+  assert scaled.max() <= 255
+  np.testing.assert_allclose(scaled, np.rint(scaled), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def requests(batch):
+  """The same versions as single requests of `distort`: 26 pictures a call, so that one program serves all."""
+  images, kinds, levels, keys, _ = batch
+  picture = np.repeat(np.arange(IMAGES), VERSIONS)
+  return images[picture], kinds.ravel(), levels.ravel(), _version_keys(keys).ravel()
+
+
+def test_a_picture_does_not_depend_on_its_batch(batch, requests):
+  wanted = batch[-1].reshape(-1, *SHAPE, 3)
+  order = np.random.default_rng(0).permutation(len(wanted))
+  for rows in (order[:26], np.sort(order[26:52]), np.tile(order[:2], 13)):
+    got = distort(*(part[rows] for part in requests), tile=3)
+    np.testing.assert_array_equal(got, wanted[rows])
+
+
+def test_skewed_requests_are_all_served(requests):
+  """One kind for nearly all pictures: the worst case for blocks, nothing special for tiles."""
+  images, _, levels, keys = (part[:26] for part in requests)
+  kinds = jnp.full(26, 13).at[5].set(0)
+  got = np.asarray(distort(images, kinds, levels, keys, tile=3))
+  darken = to_images(bank.BANKS["reiqa26"][13][1](to_planes(images), levels))
+  rows = np.arange(26) != 5
+  np.testing.assert_allclose(got[rows], darken[rows], atol=1e-6)
+  assert not np.allclose(got[5], darken[5], atol=1e-3)
+
+
+def test_sharded_over_devices_without_moving_pictures(batch):
+  images, _, levels, keys, _ = batch
+  # Lens blur, which is an FFT on a CPU only, has its own test; XLA gathers a batch for an FFT.
+  allowed = tuple(kind for kind in range(26) if kind != 1)
+  kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS, allowed)
+  wanted = distort_versions(images, kinds, levels, keys, allowed=allowed)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (images, kinds, levels, keys)]
+  program = distort_versions.lower(*parts, groups=8, allowed=allowed).compile()
+  assert not re.search(r" (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\(", program.as_text())
+  out = program(*parts)
+  assert out.sharding.shard_shape(out.shape)[0] == IMAGES // 8
+  np.testing.assert_array_equal(out, wanted)
+
+
+def test_both_forms_of_lens_blur_agree_and_products_stay_on_their_device():
+  planes, levels = to_planes(_images(8, (40, 70))), jnp.arange(8) % 5
+  forms = [functools.partial(form, strengths=(1, 2, 4, 6, 8)) for form in (blur.disc_by_fft, blur.disc_by_products)]
+  first, second = (jax.jit(form)(planes, levels) for form in forms)
+  np.testing.assert_allclose(first, second, atol=0.1 / 255)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (planes, levels)]
+  assert not re.search(r" (all-gather|all-to-all|all-reduce)", jax.jit(forms[1]).lower(*parts).compile().as_text())
+
+
+def test_only_allowed_kinds_are_computed_and_others_are_not_passed_over(batch):
+  images, _, levels, keys, _ = batch
+  allowed = (4, 13, 14, 17)
+  kinds = bank.cyclic_kinds(jax.random.key(5), IMAGES, 4, allowed)
+  assert set(np.unique(kinds)) == set(allowed)
+  program = distort_versions.lower(images, kinds, levels[:, :4], keys, allowed=allowed).compile()
+  everything = IMAGES * 4 * np.prod(SHAPE) * 3
+  assert program.cost_analysis()["flops"] < 60 * everything  # the whole bank needs thousands a value
+  out = program(images, kinds, levels[:, :4], keys)
+  assert np.all(np.isfinite(out))
+  stray = program(images, kinds.at[0, 0].set(0), levels[:, :4], keys)
+  assert np.all(np.isnan(stray[0, 0]))
+  np.testing.assert_array_equal(stray[1:], out[1:])
+
+
+@pytest.mark.parametrize(("images", "versions", "allowed"), [(26, 11, 26), (7, 5, 12), (3, 2, (1, 4, 9)), (64, 11, 26)])
+def test_cyclic_kinds_are_balanced_and_distinct(images, versions, allowed):
+  kinds = np.asarray(bank.cyclic_kinds(jax.random.key(7), images, versions, allowed))
+  wanted = range(allowed) if isinstance(allowed, int) else allowed
+  assert all(len(set(row)) == versions for row in kinds)
+  for part in (kinds, kinds[: images // 2], kinds[images // 3 :]):
+    counts = [np.sum(part == kind) for kind in wanted]
+    assert sum(counts) == part.size
+    assert max(counts) - min(counts) <= 1
+
+
+def test_every_kind_is_equally_likely_for_every_picture():
+  draw = jax.jit(jax.vmap(lambda key: bank.cyclic_kinds(key, 3, 4, 6)))
+  kinds = np.asarray(draw(jax.random.split(jax.random.key(0), 3000)))
+  shares = np.mean(kinds[..., None] == np.arange(6), axis=0)
+  np.testing.assert_allclose(shares, 1 / 6, atol=5 * np.sqrt(5 / 36 / 3000))
+
+
+def test_one_key_gives_every_picture_its_own_noise():
+  images, kinds, levels = jnp.full((2, *SHAPE, 3), 0.5), jnp.full((2, 2), 7), jnp.zeros((2, 2), int)
+  noise = jax.jit(lambda key: bank.distort_versions(images, kinds, levels, key, allowed=(7,)))
+  first, again, other = (np.asarray(noise(jax.random.key(seed))).reshape(4, -1) for seed in (0, 0, 1))
+  np.testing.assert_array_equal(first, again)
+  correlation = np.corrcoef(np.concatenate([first, other])) - np.eye(8)
+  assert np.abs(correlation).max() < 0.06  # 4,653 values each
+
+
+def test_smallest_pictures_at_the_ends_of_the_levels():  # the 26 kinds: in test_contact_sheet.py
+  count = len(bank.names("kadid25"))
+  images = _images(2 * count, (8, 8), 1)
+  kinds, levels = jnp.tile(jnp.arange(count), 2), jnp.repeat(jnp.asarray([0, 4]), count)
+  out = np.asarray(distort(images, kinds, levels, jax.random.key(0), bank="kadid25"))
+  assert np.all((out >= 0) & (out <= 1))
+  changed = np.any(out != images, axis=(1, 2, 3))
+  assert changed[count:].all()  # the strongest level always shows
+
+
+def test_banks_have_their_kinds():
+  assert len(bank.names("reiqa26")) == 26
+  assert len(set(bank.names("kadid25"))) == 25
+
+
+@pytest.mark.parametrize(
+  ("images", "options", "message"),
+  [
+    (np.zeros((1, 7, 40, 3), np.float32), {}, "7x40.*at least 8"),
+    (np.zeros((1, 16, 16, 1), np.float32), {}, "expected \\[b, h, w, 3\\]"),
+    (np.zeros((1, 16, 16, 3), np.uint8), {}, "uint8.*255"),
+    (np.zeros((1, 16, 16, 3), np.float32), {"bank": "kadid10k"}, "kadid10k.*kadid25"),
+    (np.zeros((1, 16, 16, 3), np.float32), {"compat": "exact"}, "exact.*official"),
+  ],
+)
+def test_bad_input_is_named(images, options, message):
+  with pytest.raises(UserError, match=message):
+    bank.distort(jnp.asarray(images), jnp.zeros(1, int), jnp.zeros(1, int), jax.random.key(0), **options)
+
+
+def test_bad_groups_and_keys_are_named():
+  images, kinds = _images(3), jnp.zeros((3, 2), int)
+  with pytest.raises(UserError, match=r"3 pictures.*2 groups"):
+    bank.distort_versions(images, kinds, kinds, jax.random.key(0), groups=2)
+  with pytest.raises(UserError, match="3 pictures"):
+    bank.distort_versions(images, kinds, kinds, jax.random.split(jax.random.key(0), 2))
+
+
+# Kinds that move pixel values continuously. Black, grey and white are where roots and logarithms break.
+@pytest.mark.parametrize("kind", [1, 3, 12, 16, 21])
+def test_gradients_are_finite_and_not_zero(kind):
+  planes = to_planes(_images(3, (16, 16)).at[0].set(0.0).at[1].set(0.5).at[2, :8].set(1.0))
+  weight = np.random.default_rng(0).normal(size=planes.shape).astype(np.float32)
+
+  def loss(planes):
+    seeds = streams.seeds_of(jax.random.split(jax.random.key(0), 3))
+    return jnp.sum(weight * bank.BANKS["reiqa26"][kind][1](planes, jnp.asarray([1, 2, 3]), seeds))
+
+  gradient = np.asarray(jax.jit(jax.grad(loss))(planes))
+  assert np.all(np.isfinite(gradient))
+  assert np.abs(gradient[2]).max() > 0
