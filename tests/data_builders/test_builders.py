@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import dummy_trees
 import numpy as np
 import pytest
 
@@ -11,6 +10,7 @@ from data_builders.base import COLUMNS
 from data_builders.prepare import prepare
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
+from tests.data_builders import dummy_trees
 
 
 def _prepared(tree, tmp_path, inside=False):

@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 
-import dummy_trees
 import numpy as np
 import pytest
 from tensorflow_datasets.core import example_serializer
@@ -15,6 +14,7 @@ from data_builders.prepare import make_builder, prepare
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
+from tests.data_builders import dummy_trees
 
 
 @pytest.fixture

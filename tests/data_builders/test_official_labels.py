@@ -2,7 +2,6 @@
 
 import csv
 
-import dummy_trees
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +10,7 @@ import scipy.io
 from data_builders.prepare import make_builder
 from jiqa.data import splits
 from jiqa.errors import UserError
+from tests.data_builders import dummy_trees
 
 
 def _listed(real_data, name):

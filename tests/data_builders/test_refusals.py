@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 
-import dummy_trees
 import numpy as np
 import pytest
 import scipy.io
@@ -19,6 +18,7 @@ from data_builders import shards
 from data_builders.prepare import main, prepare
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
+from tests.data_builders import dummy_trees
 
 ROOT = pathlib.Path(__file__).parents[2]
 
