@@ -56,6 +56,64 @@ def databases(data_dir: str = typer.Option(None, "--data_dir", help="default $TF
   print_catalogue(data_dir)
 
 
+@app.command()
+def evaluate(
+  scores: Annotated[str, typer.Argument(help="CSV or Parquet, one row an image, one column a method")],
+  mos: Annotated[str, typer.Option("--mos", help="column of human scores, or a file with image_name and mos")],
+  group: str = typer.Option(None, "--group", help="column of references, or a file with image_name, reference_name"),
+  score: list[str] = typer.Option([], "--score", help="column of a method; repeat; default all columns of numbers"),  # noqa: B008
+  by: list[str] = typer.Option([], "--by", help="column to break down by, such as distortion or level; repeat"),  # noqa: B008
+  split: str = typer.Option(None, "--split", help="beginning of the columns that say 'test', one column a split"),
+  out: str = typer.Option("report", "--out", help="folder for index.html, report.md, report.json, report.csv"),
+  title: str = typer.Option(None, "--title", help="heading of the report"),
+  unit: str = typer.Option("MOS", "--unit", help="name of the human scale"),
+  resamples: int = typer.Option(1000, "--resamples", min=100, help="of the bootstrap"),
+  seed: int = typer.Option(0, "--seed", help="of the bootstrap"),
+):
+  """Judges scores with intervals and tests: jiqa evaluate scores.csv --mos=mos --group=reference --by=distortion"""
+  from jiqa.evaluation import console
+
+  console.evaluate(
+    scores, mos, methods=score, group=group, by=by, split=split, out=out, title=title, unit=unit, resamples=resamples,
+    seed=seed,
+  )  # fmt: skip
+
+
+@app.command()
+def gmad(
+  scores: Annotated[list[str], typer.Argument(help="score tables with image_name and one column a method")],
+  out: str = typer.Option("gmad", "--out", help="folder for the pairs, the page and the outcome"),
+  images: str = typer.Option(None, "--images", help="folder the image names start from; makes sheets and the page"),
+  anchors: str = typer.Option(None, "--anchors", help="table of labelled images (the methods' columns and mos)"),
+  content: str = typer.Option(None, "--content", help="column or file that says what an image shows"),
+  answers: list[str] = typer.Option([], "--answers", help="CSV file saved by the page; repeat"),  # noqa: B008
+  proxy: str = typer.Option(None, "--proxy", help="column that answers in place of people, such as SSIM"),
+  levels: int = typer.Option(6, "--levels", min=1, help="levels of every defender"),
+  top: int = typer.Option(1, "--top", min=1, help="pairs of every level"),
+):
+  """Lets methods attack each other (gMAD): jiqa gmad a.csv b.csv --images=pool --out=gmad, then --answers=A.csv"""
+  from jiqa.evaluation import console
+
+  console.gmad(
+    scores, out, images=images, anchors=anchors, content=content, answers=answers, proxy=proxy, levels=levels, top=top
+  )
+
+
+@app.command()
+def realign(
+  scores: Annotated[str, typer.Argument(help="CSV or Parquet: image_name, database, human score, model's score")],
+  score: str = typer.Option("score", "--score", help="column of the model's scores"),
+  mos: str = typer.Option("mos", "--mos", help="column of the raw human scores, higher is better"),
+  database: str = typer.Option("database", "--database", help="column of the database names"),
+  fitted: str = typer.Option(None, "--split", help="column that says 'test' where an image must not shape the curve"),
+  out: str = typer.Option("realigned.csv", "--out", help="CSV file to write"),
+):
+  """Brings the scales of several databases together: jiqa realign scores.csv --split=split --out=realigned.csv"""
+  from jiqa.evaluation import console
+
+  console.realign(scores, score=score, mos=mos, database=database, fitted=fitted, out=out)
+
+
 def main():
   """Runs the command; a `UserError` is printed without a traceback and exits with status 2."""
   try:

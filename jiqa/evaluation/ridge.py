@@ -1,8 +1,8 @@
 """Ridge regression on frozen features: all alphas and all splits in one jitted call, float32 work, float64 answers.
 
 For one split, minimise |y - Z w|^2 + alpha |w|^2, where Z holds the centred (and standardised) features of the rows
-that are fitted. Where d <= n the primal system (Z'Z + alpha I) w = Z'y is solved, else the dual (ZZ' + alpha I) c = y,
-w = Z'c.
+that are fitted. With at least d rows the primal system (Z'Z + alpha I) w = Z'y is solved, with fewer the dual
+(ZZ' + alpha I) c = y, w = Z'c: the smaller of the two, and the one that is not singular.
 
 The expensive part is O(min(n, d)^3), so it runs in float32 and as rarely as possible. Alphas within a factor of
 `GROUP_SPAN` share one Cholesky factor, taken at their geometric mean: as a preconditioner it leaves a condition number
@@ -13,6 +13,7 @@ would be visible in the third digit.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -20,12 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jiqa.errors import UserError
+from jiqa.evaluation import cholesky
 
 # Ratio of the largest to the smallest alpha that share a factor. One factor costs as much as about 25 CG steps on a
 # CPU, where 100 is best; accelerators factorise relatively faster, so there every alpha has its own.
 GROUP_SPAN = {"cpu": 100.0}
 # Rows that a pass over the features converts to float64 at a time: 64 MiB at d = 8,192.
 CHUNK = 1024
+# Row panels in which a symmetric product is formed; only those left of the diagonal are.
+PANELS = 8
 # Splits are solved side by side while their matrices fit into this many bytes, else one after the other.
 BATCH_BYTES = 2**28
 
@@ -72,16 +76,16 @@ def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-7, max
     >>> np.round(predict(x, heads), 6).tolist()
     [[[0.5, 1.0, 1.5]]]
   """
-  features, target, rows, alphas = _checked(features, target, rows, alphas)
+  features, target, rows, alphas = checked(features, target, rows, alphas)
   groups, place = _grouped(np.broadcast_to(alphas, (len(rows), alphas.shape[-1])))
   count = rows.sum(1)
-  index = _padded_indices(rows)
-  dual = features.shape[1] > features.shape[0]
+  index = padded_indices(rows)
+  dual = features.shape[1] > count.min()
   # What a Gram matrix lacks of the one over all rows is cheaper to take away than to add up, where it is the smaller.
-  outside = _padded_indices(~rows) if not dual and 2 * count.min() > len(target) else None
-  size = min(features.shape[1], index.shape[1]) if dual else features.shape[1]
+  outside = padded_indices(~rows) if not dual and 2 * count.min() > len(target) else None
+  size = index.shape[1] if dual else features.shape[1]
   side_by_side = int(np.clip(BATCH_BYTES // ((groups.shape[1] + 2) * size**2 * 4), 1, len(rows)))
-  with jax.enable_x64(True):
+  with jax.enable_x64(True), cholesky.one_blas_thread():
     out = _fit(
       features, np.where(np.isfinite(target), target, 0.0), rows, index, outside, groups, tolerance,
       dual=dual, standardize=standardize, max_steps=max_steps, side_by_side=side_by_side,
@@ -105,14 +109,20 @@ def predict(features, heads):
   centre = heads.mean.mean(0)  # features far from 0 keep their digits
   intercept = heads.intercept[:, None] + np.einsum("kd,kad->ka", centre - heads.mean, weights)
   flat = np.ascontiguousarray(weights.reshape(-1, weights.shape[-1]).T)
-  scores = np.empty((*weights.shape[:2], len(features)))
-  for start in range(0, len(features), CHUNK):
-    part = np.asarray(features[start : start + CHUNK], np.float64) - centre
-    scores[..., start : start + CHUNK] = (part @ flat).T.reshape(*weights.shape[:2], -1) + intercept[..., None]
-  return scores
+  scores = np.empty((len(features), flat.shape[1]))
+  with jax.enable_x64(True):
+    flat, centre = jnp.asarray(flat), jnp.asarray(centre)
+    for start in range(0, len(features), CHUNK):
+      scores[start : start + CHUNK] = _apply(features[start : start + CHUNK], centre, flat)
+  return scores.T.reshape(*weights.shape[:2], -1) + intercept[..., None]
 
 
-def _checked(features, target, rows, alphas):
+@jax.jit
+def _apply(features, centre, weights):
+  return (features.astype(jnp.float64) - centre) @ weights
+
+
+def checked(features, target, rows, alphas):
   features = np.asarray(features)
   features = features if features.dtype in (np.float32, np.float64) else features.astype(np.float32)
   target, rows = np.asarray(target, np.float64), np.atleast_2d(np.asarray(rows, bool))
@@ -156,7 +166,7 @@ def _grouped(alphas):
   return padded, (flat == alphas[..., None]).argmax(-1)
 
 
-def _padded_indices(rows):
+def padded_indices(rows):
   """Row numbers of every split [k, m], m a multiple of the chunk; padding is n, one past the last row."""
   count = max(int(rows.sum(1).max()), 1)
   chunk = min(CHUNK, count)
@@ -168,8 +178,8 @@ def _padded_indices(rows):
 
 @functools.partial(jax.jit, static_argnames=("dual", "standardize", "max_steps", "side_by_side"))
 def _fit(features, target, rows, index, outside, groups, tolerance, *, dual, standardize, max_steps, side_by_side):
-  mean, scale, centre, unit = _moments(features, rows, standardize)
-  total = None if outside is None else _gram(features, jnp.arange(_padded_length(len(target))), centre, unit)
+  mean, scale, centre, unit = moments(features, rows, standardize)
+  total = None if outside is None else gram(features, jnp.arange(_padded_length(len(target))), centre, unit)
 
   def one(split):
     groups, index, outside, mean, scale = split
@@ -178,20 +188,18 @@ def _fit(features, target, rows, index, outside, groups, tolerance, *, dual, sta
     y = jnp.take(target, index, mode="clip") * weight
     intercept = y.sum() / count
     y = (y - intercept) * weight
-    project = functools.partial(_project, features, index, mean, scale)
+    transpose = functools.partial(project, features, index, mean, scale)
     expand = functools.partial(_expand, features, index, mean, scale)
     if dual:
       matrix = _kernel(features, index, mean, scale)
-      right, operate = y, lambda v: expand(project(v))
+      right, operate = y, lambda v: expand(transpose(v))
     else:
-      matrix = (
-        _gram(features, index, centre, unit) if outside is None else total - _gram(features, outside, centre, unit)
-      )
+      matrix = gram(features, index, centre, unit) if outside is None else total - gram(features, outside, centre, unit)
       shift, stretch = ((mean - centre) / unit).astype(jnp.float32), (unit / scale).astype(jnp.float32)
       matrix = (matrix - count.astype(jnp.float32) * shift[:, None] * shift) * stretch[:, None] * stretch
-      right, operate = project(y[:, None])[:, 0], functools.partial(_normal, features, index, mean, scale)
+      right, operate = transpose(y[:, None])[:, 0], functools.partial(_normal, features, index, mean, scale)
     solution, error, steps = _solve(matrix, operate, right, groups, tolerance, max_steps)
-    return (project(solution) if dual else solution).T, intercept, mean, scale, error, steps
+    return (transpose(solution) if dual else solution).T, intercept, mean, scale, error, steps
 
   return jax.lax.map(one, (groups, index, outside, mean, scale), batch_size=side_by_side)
 
@@ -202,13 +210,18 @@ def _solve(matrix, operate, right, groups, tolerance, max_steps):
   floor = 1e-7 * jnp.trace(matrix)
 
   def factorise(group):
+    # A float32 Gram matrix may be indefinite by its rounding: strengthen the diagonal until it is not, the steps in
+    # float64 make up for it.
+    def attempt(carry):
+      alpha = 10 * carry[0]
+      return alpha, cholesky.factorise(matrix + alpha * jnp.eye(len(matrix), dtype=jnp.float32))
+
+    def broken(carry):
+      return ~jnp.isfinite(carry[1].lower[-1, -1]) & (carry[0] < jnp.inf)
+
     alpha = jnp.maximum(jnp.sqrt(group[0] * group[-1]).astype(jnp.float32), floor)
-    attempt = lambda alpha: jax.lax.linalg.cholesky(  # noqa: E731
-      matrix + alpha * jnp.eye(len(matrix), dtype=jnp.float32), symmetrize_input=False
-    )
-    # A float32 Gram matrix may be indefinite by its rounding: strengthen the diagonal, CG in float64 makes up for it.
-    broken = lambda carry: ~jnp.isfinite(carry[1][-1, -1]) & (carry[0] < jnp.inf)  # noqa: E731
-    return jax.lax.while_loop(broken, lambda c: (10 * c[0], attempt(10 * c[0])), (alpha, attempt(alpha)))[1]
+    empty = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), jax.eval_shape(cholesky.factorise, matrix))
+    return jax.lax.while_loop(broken, attempt, (alpha / 10, empty))[1]
 
   factors = jax.lax.map(factorise, groups)
 
@@ -216,7 +229,7 @@ def _solve(matrix, operate, right, groups, tolerance, max_steps):
     size = jnp.linalg.norm(residual, axis=0)
     unit = (residual / jnp.where(size > 0, size, 1)).astype(jnp.float32)
     unit = jnp.moveaxis(unit.reshape(len(right), *groups.shape), 1, 0)
-    solved = jax.lax.map(lambda pair: jax.scipy.linalg.cho_solve((pair[0], True), pair[1]), (factors, unit))
+    solved = jax.lax.map(lambda pair: cholesky.solve(*pair), (factors, unit))
     return jnp.moveaxis(solved, 0, 1).reshape(len(right), -1).astype(residual.dtype) * size
 
   rough = lambda v: _matmul(matrix, v.astype(jnp.float32)).astype(v.dtype) + alphas * v  # noqa: E731
@@ -279,7 +292,7 @@ def _standard(features, index, mean, scale):
   return jnp.where(valid, (part.astype(jnp.float64) - mean) / scale, 0)
 
 
-def _moments(features, rows, standardize):
+def moments(features, rows, standardize):
   """Mean and scale of every split [k, d], and of all rows [d], float64."""
   n = len(features)
   centre = jnp.zeros(features.shape[1], jnp.float64)
@@ -304,25 +317,36 @@ def _moments(features, rows, standardize):
   return mean[:-1] + centre, scale[:-1], centre, scale[-1]
 
 
-def _gram(features, index, centre, unit):
-  """X'X of the given rows in float32; centred and scaled by constants of the database, to lose no digits."""
+def gram(features, index, centre, unit, dtype=jnp.float32):
+  """X'X of the given rows; centred and scaled first, so that float32 loses as few digits as possible."""
 
   def body(total, index):
-    part = _standard(features, index, centre, unit).astype(jnp.float32)
-    return total + _matmul(part.T, part), None
+    return _add_lower_product(total, _standard(features, index, centre, unit).astype(dtype).T), None
 
-  zero = jnp.zeros((features.shape[1],) * 2, jnp.float32)
-  return jax.lax.scan(body, zero, _chunks(index))[0]
+  zero = jnp.zeros((features.shape[1],) * 2, dtype)
+  return _mirror(jax.lax.scan(body, zero, _chunks(index))[0])
 
 
 def _kernel(features, index, mean, scale):
   """ZZ' of the given rows in float32."""
   part = jax.lax.map(lambda i: _standard(features, i, mean, scale).astype(jnp.float32), _chunks(index))
   part = part.reshape(-1, features.shape[1])
-  return _matmul(part, part.T)
+  return _mirror(_add_lower_product(jnp.zeros((len(part),) * 2, jnp.float32), part))
 
 
-def _project(features, index, mean, scale, v):
+def _add_lower_product(total, part):
+  """total + part part', right in the lower triangle only."""
+  edges = np.linspace(0, len(part), min(PANELS, 1 + len(part) // 256) + 1).astype(int)
+  for start, stop in itertools.pairwise(edges):
+    total = total.at[start:stop, :stop].add(_matmul(part[start:stop], part[:stop].T))
+  return total
+
+
+def _mirror(lower):
+  return jnp.tril(lower) + jnp.tril(lower, -1).T
+
+
+def project(features, index, mean, scale, v):
   """Z'v: [m, a] -> [d, a] float64."""
 
   def body(total, part):

@@ -1,0 +1,255 @@
+"""The group maximum differentiation competition: methods pick the images on which they disagree most.
+
+Ma et al. 2016 and 2020 (gMAD). One method, the defender, calls a set of images equally good; another, the attacker,
+picks the worst and the best of the set. People look at the pair. If they see the difference the attacker has found a
+failure of the defender, if not the defender has stood firm. No human scores of the pool are needed beforehand.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+from jiqa.errors import UserError
+from jiqa.evaluation import logistic
+
+LEVELS = 6
+# Half the width of a level, on the common scale of 0 to 100.
+HALF_WIDTH = 9.0
+
+
+class Pairs(NamedTuple):
+  """Image pairs of a competition, one entry a pair; images are numbered as in the pool.
+
+  gap is what the attacker sees between the two images less what the defender sees, on the common scale; share is how
+  much of the defender's images its level holds, normalised over the levels that gave a pair.
+  """
+
+  defender: np.ndarray
+  attacker: np.ndarray
+  level: np.ndarray
+  rank: np.ndarray  # 0 for the pair with the largest gap of its level
+  low: np.ndarray  # the image that the attacker calls worse
+  high: np.ndarray
+  gap: np.ndarray
+  share: np.ndarray
+
+
+def by_quantile(scores):
+  """Common scale without labels: the share of the pool that a method puts below an image, in percent.
+
+  Args:
+    scores: [j, n] float, scores of the methods on the pool.
+
+  Returns:
+    [j, n] float64 in [0, 100].
+
+  Example:
+    >>> by_quantile(np.array([[3.0, 1.0, 2.0]])).tolist()
+    [[100.0, 0.0, 50.0]]
+  """
+  scores = _finite(scores)
+  return np.stack([(stats.rankdata(row) - 1) / max(len(row) - 1, 1) * 100 for row in scores])
+
+
+def by_logistic(scores, anchors, mos):
+  """Common scale from labelled images: a logistic maps every method onto the human scale, 0 to 100.
+
+  Args:
+    scores: [j, n] float, scores of the methods on the pool.
+    anchors: [j, m] float, scores of the same methods on labelled images.
+    mos: [m] float, the human scores of those.
+
+  Returns:
+    [j, n] float64; 0 and 100 are the lowest and the highest human score.
+
+  Raises:
+    UserError: a method falls where the human scores rise.
+  """
+  scores, anchors = _finite(scores), _finite(anchors)
+  mos = np.asarray(mos, np.float64)
+  percent = (mos - mos.min()) / (mos.max() - mos.min()) * 100
+  mapped = []
+  for row, anchor in zip(scores, anchors, strict=True):
+    curve = logistic.fit(anchor, percent)
+    if not curve.parameters[0] > curve.parameters[1]:
+      message = (
+        f"method {len(mapped)} falls where the human scores rise (logistic {curve.parameters}): negate its scores"
+      )
+      raise UserError(message)
+    mapped.append(curve(row))
+  return np.stack(mapped)
+
+
+def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=1):
+  """Lets every method attack every other.
+
+  The range of the defender's scores is cut into equal levels; an image belongs to a level where it lies within
+  `half_width` of its centre. Of these the attacker takes the `top` worst and best. No content appears twice among
+  the images of one defender, attacker and level.
+
+  Args:
+    scores: [j, n] float on a common scale of 0 to 100, from `by_quantile` or `by_logistic`.
+    contents: [n], what an image shows, such as its reference; None: all different.
+    levels: number of levels.
+    half_width: half the width of a level.
+    top: pairs of every defender, attacker and level.
+
+  Returns:
+    `Pairs`, in the order of defender, attacker, level, rank. A level with fewer than two contents gives none.
+
+  Raises:
+    UserError: fewer than two methods, or a score is not finite.
+
+  Example:
+    >>> pairs = compete(by_quantile(np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]])), levels=1, half_width=51)
+    >>> [(int(d), int(l), int(h)) for d, l, h in zip(pairs.defender, pairs.low, pairs.high)]
+    [(0, 0, 2), (1, 0, 3)]
+  """
+  scores = _finite(scores)
+  if len(scores) < 2:
+    raise UserError(f"{len(scores)} score table(s): a competition needs at least two methods")
+  contents = np.arange(scores.shape[1]) if contents is None else np.unique(np.asarray(contents), return_inverse=True)[1]
+  found = []
+  for i, defender in enumerate(scores):
+    low, high = defender.min(), defender.max()
+    centres = low + (np.arange(levels) + 0.5) * (high - low) / levels
+    members = [np.flatnonzero(np.abs(defender - centre) < half_width) for centre in centres]
+    members = {level: member for level, member in enumerate(members) if len(np.unique(contents[member])) > 1}
+    total = sum(map(len, members.values()))
+    for j, attacker in enumerate(scores):
+      for level, member in members.items() if i != j else ():
+        worst, best = _extremes(member[np.argsort(attacker[member], kind="stable")], contents, top)
+        for rank, (a, b) in enumerate(zip(worst, best, strict=True)):
+          gap = attacker[b] - attacker[a] - abs(defender[b] - defender[a])
+          found.append((i, j, level, rank, a, b, gap, len(member) / total))
+  columns = list(zip(*found, strict=True)) or [()] * 8
+  return Pairs(*(np.array(c, np.int64) for c in columns[:6]), *(np.array(c, np.float64) for c in columns[6:]))
+
+
+def _extremes(ordered, contents, top):
+  """The `top` first and last images of an order, taken in turn, no content twice."""
+  taken, ends = set(), ([], [])
+  streams = (iter(ordered), iter(ordered[::-1]))
+  for _ in range(top):
+    pair = []
+    for stream in streams:
+      image = next((image for image in stream if contents[image] not in taken), None)
+      if image is None:
+        return ends
+      taken.add(contents[image])
+      pair.append(image)
+    for end, image in zip(ends, pair, strict=True):
+      end.append(image)
+  return ends
+
+
+def proxy_preferences(pairs, quality):
+  """What a known quality would answer, where no people are asked: a stand-in, to be called so.
+
+  Args:
+    pairs: `Pairs`.
+    quality: [n] float, quality of the pool's images, such as SSIM to the pristine image or a MOS.
+
+  Returns:
+    [pairs] float in [-100, 100]: the difference of the two images in percent of the range of the quality.
+  """
+  quality = np.asarray(quality, np.float64)
+  return (quality[pairs.high] - quality[pairs.low]) / (quality.max() - quality.min()) * 100
+
+
+def screen(answers):
+  """Rejects the subjects whose answers are too often far from those of the others.
+
+  ITU-R BT.500-13, annex 2, sec. 2.3.1.
+
+  Args:
+    answers: [s, p] float in [-100, 100], nan where a subject has not answered.
+
+  Returns:
+    ([p] float, mean of the kept subjects' answers, nan where there is none; [s] bool, True where a subject is kept).
+  """
+  answers = np.asarray(answers, np.float64)
+  given = np.isfinite(answers)
+  count = np.maximum(given.sum(0), 1)
+  off = np.where(given, answers - np.where(given, answers, 0).sum(0) / count, 0)
+  square = (off**2).sum(0) / count
+  kurtosis = (off**4).sum(0) / count / np.where(square > 0, square**2, 1)
+  spread = np.sqrt(np.where(count > 1, square * count / np.maximum(count - 1, 1), 0))
+  bound = spread * np.where((kurtosis >= 2) & (kurtosis <= 4), 2, np.sqrt(20))
+  above, below = ((off >= bound) & (bound > 0)).sum(1), ((off <= -bound) & (bound > 0)).sum(1)
+  outside = above + below
+  balanced = np.abs(above - below) < 0.3 * outside
+  kept = ~((outside > 0.05 * np.maximum(given.sum(1), 1)) & balanced)
+  counted = given & kept[:, None]
+  total = np.where(counted, answers, 0).sum(0)
+  return np.where(counted.any(0), total / np.maximum(counted.sum(0), 1), np.nan), kept
+
+
+def matrices(pairs, preferences, methods):
+  """How hard every method attacks, and how well it stands attacks.
+
+  Ma et al. 2020, eq. 4-7.
+
+  Args:
+    pairs: `Pairs`.
+    preferences: [pairs] float in [-100, 100], 100 where people clearly agree with the attacker; nan: not answered.
+    methods: number of methods.
+
+  Returns:
+    (aggressiveness [j, j], row j attacks column i, >= 0; resistance [j, j], row i resists column j), both in [0, 100],
+    nan where a pair of methods has no answer and on the diagonal.
+
+  Example:
+    >>> pairs = Pairs(*np.array([[0, 1], [1, 0], [0, 0], [0, 0], [0, 0], [1, 1]]), np.zeros(2), np.ones(2))
+    >>> attack, stand = matrices(pairs, np.array([80.0, 10.0]), 2)
+    >>> float(attack[1, 0]), float(stand[0, 1])
+    (80.0, 20.0)
+  """
+  preferences = np.asarray(preferences, np.float64)
+  attack, stand = np.full((methods, methods), np.nan), np.full((methods, methods), np.nan)
+  for i, j in {(int(i), int(j)) for i, j in zip(pairs.defender, pairs.attacker, strict=True)}:
+    of = (pairs.defender == i) & (pairs.attacker == j) & np.isfinite(preferences)
+    if of.any():
+      weight = pairs.share[of] / pairs.share[of].sum()
+      attack[j, i] = max(weight @ preferences[of], 0.0)
+      stand[i, j] = weight @ (100 - np.abs(preferences[of]))
+  return attack, stand
+
+
+def rank(matrix):
+  """Global scores from a matrix of pairwise outcomes, by maximum likelihood (Thurstone, case V, with a normal prior).
+
+  Tsukida and Gupta 2011, sec. 3: maximise sum_ij M_ij log Phi(mu_i - mu_j) - sum_i mu_i^2 / 2 with sum mu = 0.
+
+  Args:
+    matrix: [j, j] float >= 0, how much row i outdoes column j; nan counts as no comparison.
+
+  Returns:
+    [j] float64, higher is better, with mean 0.
+
+  Example:
+    >>> np.round(rank(np.array([[0.0, 3.0], [1.0, 0.0]])), 3).tolist()
+    [0.275, -0.275]
+  """
+  won = np.nan_to_num(np.asarray(matrix, np.float64))
+  np.fill_diagonal(won, 0)
+
+  def loss(mu):
+    apart = mu[:, None] - mu
+    value = -(won * stats.norm.logcdf(apart)).sum() + mu @ mu / 2
+    slope = won * np.exp(stats.norm.logpdf(apart) - stats.norm.logcdf(apart))
+    return value, slope.sum(0) - slope.sum(1) + mu
+
+  mu = optimize.minimize(loss, np.zeros(len(won)), jac=True, method="BFGS", options={"gtol": 1e-9}).x
+  return mu - mu.mean()
+
+
+def _finite(scores):
+  scores = np.atleast_2d(np.asarray(scores, np.float64))
+  broken = np.argwhere(~np.isfinite(scores))
+  if len(broken):
+    raise UserError(
+      f"method {broken[0][0]} has the score {scores[tuple(broken[0])]} for image {broken[0][1]}: leave it out"
+    )
+  return scores

@@ -1,0 +1,232 @@
+"""A gMAD competition on disk: score tables in; pairs, contact sheets, a page for the subjects and the outcome out."""
+
+import hashlib
+import importlib.resources
+import json
+import os
+import pathlib
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+
+from jiqa.errors import UserError
+from jiqa.evaluation import figures, gmad, tables
+
+# Longest side of an image on the subjects' page, and on a contact sheet.
+PAGE_SIDE = 1024
+SHEET_SIDE = 256
+
+
+def run(
+  score_files, out, *, images=None, anchors=None, content=None, answers=(), proxy=None, levels=gmad.LEVELS, top=1
+):
+  """Picks the pairs and writes what people need to judge them; with answers, writes who has won.
+
+  Args:
+    score_files: tables with `image_name` and one column of numbers a method; a lone column `score` is called after
+      its file.
+    out: folder for `pairs.csv`; with `images` also `index.html`, `images/` and `sheets/`; with answers `answers.csv`
+      (means and rejected subjects), `aggressiveness.csv`, `resistance.csv`, `ranking.csv` and a figure of each matrix.
+    images: folder that the image names start from; None writes no pictures.
+    anchors: table of labelled images with the methods' columns and `mos`, for the common scale; None: quantiles.
+    content: a column of the first table, or a file with `image_name` and `reference_name`: what an image shows.
+    answers: CSV files that the page has saved: pair, subject, preference.
+    proxy: a column of the first table that answers in place of people, such as SSIM or a MOS.
+    levels: levels of every defender.
+    top: pairs of every level.
+
+  Returns:
+    dict with `methods`, `pairs` (`gmad.Pairs`), and with answers `aggressiveness`, `resistance` [j, j] and
+    `aggressiveness_rank`, `resistance_rank` [j].
+
+  Raises:
+    UserError: a table, an image or an answer is missing or wrong; the message names it.
+  """
+  if answers and proxy:
+    raise UserError("give the answers of people or a proxy, not both")
+  used = [name for name in (content, proxy) if name]
+  table, methods = _pool(score_files, used)
+  scores = np.stack([tables.numbers(table, method, "the score tables") for method in methods])
+  if anchors is None:
+    scale = gmad.by_quantile(scores)
+  else:
+    labelled = tables.read(anchors)
+    anchored = np.stack([tables.numbers(labelled, method, anchors) for method in methods])
+    scale = gmad.by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors))
+  contents = None
+  if content:
+    table, column = tables.join(table, score_files[0], content, "reference_name")
+    contents = tables.words(table, column, score_files[0])
+  names = tables.words(table, tables.NAME, score_files[0])
+  pairs = gmad.compete(scale, contents=contents, levels=levels, top=top)
+  out = pathlib.Path(out)
+  _write_csv(out / "pairs.csv", _pair_rows(pairs, names, methods))
+  if images is not None:
+    _pictures(out, pathlib.Path(images), pairs, names, methods)
+  found = {"methods": methods, "pairs": pairs}
+  if answers:
+    preferences = _answered(answers, len(pairs.low), out)
+  elif proxy:
+    preferences = gmad.proxy_preferences(pairs, tables.numbers(table, proxy, score_files[0]))
+  else:
+    return found
+  return found | _outcome(out, pairs, preferences, methods)
+
+
+def _pool(files, used):
+  """One table of all methods on the images that the first file lists."""
+  table, methods = None, []
+  for file in files:
+    one = tables.read(file)
+    tables.require(one, tables.NAME, file)
+    one[tables.NAME] = one[tables.NAME].astype(str)
+    twice = one[tables.NAME][one[tables.NAME].duplicated()]
+    if len(twice):
+      raise UserError(f"{file}: image {twice.iloc[0]!r} stands in more than one row")
+    columns = [c for c in one.columns if c not in (tables.NAME, *used) and one[c].dtype.kind in "fiu"]
+    if not columns:
+      raise UserError(f"{file}: no column of scores; there are {', '.join(map(repr, one.columns))}")
+    renamed = {"score": pathlib.Path(file).stem} if columns == ["score"] else {}
+    one, columns = one.rename(columns=renamed), [renamed.get(c, c) for c in columns]
+    if set(columns) & set(methods):
+      raise UserError(f"{file}: the method {sorted(set(columns) & set(methods))[0]!r} has been read already; rename it")
+    methods += columns
+    if table is None:
+      table = one
+      continue
+    missing = np.setdiff1d(table[tables.NAME], one[tables.NAME])
+    if len(missing):
+      raise UserError(f"{file}: {len(missing)} image(s) of {files[0]} are missing, the first is {missing[0]!r}")
+    table = table.merge(one[[tables.NAME, *columns]], on=tables.NAME, how="left", validate="one_to_one")
+  if len(methods) < 2:
+    raise UserError(f"only the method {methods[0]!r} was found; a competition needs at least two")
+  return table, methods
+
+
+def _pair_rows(pairs, names, methods):
+  head = ["pair", "defender", "attacker", "level", "rank", "low", "high", "gap", "share"]
+  rows = [
+    [n, methods[d], methods[a], level + 1, rank + 1, names[low], names[high], f"{gap:.4f}", f"{share:.6f}"]
+    for n, (d, a, level, rank, low, high, gap, share) in enumerate(zip(*pairs, strict=True))
+  ]
+  return [head, *rows]
+
+
+def _pictures(out, folder, pairs, names, methods):
+  """Copies for the page, contact sheets, and the page itself."""
+  for image in np.unique(np.concatenate([pairs.low, pairs.high])):
+    if not (folder / names[image]).is_file():
+      raise UserError(f"{folder / names[image]}: no such image; --images is the folder that the image names start from")
+  (out / "images").mkdir(parents=True, exist_ok=True)
+  copies = {}
+  for image in np.unique(np.concatenate([pairs.low, pairs.high])):
+    copies[int(image)] = f"images/{image:06d}.png"
+    # Lossless: a second JPEG compression would be one more distortion.
+    _open(folder / names[image], PAGE_SIDE).save(out / copies[int(image)], format="PNG")
+  (out / "sheets").mkdir(exist_ok=True)
+  for d, a in sorted({(int(d), int(a)) for d, a in zip(pairs.defender, pairs.attacker, strict=True)}):
+    of = np.flatnonzero((pairs.defender == d) & (pairs.attacker == a))
+    sheet = _sheet([(pairs.level[i], out / copies[int(pairs.low[i])], out / copies[int(pairs.high[i])]) for i in of])
+    sheet.save(
+      out / "sheets" / f"{_plain_name(methods[d])}_defends_{_plain_name(methods[a])}_attacks.png", format="PNG"
+    )
+  shown = [
+    [n, copies[int(low)], copies[int(high)]] for n, (low, high) in enumerate(zip(pairs.low, pairs.high, strict=True))
+  ]
+  text = json.dumps(shown)
+  page = importlib.resources.files(__package__).joinpath("templates/gmad.html").read_text("utf-8")
+  # No string.Template: the page's script has its own use for the dollar sign.
+  page = page.replace("$pairs", text).replace("$key", hashlib.sha256(text.encode()).hexdigest()[:12])
+  _replace(out / "index.html", page.encode())
+
+
+def _open(path, side):
+  try:
+    with PIL.Image.open(path) as image:
+      image = image.convert("RGB")
+  except OSError as error:
+    raise UserError(f"{path}: not a readable image ({error})") from error
+  image.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
+  return image
+
+
+def _sheet(rows):
+  """One row a pair: level, the image that the attacker calls worse, the one that it calls better."""
+  gap, side = 8, SHEET_SIDE
+  sheet = PIL.Image.new("RGB", (60 + 2 * (side + gap), len(rows) * (side + gap) + 24), "white")
+  draw = PIL.ImageDraw.Draw(sheet)
+  draw.text((60, 6), "attacker: worse", fill="black")
+  draw.text((60 + side + gap, 6), "attacker: better", fill="black")
+  for i, (level, *pair) in enumerate(rows):
+    top = 24 + i * (side + gap)
+    draw.text((6, top + side // 2), f"level {level + 1}", fill="black")
+    for j, path in enumerate(pair):
+      sheet.paste(_open(path, side), (60 + j * (side + gap), top))
+  return sheet
+
+
+def _answered(files, count, out):
+  """Mean preference of every pair over the subjects that are kept."""
+  rows, subjects = [], {}
+  for file in files:
+    table = tables.read(file)
+    pair, preference = tables.numbers(table, "pair", file), tables.numbers(table, "preference", file)
+    wrong = np.flatnonzero((pair != pair.astype(int)) | (pair < 0) | (pair >= count) | (np.abs(preference) > 100))
+    if len(wrong):
+      line = f"line {wrong[0] + 2}: pair {pair[wrong[0]]:g}, preference {preference[wrong[0]]:g}"
+      raise UserError(f"{file}: {line}; pairs run from 0 to {count - 1}, preferences from -100 to 100")
+    for n, subject, value in zip(pair.astype(int), tables.words(table, "subject", file), preference, strict=True):
+      rows.append((subjects.setdefault(str(subject), len(subjects)), n, value))
+  answers = np.full((len(subjects), count), np.nan)
+  for subject, n, value in rows:
+    if np.isfinite(answers[subject, n]):
+      raise UserError(f"subject {list(subjects)[subject]!r} answers pair {n} twice; give every file once")
+    answers[subject, n] = value
+  mean, kept = gmad.screen(answers)
+  lines = [["pair", "preference", "answers"]]
+  lines += [[n, f"{value:.4f}", int(np.isfinite(answers[kept, n]).sum())] for n, value in enumerate(mean)]
+  _write_csv(out / "answers.csv", lines)
+  rejected = [name for name, keep in zip(subjects, kept, strict=True) if not keep]
+  if rejected:
+    print(f"rejected as outliers (ITU-R BT.500): {', '.join(rejected)}")
+  return mean
+
+
+def _outcome(out, pairs, preferences, methods):
+  attack, stand = gmad.matrices(pairs, preferences, len(methods))
+  found = {"aggressiveness": attack, "resistance": stand}
+  ranks = {f"{name}_rank": gmad.rank(matrix) for name, matrix in found.items()}
+  for (name, matrix), row in zip(found.items(), ("attacker", "defender"), strict=True):
+    column = "defender" if row == "attacker" else "attacker"
+    cells = [
+      [method, *("" if np.isnan(v) else f"{v:.4f}" for v in values)]
+      for method, values in zip(methods, matrix, strict=True)
+    ]
+    _write_csv(out / f"{name}.csv", [[row, *methods], *cells])
+    picture = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)
+    _replace(out / f"{name}.png", picture)
+  order = np.argsort(-ranks["resistance_rank"])
+  lines = [["method", *ranks], *([methods[i], *(f"{rank[i]:.4f}" for rank in ranks.values())] for i in order)]
+  _write_csv(out / "ranking.csv", lines)
+  return found | ranks
+
+
+def _plain_name(name):
+  return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def _write_csv(path, rows):
+  import csv
+  import io
+
+  buffer = io.StringIO()
+  csv.writer(buffer, lineterminator="\n").writerows(rows)
+  _replace(path, buffer.getvalue().encode())
+
+
+def _replace(path, data):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + ".part")
+  partial.write_bytes(data)
+  os.replace(partial, path)

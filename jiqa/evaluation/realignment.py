@@ -1,0 +1,84 @@
+"""One scale for many databases: the raw scores of each are carried onto the scale of a model that was trained on all.
+
+Zhang et al. 2023 (LIQE) show that a model trained on rankings inside several databases aligns their scales. Here each
+database gets one monotone logistic from its raw scores to the model's scores, fitted on images that are not tested, and
+the realigned scores are compared with those of the usual linear rescaling of every database to one range.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+
+from jiqa.errors import UserError
+from jiqa.evaluation import correlation, logistic
+
+
+def realign(scores, mos, databases, fitted=None):
+  """Carries the human scores of every database onto the model's scale.
+
+  Args:
+    scores: [n] float, the model's scores.
+    mos: [n] float, raw human scores, higher is better, each on its database's own scale.
+    databases: [n] str, the database of every image.
+    fitted: [n] bool, images that the curves may use (training and validation part); None: all.
+
+  Returns:
+    dict with `realigned` [n] and `linear` [n] float64 (the baseline: lowest score of a database 1, highest 5),
+    `curves` (dict from database to `logistic.Curve`) and `pooled`: SRCC and PLCC of scores and human scores over the
+    images that are not fitted (all, where every image is), for `raw`, `linear` and `realigned`.
+
+  Raises:
+    UserError: a value is not finite, a database has fewer than 4 images to fit, or its curve falls.
+
+  Example:
+    >>> y = np.linspace(0, 1, 20)
+    >>> found = realign(np.r_[y, y], np.r_[y * 100, 1 + y * 4], ["a"] * 20 + ["b"] * 20)
+    >>> found["pooled"]["raw"]["srcc"] < 0.8 < 0.99 < found["pooled"]["realigned"]["srcc"]
+    True
+  """
+  scores, mos, databases = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.asarray(databases)
+  fitted = np.ones(len(mos), bool) if fitted is None else np.asarray(fitted, bool)
+  broken = np.flatnonzero(~(np.isfinite(scores) & np.isfinite(mos)))
+  if len(broken):
+    raise UserError(f"image {broken[0]}: score {scores[broken[0]]}, human score {mos[broken[0]]}; both must be numbers")
+  realigned, linear, curves = np.empty(len(mos)), np.empty(len(mos)), {}
+  for name in np.unique(databases):
+    of = databases == name
+    fit = of & fitted
+    if fit.sum() < 4 or mos[fit].max() == mos[fit].min():
+      raise UserError(f"database {name}: {int(fit.sum())} images to fit, at least 4 with different scores are needed")
+    curve = logistic.fit(mos[fit], scores[fit])
+    low, high = mos[of].min(), mos[of].max()
+    if not curve(high) > curve(low):
+      raise UserError(f"database {name}: the model's scores fall as the human scores rise; is its direction declared?")
+    curves[str(name)] = curve
+    realigned[of] = curve(mos[of])
+    linear[of] = 1 + 4 * (mos[of] - low) / (high - low)
+  tested = ~fitted if not fitted.all() else fitted
+  pooled = {
+    kind: {"srcc": correlation.srcc(scores[tested], y[tested]), "plcc": correlation.plcc(scores[tested], y[tested])}
+    for kind, y in (("raw", mos), ("linear", linear), ("realigned", realigned))
+  }
+  return {"realigned": realigned, "linear": linear, "curves": curves, "pooled": pooled}
+
+
+def write(path, names, databases, mos, found):
+  """Writes the realigned labels as CSV: image_name, database, mos, realigned_mos, linear_mos.
+
+  Args:
+    path: file to write; replaced only when complete.
+    names: [n] str.
+    databases: [n] str.
+    mos: [n] float, raw.
+    found: what `realign` returned.
+  """
+  import pandas as pd
+
+  table = {"image_name": names, "database": databases, "mos": mos}
+  table |= {"realigned_mos": found["realigned"], "linear_mos": found["linear"]}
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + ".part")
+  pd.DataFrame(table).to_csv(partial, index=False)
+  os.replace(partial, path)
