@@ -43,7 +43,7 @@ def test_versions_are_what_each_kind_makes_alone(batch):
   images, kinds, levels, keys, versions = batch
   assert versions.shape == (IMAGES, VERSIONS, *SHAPE, 3)
   seeds = streams.seeds_of(_version_keys(keys))
-  for kind in (0, 3, 6, 7, 11, 18, 20, 21, 25):
+  for kind in (3, 7, 11, 20, 21):
     function = bank.BANKS["reiqa26"][kind][1]
     i, j = (int(index[0]) for index in np.nonzero(np.asarray(kinds) == kind))
     alone = jax.jit(functools.partial(function, compat="fixed"))
@@ -79,7 +79,7 @@ def test_a_picture_does_not_depend_on_its_batch(batch, requests):
 def test_skewed_requests_are_all_served(requests):
   """One kind for nearly all pictures: the worst case for blocks, nothing special for tiles."""
   images, _, levels, keys = (part[:26] for part in requests)
-  kinds = jnp.full(26, 13).at[5].set(0)
+  kinds = jnp.full(26, 13, jnp.int32).at[5].set(0)
   got = np.asarray(distort(images, kinds, levels, keys, tile=3))
   darken = to_images(bank.BANKS["reiqa26"][13][1](to_planes(images), levels))
   rows = np.arange(26) != 5
@@ -89,17 +89,19 @@ def test_skewed_requests_are_all_served(requests):
 
 def test_sharded_over_devices_without_moving_pictures(batch):
   images, _, levels, keys, _ = batch
-  # Lens blur, which is an FFT on a CPU only, has its own test; XLA gathers a batch for an FFT.
-  allowed = tuple(kind for kind in range(26) if kind != 1)
+  # One kind of every sort. Lens blur, an FFT on a CPU only, has its own test: XLA gathers a batch for an FFT.
+  allowed = (0, 2, 3, 6, 7, 11, 16, 18, 19, 20, 21, 25)
   kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS, allowed)
-  wanted = distort_versions(images, kinds, levels, keys, allowed=allowed)
   mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (images, kinds, levels, keys)]
   program = distort_versions.lower(*parts, groups=8, allowed=allowed).compile()
   assert not re.search(r" (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\(", program.as_text())
   out = program(*parts)
   assert out.sharding.shard_shape(out.shape)[0] == IMAGES // 8
-  np.testing.assert_array_equal(out, wanted)
+  rows = np.arange(26)
+  picture, version_keys = rows // VERSIONS, _version_keys(keys).ravel()[rows]
+  wanted = distort(images[picture], kinds.ravel()[rows], levels.ravel()[rows], version_keys, tile=3)
+  np.testing.assert_array_equal(np.asarray(out).reshape(-1, *SHAPE, 3)[rows], wanted)
 
 
 def test_both_forms_of_lens_blur_agree_and_products_stay_on_their_device():
@@ -155,13 +157,13 @@ def test_one_key_gives_every_picture_its_own_noise():
 
 
 def test_smallest_pictures_at_the_ends_of_the_levels():  # the 26 kinds: in test_contact_sheet.py
-  count = len(bank.names("kadid25"))
-  images = _images(2 * count, (8, 8), 1)
-  kinds, levels = jnp.tile(jnp.arange(count), 2), jnp.repeat(jnp.asarray([0, 4]), count)
-  out = np.asarray(distort(images, kinds, levels, jax.random.key(0), bank="kadid25"))
+  own = (2, 5, 8, 9, 21)  # what KADID-10k adds or sets to other levels
+  images = _images(2, (8, 8), 1)
+  kinds, levels = jnp.tile(jnp.asarray(own), (2, 1)), jnp.repeat(jnp.asarray([[0], [4]]), len(own), axis=1)
+  out = distort_versions(images, kinds, levels, jax.random.key(0), allowed=own, bank="kadid25")
+  out = np.asarray(out)
   assert np.all((out >= 0) & (out <= 1))
-  changed = np.any(out != images, axis=(1, 2, 3))
-  assert changed[count:].all()  # the strongest level always shows
+  assert np.any(out[1] != images[1], axis=(1, 2, 3)).all()  # the strongest level always shows
 
 
 def test_banks_have_their_kinds():
@@ -193,7 +195,7 @@ def test_bad_groups_and_keys_are_named():
 
 
 # Kinds that move pixel values continuously. Black, grey and white are where roots and logarithms break.
-@pytest.mark.parametrize("kind", [1, 3, 12, 16, 21])
+@pytest.mark.parametrize("kind", [1, 3, 16, 21])
 def test_gradients_are_finite_and_not_zero(kind):
   planes = to_planes(_images(3, (16, 16)).at[0].set(0.0).at[1].set(0.5).at[2, :8].set(1.0))
   weight = np.random.default_rng(0).normal(size=planes.shape).astype(np.float32)
