@@ -122,12 +122,13 @@ def evaluate_database(config, name, encoders, method, mesh, workdir):
   }
 
 
-def evaluate(config, workdir):
+def evaluate(config, workdir, devices=None):
   """Scores the newest checkpoint of a run: workdir/results.json, a table on the console, scatter plots.
 
   Args:
     config: ConfigDict, see configs/.
     workdir: pathlib.Path of a run.
+    devices: the jax devices to use; None: all.
 
   Returns:
     dict, the contents of results.json: `srcc`, `plcc` (a value for every split) and their `median` for the trained
@@ -138,7 +139,7 @@ def evaluate(config, workdir):
     UserError: if the run has no checkpoint or a database is not prepared.
   """
   workdir = pathlib.Path(workdir)
-  mesh = make_mesh()
+  mesh = make_mesh(devices)
   sources, _ = open_sources(config)
   method, tx, _, _ = build(config, sum(len(source) for source in sources))
   fresh = init_state(config, method, tx, mesh)

@@ -57,7 +57,7 @@ def make_step(method, tx, schedule, seed):
     metrics = {
       "loss": loss,
       "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-      "gradient_norm": optax.global_norm(gradient),
+      "gradient_norm": optax.tree.norm(gradient),
       **metrics,
     }
     state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
@@ -167,12 +167,13 @@ def record(log, step, metrics, log_every, checkpoints):
     log.write(step, values)
 
 
-def train(config, workdir):
+def train(config, workdir, devices=None):
   """Trains a method, or goes on where an earlier process stopped.
 
   Args:
     config: ConfigDict, see configs/.
     workdir: pathlib.Path; gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+    devices: the jax devices to use; None: all.
 
   Returns:
     True when the last step is reached, False when SIGTERM ended the run early (a checkpoint is saved).
@@ -181,11 +182,11 @@ def train(config, workdir):
     UserError: for a database that is not prepared, a config that cannot be run, or a loss that is not finite.
   """
   workdir = pathlib.Path(workdir)
-  mesh = make_mesh()
+  mesh = make_mesh(devices)
   sources, weights = open_sources(config)
   method, tx, schedule, steps = build(config, sum(len(source) for source in sources))
-  if config.batch_size % len(mesh.devices):
-    raise UserError(f"config.batch_size {config.batch_size} is not a multiple of the {len(mesh.devices)} devices")
+  if config.batch_size % mesh.size:
+    raise UserError(f"config.batch_size {config.batch_size} is not a multiple of the {mesh.size} devices")
   claim_workdir(config, workdir)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoints_kept)
   state = init_state(config, method, tx, mesh)

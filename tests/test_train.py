@@ -176,9 +176,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     return jax.jit(step)
 
   monkeypatch.setattr(loop, "make_step", poisoned)
-  config = tiny_config(data_dir=str(data_dir), batch_size=8)
-  with pytest.raises(loop.NotFinite, match="step 7: loss nan.*checkpoint is step 4"):
-    loop.train(config, tmp_path / "run")
+  config = tiny_config(data_dir=str(data_dir))
+  with pytest.raises(loop.NotFinite, match=r"step 7: loss nan.*checkpoint is step 4"):
+    loop.train(config, tmp_path / "run", jax.devices()[:1])
   assert [step for step, *_ in curve(tmp_path / "run")] == list(range(7))
 
 

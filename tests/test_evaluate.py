@@ -1,0 +1,110 @@
+"""The loop after training, on a set of one's own pictures: features, heads, files, what they say."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from configs import reiqa as config_file
+from data_builders.prepare import prepare
+from jiqa import evaluate as evaluation
+from jiqa import train as loop
+from jiqa.data.decode import decode_rgb
+from jiqa.data.source import open_database
+from jiqa.errors import UserError
+from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.sharding import make_mesh
+
+SCENES, VERSIONS = 10, 6
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """Eight scenes, each at six strengths of noise, of different sizes; the score falls with the noise."""
+  pictures, data_dir = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("data")
+  rng = np.random.default_rng(0)
+  rows = ["image_name,mos,reference_name"]
+  for scene in range(SCENES):
+    size = (70, 50) if scene % 2 else (64, 64)
+    coarse = Image.fromarray(rng.integers(60, 200, (6, 6, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    for version in range(VERSIONS):
+      noisy = np.clip(np.asarray(coarse) + rng.normal(0, 1 + 8 * version, (*size[::-1], 3)), 0, 255)
+      name = f"{scene}_{version}.png"
+      Image.fromarray(noisy.astype(np.uint8)).save(pictures / name)
+      rows.append(f"{name},{80 - 10 * version + scene / 10},scene{scene}")
+  (pictures / "scores.csv").write_text("\n".join(rows))
+  prepare("csv/noisy", pictures, data_dir)
+  return data_dir
+
+
+def tiny_config(data_dir):
+  config = config_file.get_config("demo")
+  with config.unlocked():
+    config.update(width=4, embedding=8, window=48, crop=16, versions=3, kinds=(6, 7), batch_size=8, steps=2)
+    config.data_dir = str(data_dir)
+    config.data[0].update(name="csv/noisy", distortion="")
+    config.evaluation.update(databases=("csv/noisy",), splits=3, pixels_per_batch=16 * 64 * 64)
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+  config, workdir = tiny_config(data_dir), tmp_path_factory.mktemp("run")
+  assert loop.train(config, workdir, jax.devices()[:1])
+  return config, workdir, evaluation.evaluate(config, workdir, jax.devices()[:1])
+
+
+def test_results_hold_what_is_promised_and_repeat_the_printed_medians(run):
+  _, workdir, results = run
+  assert json.loads((workdir / "results.json").read_text()) == json.loads(json.dumps(results))
+  for summary in (results, results["untrained"]):
+    for measure in ("srcc", "plcc"):
+      assert len(summary[measure]) == 3
+      assert summary["median"][measure] == pytest.approx(np.median(summary[measure]))
+  assert results["srcc"] != results["untrained"]["srcc"]
+  assert results["config"]["crop"] == 16 and results["seed"] == 0 and results["step"] == 2
+  assert {"jax", "python", "pillow"} <= set(results["versions"])
+  assert len(results["weights_sha256"]) == 16 and results["command"]
+  assert results["databases"]["csv/noisy"]["split_sha256"] == results["split_sha256"]
+  assert Image.open(workdir / "scatter_csv_noisy.png").size[0] > 300
+  records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  assert {"step", "loss", "learning_rate", "images_per_second"} <= set(records[0])
+
+
+def test_saved_heads_give_the_reported_correlations(run, data_dir):
+  config, workdir, results = run
+  database = open_database("csv/noisy", data_dir)
+  method, tx, _, _ = loop.build(config, len(database))
+  mesh = make_mesh(jax.devices()[:1])
+  state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
+  features = evaluation.features_of(method, state, database, mesh, 4 * 64 * 64, "test")
+  heads = np.load(workdir / "heads_csv_noisy.npz")
+  splits = evaluation.assign(database.table, "csv/noisy", protocol="folds", num_splits=3, seed=0)
+  for k in range(3):
+    test = splits[k] == 2
+    x = (features[test].astype(np.float64) - heads["mean"][k]) / heads["scale"][k]
+    score = x @ heads["weights"][k] + heads["intercept"][k]
+    expected = scipy.stats.spearmanr(score, database.table.mos[test])[0]
+    assert results["srcc"][k] == pytest.approx(expected, abs=0.02)  # batches of another size round differently
+
+  alone = jax.jit(method.predict)
+  for i in (0, 7, 20):  # of a batch and alone, padded and not: the same features
+    views = method.views(decode_rgb(database[i]["image"]))
+    batch = {name: view[None] for name, view in views.items()}
+    batch |= {name + "_size": np.int32([view.shape[:2]]) for name, view in views.items()}
+    expected = np.asarray(alone(state, batch)["features"])[0]
+    np.testing.assert_allclose(features[i], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_checksum_names_the_weights():
+  tree = {"b": np.ones(3), "a": np.zeros(2)}
+  assert evaluation.checksum(tree) == evaluation.checksum(dict(reversed(tree.items())))
+  assert evaluation.checksum(tree) != evaluation.checksum(tree | {"a": np.ones(2)})
+
+
+def test_evaluating_before_training_is_refused(data_dir, tmp_path):
+  with pytest.raises(UserError, match="train first"):
+    evaluation.evaluate(tiny_config(data_dir), tmp_path / "empty")
