@@ -3,7 +3,6 @@
 import hashlib
 import importlib.resources
 import json
-import os
 import pathlib
 
 import numpy as np
@@ -11,7 +10,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from jiqa.errors import UserError
-from jiqa.evaluation import figures, gmad, tables
+from jiqa.evaluation import figures, gmad, outputs, tables
 
 # Longest side of an image on the subjects' page, and on a contact sheet.
 PAGE_SIDE = 1024
@@ -61,7 +60,7 @@ def run(
   names = tables.words(table, tables.NAME, score_files[0])
   pairs = gmad.compete(scale, contents=contents, levels=levels, top=top)
   out = pathlib.Path(out)
-  _write_csv(out / "pairs.csv", _pair_rows(pairs, names, methods))
+  outputs.write_csv(out / "pairs.csv", _pair_rows(pairs, names, methods))
   if images is not None:
     _pictures(out, pathlib.Path(images), pairs, names, methods)
   found = {"methods": methods, "pairs": pairs}
@@ -138,7 +137,7 @@ def _pictures(out, folder, pairs, names, methods):
   page = importlib.resources.files(__package__).joinpath("templates/gmad.html").read_text("utf-8")
   # No string.Template: the page's script has its own use for the dollar sign.
   page = page.replace("$pairs", text).replace("$key", hashlib.sha256(text.encode()).hexdigest()[:12])
-  _replace(out / "index.html", page.encode())
+  outputs.write_bytes(out / "index.html", page.encode())
 
 
 def _open(path, side):
@@ -186,7 +185,7 @@ def _answered(files, count, out):
   mean, kept = gmad.screen(answers)
   lines = [["pair", "preference", "answers"]]
   lines += [[n, f"{value:.4f}", int(np.isfinite(answers[kept, n]).sum())] for n, value in enumerate(mean)]
-  _write_csv(out / "answers.csv", lines)
+  outputs.write_csv(out / "answers.csv", lines)
   rejected = [name for name, keep in zip(subjects, kept, strict=True) if not keep]
   if rejected:
     print(f"rejected as outliers (ITU-R BT.500): {', '.join(rejected)}")
@@ -203,30 +202,14 @@ def _outcome(out, pairs, preferences, methods):
       [method, *("" if np.isnan(v) else f"{v:.4f}" for v in values)]
       for method, values in zip(methods, matrix, strict=True)
     ]
-    _write_csv(out / f"{name}.csv", [[row, *methods], *cells])
+    outputs.write_csv(out / f"{name}.csv", [[row, *methods], *cells])
     picture = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)
-    _replace(out / f"{name}.png", picture)
+    outputs.write_bytes(out / f"{name}.png", picture)
   order = np.argsort(-ranks["resistance_rank"])
   lines = [["method", *ranks], *([methods[i], *(f"{rank[i]:.4f}" for rank in ranks.values())] for i in order)]
-  _write_csv(out / "ranking.csv", lines)
+  outputs.write_csv(out / "ranking.csv", lines)
   return found | ranks
 
 
 def _plain_name(name):
   return "".join(c if c.isalnum() else "-" for c in name)
-
-
-def _write_csv(path, rows):
-  import csv
-  import io
-
-  buffer = io.StringIO()
-  csv.writer(buffer, lineterminator="\n").writerows(rows)
-  _replace(path, buffer.getvalue().encode())
-
-
-def _replace(path, data):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".part")
-  partial.write_bytes(data)
-  os.replace(partial, path)

@@ -17,6 +17,8 @@ from jiqa.evaluation import correlation
 # the data leaves an exponential.
 SLOPES = (1e-4, 1e4)
 CENTRES = (-300.0, 300.0)
+# A slope beyond these cannot be told from a straight line, or from a step: its parameters mean nothing.
+SETTLED = (0.02, 1e3)
 MAX_EVALUATIONS = 200
 
 
@@ -69,7 +71,7 @@ def fit(prediction, target, parameters=4):
       straight,
       level + height * linear[0] - straight * shift,
     )
-  edge = np.min(np.abs(np.log(slope) - np.log(SLOPES))) < 1e-3 or np.min(np.abs(centre - np.array(CENTRES))) < 1e-3
+  edge = not SETTLED[0] < slope < SETTLED[1]
   message = "the curve has degenerated: within the data it is a straight line or a step" if edge else best.message
   sse = float(height**2 * residual @ residual)
   return Curve(tuple(float(value) for value in values), sse, bool(best.success and not edge), str(message))

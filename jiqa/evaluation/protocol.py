@@ -6,14 +6,13 @@ test part is predicted once.
 """
 
 import dataclasses
-import os
-import pathlib
+import io
 import warnings
 
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, ridge
+from jiqa.evaluation import correlation, outputs, ridge
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 ALPHAS = np.geomspace(1e-3, 1e6, 19)
@@ -171,15 +170,10 @@ class Result:
     Args:
       path: `.npz` file with weights [k, d], intercept [k], mean [k, d], scale [k, d], alpha [k], all float64.
     """
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".part")
-    heads = self.heads
-    with open(partial, "wb") as file:
-      np.savez(
-        file, weights=heads.weights[:, 0], intercept=heads.intercept, mean=heads.mean, scale=heads.scale,
-        alpha=self.alpha,
-      )  # fmt: skip
-    os.replace(partial, path)
+    heads, file = self.heads, io.BytesIO()
+    arrays = {"weights": heads.weights[:, 0], "intercept": heads.intercept, "mean": heads.mean, "scale": heads.scale}
+    np.savez(file, **arrays, alpha=self.alpha)
+    outputs.write_bytes(path, file.getvalue())
 
 
 def _plain(values):

@@ -5,13 +5,10 @@ database gets one monotone logistic from its raw scores to the model's scores, f
 the realigned scores are compared with those of the usual linear rescaling of every database to one range.
 """
 
-import os
-import pathlib
-
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, logistic
+from jiqa.evaluation import correlation, logistic, outputs
 
 
 def realign(scores, mos, databases, fitted=None):
@@ -73,12 +70,6 @@ def write(path, names, databases, mos, found):
     mos: [n] float, raw.
     found: what `realign` returned.
   """
-  import pandas as pd
-
-  table = {"image_name": names, "database": databases, "mos": mos}
-  table |= {"realigned_mos": found["realigned"], "linear_mos": found["linear"]}
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".part")
-  pd.DataFrame(table).to_csv(partial, index=False)
-  os.replace(partial, path)
+  columns = (names, databases, mos, found["realigned"], found["linear"])
+  rows = ([name, database, *map(float, values)] for name, database, *values in zip(*columns, strict=True))
+  outputs.write_csv(path, [["image_name", "database", "mos", "realigned_mos", "linear_mos"], *rows])

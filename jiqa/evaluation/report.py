@@ -8,14 +8,13 @@ import importlib.metadata
 import importlib.resources
 import io
 import json
-import os
 import pathlib
 import platform
 import string
 
 import numpy as np
 
-from jiqa.evaluation import correlation, figures, logistic, study
+from jiqa.evaluation import correlation, figures, logistic, outputs, study
 
 NAMES = {
   "srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "plcc_logistic": "PLCC (logistic)",
@@ -41,7 +40,9 @@ def scatter(path, predictions, mos, *, title="", labels=None, unit="MOS"):
   measured = f"SRCC {correlation.srcc(x, y):.3f}, PLCC {correlation.plcc(x, y):.3f}, {len(y)} images"
   labels = None if labels is None else np.asarray(labels)[shown]
   title = f"{title}\n{measured}" if title else measured
-  _replace(pathlib.Path(path), figures.scatter(x, y, logistic.fit(x, y), title=title, labels=labels, unit=unit))
+  outputs.write_bytes(
+    pathlib.Path(path), figures.scatter(x, y, logistic.fit(x, y), title=title, labels=labels, unit=unit)
+  )
 
 
 def write(folder, found, *, title, command, unit="MOS", cross=None, warnings=(), extra=None):
@@ -84,10 +85,12 @@ def write(folder, found, *, title, command, unit="MOS", cross=None, warnings=(),
   template = string.Template(
     importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
   )
-  _replace(folder / "report.json", json.dumps(data, indent=1, allow_nan=False).encode())
-  _replace(folder / "report.csv", _rows(found).encode())
-  _replace(folder / "report.md", markdown.encode())
-  _replace(folder / "index.html", template.substitute(title=html.escape(title), body="\n".join(page)).encode())
+  outputs.write_bytes(folder / "report.json", json.dumps(data, indent=1, allow_nan=False).encode())
+  outputs.write_bytes(folder / "report.csv", _rows(found).encode())
+  outputs.write_bytes(folder / "report.md", markdown.encode())
+  outputs.write_bytes(
+    folder / "index.html", template.substitute(title=html.escape(title), body="\n".join(page)).encode()
+  )
   return folder / "index.html"
 
 
@@ -288,10 +291,3 @@ def _number(value):
 
 def _bracket(interval):
   return f"|[{_number(interval[0])}, {_number(interval[1])}]" if interval else ""
-
-
-def _replace(path, data):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".part")
-  partial.write_bytes(data)
-  os.replace(partial, path)

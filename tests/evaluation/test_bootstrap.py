@@ -1,0 +1,86 @@
+"""Resampled correlations against SciPy on the same resamples; coverage of the intervals on simulated data."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jiqa.evaluation import bootstrap, correlation
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_resample_equals_scipy(tied):
+  rng = np.random.default_rng(0)
+  n, count = 37, 5
+  x = rng.integers(0, 12, n) if tied else rng.normal(size=n)
+  y = x + (rng.integers(-6, 7, n) if tied else rng.normal(size=n))
+  found = bootstrap.resample((x,), y, np.arange(n), ("srcc", "plcc", "krcc"), count, 3)[0]
+  draw = np.random.default_rng(3)
+  for i in range(count):
+    drawn = draw.integers(0, n, n, np.int32)
+    expected = [of(x[drawn], y[drawn])[0] for of in (stats.spearmanr, stats.pearsonr, stats.kendalltau)]
+    np.testing.assert_allclose(found[:, i], expected, atol=1e-12)
+
+
+def test_references_are_drawn_as_a_whole():
+  rng = np.random.default_rng(0)
+  groups = np.array(["a"] * 10 + ["b"] * 5 + ["c"] * 7 + ["", ""])
+  x, y = rng.normal(size=(2, len(groups)))
+  units = bootstrap._units(groups, len(groups))
+  assert units.max() == 4 and len(set(units[-2:])) == 2  # the last two stand for themselves
+  found = bootstrap.resample((x,), y, units, ("srcc",), 4, 1)[0, 0]
+  draw = np.random.default_rng(1)
+  for value in found:
+    drawn = np.concatenate([np.flatnonzero(units == unit) for unit in draw.integers(0, 5, 5, np.int32)])
+    assert value == pytest.approx(stats.spearmanr(x[drawn], y[drawn])[0], abs=1e-12)
+
+
+def simulate(rng, n, correlation_):
+  z = rng.normal(size=(2, n))
+  return z[0], correlation_ * z[0] + np.sqrt(1 - correlation_**2) * z[1]
+
+
+@pytest.mark.parametrize(("n", "rho"), [(100, 0.8), (200, 0.3)])
+def test_coverage_of_the_interval(n, rho):
+  rng = np.random.default_rng(n)
+  truth = {"srcc": 6 / np.pi * np.arcsin(rho / 2), "plcc": rho}
+  hits = {"srcc": [], "plcc": []}
+  for seed in range(600):
+    for key, found in bootstrap.interval(*simulate(rng, n, rho), resamples=448, seed=seed).items():
+      hits[key].append(found.low <= truth[key] <= found.high)
+  for key, hit in hits.items():
+    assert 0.93 <= np.mean(hit) <= 0.97, (key, np.mean(hit))
+
+
+def test_dependent_images_need_the_grouped_interval():
+  """Ten images of one reference with one common error: the plain interval is far too narrow."""
+  rng = np.random.default_rng(0)
+  hits = {True: [], False: []}
+  groups = np.repeat(np.arange(40), 10)
+  for seed in range(250):
+    x, y = (np.repeat(side, 10) + 0.3 * rng.normal(size=400) for side in simulate(rng, 40, 0.6))
+    for grouped, hit in hits.items():
+      found = bootstrap.interval(x, y, groups=groups if grouped else None, measures=("plcc",), resamples=256, seed=seed)
+      hit.append(found["plcc"].low <= 0.6 / 1.09 <= found["plcc"].high)
+  assert np.mean(hits[True]) > 0.9 > 0.6 > np.mean(hits[False])
+
+
+def test_paired_difference():
+  rng = np.random.default_rng(0)
+  y = rng.normal(size=150)
+  good, bad = y + 0.5 * rng.normal(size=150), y + 1.5 * rng.normal(size=150)
+  (interval, p) = bootstrap.difference(good, bad, y)["srcc"]
+  assert 0 < interval.low < interval.value < interval.high and p < 0.01
+  same, p = bootstrap.difference(good, good, y)["plcc"]
+  assert (same.value, same.low, same.high, p) == (0, 0, 0, 1)
+
+
+def test_the_same_seed_gives_the_same_interval():
+  x, y = simulate(np.random.default_rng(0), 50, 0.5)
+  assert bootstrap.interval(x, y, seed=1) == bootstrap.interval(x, y, seed=1) != bootstrap.interval(x, y, seed=2)
+
+
+@pytest.mark.parametrize("x", [np.ones(20), np.r_[np.nan, np.arange(19.0)], np.arange(2.0)])
+def test_undefined_is_nan(x):
+  with pytest.warns(correlation.UndefinedCorrelationWarning):
+    found = bootstrap.interval(x, np.arange(len(x), dtype=float), resamples=64)
+  assert all(np.isnan(value) for interval in found.values() for value in interval)

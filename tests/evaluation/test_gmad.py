@@ -1,0 +1,150 @@
+"""A competition worked by hand, identical and noisy methods, subjects, and a whole session on disk."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+from scipy import optimize, stats
+
+from jiqa.errors import UserError
+from jiqa.evaluation import gmad, gmad_session
+
+
+def test_a_competition_by_hand():
+  """Two levels of the defender: images 0-2 (0 to 50) and 3-5 (50 to 100); the attacker picks the ends of each."""
+  defender = [0.0, 20, 45, 60, 80, 100]
+  attacker = [30.0, 0, 90, 10, 100, 50]
+  pairs = gmad.compete(np.array([defender, attacker]), levels=2, half_width=25.5)
+  mine = pairs.defender == 0
+  np.testing.assert_array_equal(pairs.low[mine], [1, 3])
+  np.testing.assert_array_equal(pairs.high[mine], [2, 4])
+  np.testing.assert_allclose(pairs.gap[mine], [90 - 25, 90 - 20])
+  np.testing.assert_allclose(pairs.share[mine], [0.5, 0.5])
+
+
+def test_matrices_and_ranking_by_hand():
+  """Three methods, one defender attacked twice: A = 3/4 x 80 + 1/4 x 40, R = 3/4 x 20 + 1/4 x 60."""
+  rows = [(0, 1, 0, 0.75, 80), (0, 1, 1, 0.25, 40), (1, 0, 0, 1.0, -30), (2, 0, 0, 1.0, 100), (0, 2, 0, 1.0, 0)]
+  defender, attacker, level, share, preference = map(np.array, zip(*rows, strict=True))
+  zero = np.zeros(5, int)
+  pairs = gmad.Pairs(defender, attacker, level, zero, zero, zero + 1, np.zeros(5), share)
+  attack, stand = gmad.matrices(pairs, preference.astype(float), 3)
+  nan = np.nan
+  np.testing.assert_allclose(attack, [[nan, 0, 100], [70, nan, nan], [0, nan, nan]])
+  np.testing.assert_allclose(stand, [[nan, 30, 100], [70, nan, nan], [0, nan, nan]])
+
+  def loss(free):
+    mu = np.array([free[0], free[1], -free[0] - free[1]])
+    won = np.nan_to_num(attack)
+    return -sum(won[i, j] * stats.norm.logcdf(mu[i] - mu[j]) for i in range(3) for j in range(3)) + mu @ mu / 2
+
+  best = optimize.minimize(loss, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}).x
+  np.testing.assert_allclose(gmad.rank(attack), [*best, -best.sum()], atol=1e-5)
+
+
+def test_identical_methods_have_no_gap_and_noise_loses():
+  rng = np.random.default_rng(0)
+  quality = rng.random(3000)
+  same = gmad.compete(gmad.by_quantile(np.stack([quality, 3 * quality - 1, quality**3])))
+  assert len(same.gap) == 36 and not same.gap.any()
+  methods = np.stack([quality + spread * rng.normal(size=3000) for spread in (0.02, 0.1, 0.3)])
+  pairs = gmad.compete(gmad.by_quantile(methods), top=3)
+  attack, stand = gmad.matrices(pairs, gmad.proxy_preferences(pairs, quality), 3)
+  for matrix in (attack, stand):
+    assert (np.diff(gmad.rank(matrix)) < 0).all()
+  assert attack[0, 2] > 50 > attack[2, 0]
+
+
+def test_no_content_twice_in_a_level():
+  rng = np.random.default_rng(1)
+  contents = rng.integers(0, 12, 300)
+  pairs = gmad.compete(gmad.by_quantile(rng.random((2, 300))), contents=contents, top=4)
+  assert len(pairs.low) == 2 * 6 * 4
+  for key in {(d, level) for d, level in zip(pairs.defender, pairs.level, strict=True)}:
+    of = (pairs.defender == key[0]) & (pairs.level == key[1])
+    shown = contents[np.concatenate([pairs.low[of], pairs.high[of]])]
+    assert len(np.unique(shown)) == len(shown)
+  assert (np.diff(pairs.gap.reshape(-1, 4)) <= 20).all()
+
+
+def test_the_logistic_scale_follows_the_human_scores():
+  rng = np.random.default_rng(2)
+  mos = rng.random(200) * 4 + 1
+  anchors = np.stack([mos + 0.01 * rng.normal(size=200), np.exp(mos)])
+  scale = gmad.by_logistic(anchors, anchors, mos)
+  np.testing.assert_allclose(scale[0], (mos - mos.min()) / np.ptp(mos) * 100, atol=2)
+  with pytest.raises(UserError, match="method 1 falls"):
+    gmad.by_logistic(anchors, np.stack([mos, -mos]), mos)
+
+
+def test_a_subject_who_answers_at_random_is_rejected():
+  rng = np.random.default_rng(3)
+  truth = rng.uniform(-80, 80, 120)
+  answers = truth + rng.normal(size=(40, 120)) * 5
+  answers[4] = rng.uniform(-100, 100, 120)
+  answers[2, :3] = np.nan
+  mean, kept = gmad.screen(answers)
+  np.testing.assert_array_equal(np.flatnonzero(~kept), [4])
+  np.testing.assert_allclose(mean, np.nanmean(np.delete(answers, 4, 0), axis=0))
+
+
+@pytest.fixture
+def pool(tmp_path):
+  """Forty small images and two score tables in different orders."""
+  rng = np.random.default_rng(0)
+  names = [f"set/{i:02d}.png" for i in range(40)]
+  (tmp_path / "pool" / "set").mkdir(parents=True)
+  for name in names:
+    PIL.Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8)).save(tmp_path / "pool" / name)
+  quality = rng.random(40)
+  first = pd.DataFrame({"image_name": names, "score": quality + rng.normal(size=40) / 50, "ssim": quality})
+  second = pd.DataFrame({"image_name": names, "score": quality + rng.normal(size=40) / 2}).sample(
+    frac=1, random_state=0
+  )
+  first.to_csv(tmp_path / "first.csv", index=False)
+  second.to_csv(tmp_path / "second.csv", index=False)
+  return tmp_path
+
+
+def test_a_session_from_tables_to_a_ranking(pool):
+  files = [pool / "first.csv", pool / "second.csv"]
+  first = pd.read_csv(files[0]).rename(columns={"score": "first"})
+  first.to_csv(files[0], index=False)
+  found = gmad_session.run(files, pool / "out", images=pool / "pool", proxy="ssim")
+  assert found["methods"] == ["first", "second"]
+  assert found["resistance_rank"][0] > found["resistance_rank"][1]
+  listed = pd.read_csv(pool / "out" / "pairs.csv")
+  assert len(listed) == len(found["pairs"].low)
+  page = (pool / "out" / "index.html").read_text()
+  shown = json.loads(page.split("const pairs = ")[1].split(";")[0])
+  assert len(shown) == len(listed) and all((pool / "out" / low).is_file() for _, low, _ in shown)
+  assert "first" not in page and "second" not in page  # subjects must not know who attacks whom
+  assert len(list((pool / "out" / "sheets").glob("*.png"))) == 2
+  # The same again with the answers of two people, as the page saves them.
+  for subject in ("ann", "bob"):
+    answers = pd.DataFrame({"pair": listed["pair"], "subject": subject, "preference": 50})
+    answers.to_csv(pool / f"{subject}.csv", index=False)
+  first.drop(columns="ssim").to_csv(files[0], index=False)
+  found = gmad_session.run(files, pool / "out", answers=[pool / "ann.csv", pool / "bob.csv"])
+  np.testing.assert_allclose(found["aggressiveness"][~np.eye(len(found["methods"]), dtype=bool)], 50)
+  assert (pd.read_csv(pool / "out" / "answers.csv")["answers"] == 2).all()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda t: t.drop(index=3), r"1 image\(s\) .* missing.*set/03.png"),
+    (lambda t: pd.concat([t, t[:1]]), "set/00.png' stands in more than one row"),
+    (lambda t: t.assign(second=np.where(t.index == 2, np.nan, t["second"])), "line 4.*set/02.png"),
+    (lambda t: t.drop(columns="second"), "no column of scores"),
+  ],
+)
+def test_a_wrong_table_is_refused_by_name(pool, change, message):
+  table = pd.read_csv(pool / "first.csv")
+  table[["image_name", "ssim"]].to_csv(pool / "a.csv", index=False)
+  change(table[["image_name", "score"]].rename(columns={"score": "second"})).to_csv(pool / "b.csv", index=False)
+  with pytest.raises(UserError, match=message):
+    gmad_session.run([pool / "a.csv", pool / "b.csv"], pool / "out")
+  assert not (pool / "out").exists()
