@@ -159,7 +159,9 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     )
 
   def download_and_prepare(self, *, file_format="array_record", **kwargs):
-    """As TFDS, but random access is the default, and no folder for downloads is made: nothing is downloaded."""
+    """As TFDS, but always with random access, and without a folder for downloads: nothing is downloaded."""
+    if file_format != "array_record":
+      raise UserError(f"{self.name} is prepared as array_record, which has random access, not as {file_format}.")
     with tempfile.TemporaryDirectory() as unused:
       super().download_and_prepare(file_format=file_format, **{"download_dir": unused} | kwargs)
 
@@ -236,6 +238,7 @@ def checked_table(builder, root):
     raise UserError(f"{root}: no images found for {builder.name}.\n{builder.MANUAL}")
   defaults = {"reference_name": "", "mos_std": np.nan, "distortion": "", "level": -1, "split": "", "raw_score": np.nan}
   table = labels.assign(**{column: value for column, value in defaults.items() if column not in labels})
+  _refuse_unwritable(table)
   table["image_name"] = resolve(builder.image_folder(root), table.image_name, table["where"])
   _refuse_duplicates(table)
   _refuse_unknown_parts(table)
@@ -250,6 +253,14 @@ def checked_table(builder, root):
   table = table.assign(_split=table.split.map(order)).sort_values(["_split", "image_name"], kind="stable")
   types = {column: float for column in NUMBER_COLUMNS} | {"level": int} | {column: str for column in TEXT_COLUMNS}
   return table.astype(types)[list(COLUMNS)].reset_index(drop=True)
+
+
+def _refuse_unwritable(table):
+  for name in table.image_name:
+    try:
+      name.encode()
+    except UnicodeEncodeError as error:
+      raise UserError(f"{name!r}: the file's name is not Unicode; rename the file.") from error
 
 
 def _refuse_duplicates(table):

@@ -7,7 +7,7 @@ from data_builders.folders import find
 
 
 class Builder(base.Builder):
-  """ImageNet, ILSVRC 2012: images only, in the official parts. One file is a PNG and 23 are CMYK, whatever their name
+  """ImageNet, ILSVRC 2012: images only, in the official parts. A few files are PNG or CMYK whatever their name
   says; the decoder takes them as they are."""
 
   TITLE = "1,331,167 photographs, without scores"

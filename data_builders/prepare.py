@@ -78,7 +78,7 @@ def prepare(name, manual_dir=None, data_dir=None, *, strict=False, workers=None,
   path = pathlib.Path(builder.data_dir)
   console = console or Console(quiet=True)
   if (path / LABELS_FILE).exists():
-    console.print(f"{name} is prepared already: {path}", soft_wrap=True)
+    console.print(f"{name} is prepared already: {path} (delete that folder to prepare it again)", soft_wrap=True)
     return path
   if manual_dir is not None and not pathlib.Path(manual_dir).expanduser().is_dir():
     raise UserError(f"{manual_dir}: no such folder. {builder.MANUAL}\nDownload page: {builder.PAGE}")
