@@ -42,7 +42,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   Attributes:
     TITLE: one line: what the images are.
-    KIND: "authentic", "synthetic", "generated", "restored" or "unlabelled".
+    KIND: "authentic", "synthetic", "generated", "restored", "unlabelled" or "your own".
     PAGE: where the official release can be had.
     MANUAL: which archives to fetch and the tree to unpack them to; the user reads it when something is missing.
     LICENCE: terms, as far as they are stated.
@@ -54,7 +54,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     MOS_RANGE: (low, high) of mos where `labels` gives a column `mos` of its own, on another scale than raw_score.
     STD_MAX: no mos_std of the release is larger.
     IMAGES, REFERENCES: how many the complete release has; None where that is not fixed.
-    MEAN: mean mos of the complete release to 3 significant digits; None where not known.
+    MEAN: mean mos of the complete release, rounded; None where not known.
     OFFICIAL_SPLIT: the release says which images train and which test.
     LABEL_SHA256: (name, checksum) of the label files of which one is known.
     TOP: names of the release's top folder; `--manual_dir` may be that folder or the one it lies in.

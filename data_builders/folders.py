@@ -18,11 +18,7 @@ def find_root(manual_dir, builder):
   Raises:
     UserError: no such folder, or not this database; names what is missing.
   """
-  if manual_dir is None:
-    raise UserError(f"{builder.name}: --manual_dir is missing. {builder.MANUAL}\nDownload page: {builder.PAGE}")
-  given = pathlib.Path(manual_dir).expanduser()
-  if not given.is_dir():
-    raise UserError(f"{given}: no such folder. {builder.MANUAL}\nDownload page: {builder.PAGE}")
+  given = given_folder(manual_dir, builder)
   missing = {folder: missing_marks(folder, builder.MARKS) for folder in candidates(given, builder)}
   root = min(missing, key=lambda folder: len(missing[folder]))
   if not missing[root]:
@@ -31,6 +27,18 @@ def find_root(manual_dir, builder):
     f"{given}: not the {builder.name} release: no {', no '.join(missing[root])}. {builder.MANUAL}\n"
     f"Download page: {builder.PAGE}\nTo see what the folder holds: jiqa doctor '{given}'"
   )
+
+
+def given_folder(manual_dir, builder):
+  """`manual_dir` as a path; refused where it is missing, no folder, or a file still to be unpacked."""
+  given = None if manual_dir is None else pathlib.Path(manual_dir).expanduser()
+  if given is not None and given.is_dir():
+    return given
+  if given is None:
+    problem = f"{builder.name}: --manual_dir is missing."
+  else:
+    problem = f"{given}: is a file; unpack it first." if given.is_file() else f"{given}: no such folder."
+  raise UserError(f"{problem} {builder.MANUAL}\nDownload page: {builder.PAGE or 'none'}")
 
 
 def candidates(given, builder):

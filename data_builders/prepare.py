@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 import data_builders
 from data_builders.base import LABELS_FILE
+from data_builders.folders import given_folder
 from jiqa.errors import UserError
 
 
@@ -80,10 +81,8 @@ def prepare(name, manual_dir=None, data_dir=None, *, strict=False, workers=None,
   if (path / LABELS_FILE).exists():
     console.print(f"{name} is prepared already: {path} (delete that folder to prepare it again)", soft_wrap=True)
     return path
-  if manual_dir is not None and not pathlib.Path(manual_dir).expanduser().is_dir():
-    raise UserError(f"{manual_dir}: no such folder. {builder.MANUAL}\nDownload page: {builder.PAGE}")
-  if builder.MANUAL and manual_dir is None:
-    raise UserError(f"{name}: --manual_dir is missing. {builder.MANUAL}\nDownload page: {builder.PAGE}")
+  if builder.MANUAL:
+    given_folder(manual_dir, builder)
   builder.SKIPS_DAMAGED = builder.SKIPS_DAMAGED and not strict and beam is None
   builder.workers = workers
   config = tfds.download.DownloadConfig(manual_dir=None if manual_dir is None else os.fspath(manual_dir))

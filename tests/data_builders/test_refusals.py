@@ -121,7 +121,9 @@ def test_empty_folder_and_no_folder(tmp_path):
   _refused("koniq10k", tmp_path / "empty", tmp_path, "no 1024x768", "koniq10k_distributions_sets.csv")
   _refused("image_folder/mine", tmp_path / "empty", tmp_path, "no images")
   _refused("image_folder/mine", tmp_path / "nowhere", tmp_path, "no such folder")
-  _refused("koniq10k", None, tmp_path, "--manual_dir is missing")
+  _refused("koniq10k", None, tmp_path, "--manual_dir is missing", "Download page")
+  (tmp_path / "koniq10k_1024x768.zip").touch()
+  _refused("koniq10k", tmp_path / "koniq10k_1024x768.zip", tmp_path, "is a file; unpack it first")
 
 
 def test_swapped_variables_and_lengths_in_matlab_files(tmp_path):
