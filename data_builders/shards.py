@@ -276,20 +276,13 @@ def _split_info(builder, split, lengths):
   return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
 
 
-class _locked:
+@contextlib.contextmanager
+def _locked(staging):
   """Holds the staging folder for this process; the lock goes with the process, however that ends."""
-
-  def __init__(self, staging):
-    self.staging = staging
-
-  def __enter__(self):
-    self.staging.mkdir(parents=True, exist_ok=True)
-    self.handle = open(self.staging / "lock", "w")
+  staging.mkdir(parents=True, exist_ok=True)
+  with open(staging / "lock", "w") as handle:
     try:
-      fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-      self.handle.close()
-      raise UserError(f"{self.staging}: another process is preparing this set; wait for it to end.") from error
-
-  def __exit__(self, *_):
-    self.handle.close()
+      raise UserError(f"{staging}: another process is preparing this set; wait for it to end.") from error
+    yield

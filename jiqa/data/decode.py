@@ -107,13 +107,14 @@ def _complete_jpeg(data):
   Markers inside metadata (thumbnails) do not count: the walk goes from segment to segment.
   """
   at, framed = 2, False
-  while at + 9 <= len(data) and data[at] == 0xFF:
+  while at + 9 < len(data) and data[at] == 0xFF:
     marker = data[at + 1]
     if marker == JPEG_SCAN:
       return framed and data.rfind(JPEG_END, at) != -1
     if marker in JPEG_FRAMES:
       height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-      framed = 0 < height * width <= MAX_PIXELS
+      eight_bits, gray_or_colour = data[at + 4] == 8, data[at + 9] in (1, 3, 4)
+      framed = eight_bits and gray_or_colour and 0 < height * width <= MAX_PIXELS
     if marker == 0xFF or marker in JPEG_BARE_MARKERS:
       at += 1 if marker == 0xFF else 2
     else:

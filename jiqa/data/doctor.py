@@ -61,7 +61,7 @@ def examine(folder, database=None, *, data_dir=None, decode=False):
   if not folder.is_dir():
     raise UserError(f"{folder}: no such folder.")
   report = Report(folder)
-  names = variants(database) if database else recognise(folder)
+  names = _by_marks(folder, variants(database)) if database else recognise(folder)
   if not names:
     _unknown(report, folder, data_dir)
     return report
@@ -99,20 +99,28 @@ def variants(database):
 def recognise(folder):
   """Names of the databases that `folder` may be, the likeliest first.
 
-  A folder that has everything that marks a database is that one; otherwise those of which most is there.
+  A folder that has everything that marks a database is that one; otherwise those of which half is there.
   """
-  shares = {}
-  for database in data_builders.NAMES:
-    if database in ANY_FOLDER:
-      continue
-    for name in variants(database):
-      builder = make_builder(name)
-      candidates = folders.candidates(folder, builder)
-      missing = min(len(folders.missing_marks(candidate, builder.MARKS)) for candidate in candidates)
-      # More marks say more: two of two found beat one of one.
-      shares[name] = (1 - missing / len(builder.MARKS), len(builder.MARKS))
-  likely = [name for name, (share, marks) in shares.items() if share == 1 or (share >= 0.5 and marks > 1)]
-  return sorted(likely, key=lambda name: shares[name], reverse=True)
+  known = [name for database in data_builders.NAMES if database not in ANY_FOLDER for name in variants(database)]
+  found = {name: _found_marks(folder, name) for name in known}
+  likely = [name for name, (share, marks) in found.items() if share == 1 or (share >= 0.5 and marks > 1)]
+  return sorted(likely, key=found.get, reverse=True)
+
+
+def _by_marks(folder, names):
+  """`names`, those of which most is in `folder` first."""
+  return sorted(names, key=lambda name: _found_marks(folder, name), reverse=True)
+
+
+def _found_marks(folder, name):
+  """(share of a database's marks that are in `folder`, how many there are): two of two say more than one of one."""
+  builder = make_builder(name)
+  if not builder.MARKS:
+    return 1.0, 0
+  missing = min(
+    len(folders.missing_marks(candidate, builder.MARKS)) for candidate in folders.candidates(folder, builder)
+  )
+  return 1 - missing / len(builder.MARKS), len(builder.MARKS)
 
 
 def _unknown(report, folder, data_dir):

@@ -95,7 +95,7 @@ class Database:
 
   def __init__(self, name, path):
     self.name = name
-    self.path = pathlib.Path(path)
+    self.path = pathlib.Path(path).absolute()
     self.table = read_labels(self.path)
     builder = tfds.builder_from_directory(self.path)
     self.metadata = dict(builder.info.metadata)

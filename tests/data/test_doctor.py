@@ -68,6 +68,12 @@ def test_names_the_row_of_a_bad_score_and_the_missing_label_file(tmp_path):
   assert "no dmos.csv" in problem
 
 
+def test_takes_the_variant_that_is_there(tmp_path):
+  dummy_trees.koniq10k_half(tmp_path)
+  report = examine(tmp_path, "koniq10k")
+  assert (report.database, report.problems) == ("koniq10k/512x384", [])
+
+
 def test_half_a_release_is_still_recognised(tmp_path):
   dummy_trees.tid2013(tmp_path)
   (tmp_path / "tid2013/mos_std.txt").unlink()
