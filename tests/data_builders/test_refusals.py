@@ -1,21 +1,15 @@
 """Whatever is wrong with a release: refused by name, and nothing half-written stays behind."""
 
 import csv
-import errno
-import os
 import pathlib
-import shutil
-import signal
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 import scipy.io
 
-from data_builders import shards
-from data_builders.prepare import main, prepare
+from data_builders.prepare import prepare
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
 from tests.data_builders import dummy_trees
@@ -206,150 +200,93 @@ def test_command_line_ends_with_2_and_without_traceback(kadid, tmp_path):
   assert "Traceback" not in done.stderr
 
 
-def test_read_only_data_dir(kadid, tmp_path, monkeypatch):
-  data_dir = tmp_path / "prepared"
-  data_dir.mkdir(mode=0o555)
-  if os.access(data_dir, os.W_OK):  # root may write everywhere; say what the kernel would say to others
-    make = os.mkdir
-
-    def refuse(path, *args, **kwargs):
-      if pathlib.Path(path).is_relative_to(data_dir):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-      make(path, *args, **kwargs)
-
-    monkeypatch.setattr(os, "mkdir", refuse)
-  _refused("kadid10k", kadid, tmp_path, str(data_dir), "Permission denied")
+def _replace(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
 
 
-def test_full_disk(kadid, tmp_path):
-  """A limit on the size of files stands for the disk that fills up while a shard is written."""
-  noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
-  for name in ("I01_01_01.png", "I01_25_05.png", "I02_05_03.png"):
-    path = _own(kadid, f"images/{name}")
-    dummy_trees.Image.fromarray(noise).save(path)
-  program = f"""
-import resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from data_builders.prepare import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-main("kadid10k", ["--manual_dir={kadid}", "--data_dir={tmp_path}/prepared"])
-"""
-  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-  assert done.returncode == 2, done.stderr
-  assert "cannot write the prepared kadid10k" in done.stderr
-  assert "Traceback" not in done.stderr
-  assert _left_behind(tmp_path / "prepared") == []
+def _bid_sheet(release, row):
+  header = ["Image Number", "Average Subjective Grade", "Number of Grades", "Grade #1", "Grade #2"]
+  dummy_trees.write_sheet(release / "ImageDatabase/DatabaseGrades.xlsx", "Plan1", [header, row])
 
 
-def _many(tmp_path, count=40):
-  rng = np.random.default_rng(0)
-  (tmp_path / "photos").mkdir()
-  for i in range(count):
-    pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    dummy_trees.Image.fromarray(pixels).save(tmp_path / f"photos/{i:03d}.png")
-  return tmp_path / "photos"
+# Tree, name, what is done to its folder, and what the message must say.
+SPOILED = {
+  "tid: rows of the two files": (
+    dummy_trees.tid2013, lambda f: _replace(f / "mos_std.txt", "0.15000\n", ""), ("5 scores", "4 in mos_std.txt"),
+  ),
+  "tid: name before score": (
+    dummy_trees.tid2013, lambda f: _replace(f / "mos_with_names.txt", "5.20000 i01_01_2.bmp", "i01_01_2.bmp 5.2"),
+    ("mos_with_names.txt line 2", "expected a score and a name"),
+  ),
+  "pipal: no score": (
+    dummy_trees.pipal, lambda f: _replace(f / "Train_Label/A0001.txt", ",1400.5", ""), ("A0001.txt line 2", "score"),
+  ),
+  "pipal: not an Elo score": (
+    dummy_trees.pipal, lambda f: _replace(f / "Train_Label/A0002.txt", "950.25", "0.95"),
+    ("A0002.txt line 1", "900..1850"),
+  ),
+  "pipal: no images": (
+    dummy_trees.pipal_merged, lambda f: (f / "Dist_Imgs").rename(f / "Images"), ("no folder Train_Dist*",),
+  ),
+  "bid: count in the place of the grade": (
+    dummy_trees.bid, lambda f: _bid_sheet(f, [1, 2, 4.5, 4.0, 5.0]), ("DatabaseGrades.xlsx row 2", "columns swapped"),
+  ),
+  "bid: no Excel file": (
+    dummy_trees.bid, lambda f: (f / "ImageDatabase/DatabaseGrades.xlsx").write_bytes(b"x"),
+    ("DatabaseGrades.xlsx", "not a readable Excel file"),
+  ),
+  "csiq: another sheet": (
+    dummy_trees.csiq, lambda f: dummy_trees.write_sheet(f / "csiq.DMOS.xlsx", "Sheet1", [["image"]]),
+    ("csiq.DMOS.xlsx", "no sheet 'all_by_image'"),
+  ),
+  "csiq: no such type": (
+    dummy_trees.csiq, lambda f: dummy_trees.write_csiq_labels(f, [("snow", 7, "rain", 1, 0.1, 0.2)]),
+    ("csiq.DMOS.xlsx row 5", "dst_idx 7"),
+  ),
+  "kadid: negative variance": (
+    dummy_trees.kadid10k, lambda f: _replace(f / "dmos.csv", "1.2,0.25", "1.2,-0.25"), ("dmos.csv line 3", "variance"),
+  ),
+  "koniq: unknown part": (
+    dummy_trees.koniq10k, lambda f: _replace(f / "koniq10k_distributions_sets.csv", "validation", "dev"),
+    ("koniq10k_distributions_sets.csv line 3", "'dev'"),
+  ),
+  "clive: training images left out": (
+    dummy_trees.clive,
+    lambda f: dummy_trees.write_clive_labels(f, ["3.bmp", "4.bmp", "1000.JPG"], [60, 70, 80], [20, 20, 20]),
+    ("AllImages_release.mat", "not the training images"),
+  ),
+  "agiqa: prompt without quotes": (
+    dummy_trees.agiqa3k, lambda f: _replace(f / "data.csv", '"a cat, warm color"', "a cat, warm color"),
+    ("data.csv line 2", "10 cells"),
+  ),
+  "biq: a further filled column": (
+    dummy_trees.biq2021, lambda f: _replace(f / "Train (Images and MOS).csv", "0.5,,", "0.5,,x"),
+    ("Train (Images and MOS).csv line 3", "4 cells"),
+  ),
+  "csv: no score": (
+    dummy_trees.csv_table, lambda f: _replace(f / "scores.csv", "dmos", "score"), ("scores.csv", "one of mos and dmos"),
+  ),
+  "csv: two tables": (
+    dummy_trees.csv_table, lambda f: (f / "more.csv").touch(), ("expected one .csv", "more.csv, scores.csv"),
+  ),
+}  # fmt: skip
 
 
-def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch):
-  monkeypatch.setattr(shards, "SHARD_BYTES", 5_000)
-  photos = _many(tmp_path)
-  read = []
-  original = shards.example
-
-  def interrupt_late(root, row):
-    if len(read) == 25:
-      raise KeyboardInterrupt
-    read.append(row["image_name"])
-    return original(root, row)
-
-  monkeypatch.setattr(shards, "example", interrupt_late)
-  with pytest.raises(KeyboardInterrupt):
-    prepare("image_folder/photos", photos, tmp_path / "prepared", workers=1)
-  with pytest.raises(UserError, match="not prepared"):
-    open_database("image_folder/photos", tmp_path / "prepared")
-
-  again = []
-  monkeypatch.setattr(shards, "example", lambda root, row: again.append(row["image_name"]) or original(root, row))
-  prepare("image_folder/photos", photos, tmp_path / "prepared", workers=1)
-  assert 0 < len(again) < 40, "finished shards are not written again"
-  database = open_database("image_folder/photos", tmp_path / "prepared")
-  assert [database[i]["image_name"] for i in range(40)] == [f"{i:03d}.png" for i in range(40)]
-  assert [database[i]["image"] for i in range(40)] == [path.read_bytes() for path in sorted(photos.iterdir())]
-  (set_folder,) = (tmp_path / "prepared/image_folder/photos").iterdir()
-  assert set_folder.name == "1.0.0", "no staging folder stays behind"
+@pytest.mark.parametrize("case", SPOILED)
+def test_spoiled_label_file(case, tmp_path):
+  tree, spoil, patterns = SPOILED[case]
+  _, name = tree(tmp_path / "release")
+  folder = dummy_trees.folder_of(tmp_path / "release")
+  spoil(folder)
+  _refused(name, folder, tmp_path, *patterns)
 
 
-def test_changed_files_are_written_anew_after_an_interruption(tmp_path, monkeypatch):
-  photos = _many(tmp_path, 3)
-  original = shards._move
-  monkeypatch.setattr(shards, "_move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-  with pytest.raises(KeyboardInterrupt):
-    prepare("image_folder/photos", photos, tmp_path / "prepared")
-  monkeypatch.setattr(shards, "_move", original)
-  (photos / "001.png").write_bytes(dummy_trees.image_bytes("png"))
-  prepare("image_folder/photos", photos, tmp_path / "prepared")
-  assert open_database("image_folder/photos", tmp_path / "prepared")[1]["image"] == dummy_trees.image_bytes("png")
-
-
-def test_killed_preparation_leaves_nothing_readable(tmp_path):
-  """SIGKILL in the middle of the first shard, then the same command once more."""
-  photos = _many(tmp_path, 5)
-  program = f"""
-import os, signal
-from data_builders import shards
-from data_builders.prepare import main
-original = shards.example
-def kill(root, row):
-  if row["image_name"] == "003.png":
-    os.kill(os.getpid(), signal.SIGKILL)
-  return original(root, row)
-shards.example = kill
-main("image_folder", ["--name=photos", "--manual_dir={photos}", "--data_dir={tmp_path}/prepared"])
-"""
-  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
-  assert done.returncode == -signal.SIGKILL
-  with pytest.raises(UserError, match="not prepared"):
-    open_database("image_folder/photos", tmp_path / "prepared")
-  main("image_folder", ["--name=photos", f"--manual_dir={photos}", f"--data_dir={tmp_path / 'prepared'}"])
-  assert len(open_database("image_folder/photos", tmp_path / "prepared")) == 5
-  assert [path.name for path in (tmp_path / "prepared/image_folder/photos").iterdir()] == ["1.0.0"]
-
-
-def test_two_processes_do_not_write_one_set(tmp_path, monkeypatch):
-  photos = _many(tmp_path, 3)
-  inside, go_on = threading.Event(), threading.Event()
-  original = shards.example
-
-  def wait(root, row):
-    inside.set()
-    go_on.wait(10)
-    return original(root, row)
-
-  monkeypatch.setattr(shards, "example", wait)
-  first = threading.Thread(target=prepare, args=("image_folder/photos", photos, tmp_path / "prepared"))
-  first.start()
-  inside.wait(10)
-  with pytest.raises(UserError, match="another process is preparing"):
-    prepare("image_folder/photos", photos, tmp_path / "prepared")
-  go_on.set()
-  first.join()
-  assert len(open_database("image_folder/photos", tmp_path / "prepared")) == 3
-
-
-def test_prepared_set_that_lost_a_record_is_refused(tmp_path):
-  path = prepare("image_folder/photos", _many(tmp_path, 4), tmp_path / "prepared")
-  labels = path / "labels.csv"
-  lines = labels.read_text().splitlines(keepends=True)
-  labels.write_text("".join(lines[:-1]))
-  with pytest.raises(UserError, match="4 records but 3 labels"):
-    open_database("image_folder/photos", tmp_path / "prepared")
-  labels.write_text("".join([lines[0], lines[2], lines[1], *lines[3:]]))
-  with pytest.raises(UserError, match="record 0 is not"):
-    open_database("image_folder/photos", tmp_path / "prepared")[0]
-
-
-def test_data_dir_of_the_environment(tmp_path, monkeypatch):
-  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "from_environment"))
-  assert prepare("image_folder/photos", _many(tmp_path, 2)).is_relative_to(tmp_path / "from_environment")
-  assert len(open_database("image_folder/photos")) == 2
-  shutil.rmtree(tmp_path / "from_environment")
+def test_score_off_the_scale_and_unknown_split_and_level(tmp_path):
+  _, name = dummy_trees.csv_table(tmp_path / "release")
+  folder = tmp_path / "release/own"
+  for column, value, pattern in (("split", "dev", "split 'dev'"), ("level", "5", "level 5"), ("mos_std", "-1", "-1")):
+    rows = [("x/1.png", 1, value), ("x/2.png", 2, value)]
+    dummy_trees.write_csv(folder / "scores.csv", ("image_name", "mos", column), rows)
+    _refused(name, folder, tmp_path, "scores.csv line 2", pattern)
