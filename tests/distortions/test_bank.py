@@ -90,7 +90,7 @@ def test_skewed_requests_are_all_served(requests):
 def test_sharded_over_devices_without_moving_pictures(batch):
   images, _, levels, keys, _ = batch
   # One kind of every sort. Lens blur, an FFT on a CPU only, has its own test: XLA gathers a batch for an FFT.
-  allowed = (0, 2, 3, 6, 7, 11, 16, 18, 19, 20, 21, 25)
+  allowed = (2, 3, 6, 11, 18, 20, 21, 25)
   kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS, allowed)
   mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (images, kinds, levels, keys)]
