@@ -25,7 +25,7 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, standardize=True, toler
     l1_ratio: share of the absolute values in the penalty, in (0, 1].
     standardize: divide every feature by its standard deviation over the fitted rows (a constant one by 1).
     tolerance: the descent ends where the duality gap is below this share of the variance of the target.
-    max_sweeps: bound of the sweeps over all features; where it ends them, `Heads.error` is still above `tolerance`.
+    max_sweeps: bound of the sweeps over all features; where it ends them, a `ridge.UnsettledWarning` says so.
 
   Returns:
     `ridge.Heads`; `error` [k, a] is the relative duality gap reached, `steps` [k] the sweeps taken.
@@ -51,6 +51,7 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, standardize=True, toler
       l1_ratio, tolerance, standardize=standardize, max_sweeps=max_sweeps,
     )  # fmt: skip
     heads = ridge.Heads(*(np.asarray(part) for part in out))
+  ridge.warn_if_unsettled(heads.error, tolerance)
   return heads._replace(weights=heads.weights[:, place], error=heads.error[:, place])
 
 

@@ -161,7 +161,8 @@ def _sheet(rows):
     top = 24 + i * (side + gap)
     draw.text((6, top + side // 2), f"level {level + 1}", fill="black")
     for j, path in enumerate(pair):
-      sheet.paste(_open(path, side), (60 + j * (side + gap), top))
+      image = _open(path, side)
+      sheet.paste(image, (60 + j * (side + gap) + (side - image.width) // 2, top + (side - image.height) // 2))
   return sheet
 
 

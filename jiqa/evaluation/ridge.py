@@ -7,13 +7,14 @@ that are fitted. With at least d rows the primal system (Z'Z + alpha I) w = Z'y 
 The expensive part is O(min(n, d)^3), so it runs in float32 and as rarely as possible. Alphas within a factor of
 `GROUP_SPAN` share one Cholesky factor, taken at their geometric mean: as a preconditioner it leaves a condition number
 of at most sqrt(GROUP_SPAN), so that conjugate gradients solve every alpha of the group in a few O(n^2) steps (Hestenes
-and Stiefel 1952). These run first in float32 on the Gram matrix, then in float64 on the features themselves until the
-error is below `tolerance`: the answer does not carry the rounding of the float32 Gram matrix, which for small alphas
-would be visible in the third digit.
+and Stiefel 1952). Where the matrix is large they run in float32 on it first; they end in float64 on the features
+themselves, when the error is below `tolerance`. So the answer does not carry the rounding of the float32 matrix, which
+for small alphas would be visible in the third digit.
 """
 
 import functools
 import itertools
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -30,8 +31,14 @@ GROUP_SPAN = {"cpu": 100.0}
 CHUNK = 1024
 # Row panels in which a symmetric product is formed; only those left of the diagonal are.
 PANELS = 8
+# From this size on, steps on the float32 Gram matrix go first: below, the float64 pass over the features costs no more.
+ROUGH_FROM = 768
 # Splits are solved side by side while their matrices fit into this many bytes, else one after the other.
-BATCH_BYTES = 2**28
+BATCH_BYTES = 2**26
+
+
+class UnsettledWarning(RuntimeWarning):
+  """A head is less exact than was asked for."""
 
 
 class Heads(NamedTuple):
@@ -62,7 +69,7 @@ def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-7, max
     standardize: divide every feature by its standard deviation over the fitted rows (a constant one by 1).
     tolerance: relative error at which the float64 steps end, in the norm of the system; 1e-7 is enough to choose
       alpha, 1e-11 gives float64 answers.
-    max_steps: bound of the float64 steps; where it ends them, `Heads.error` is still above `tolerance`.
+    max_steps: bound of the float64 steps; where it ends them, an `UnsettledWarning` says so.
 
   Returns:
     `Heads` of NumPy arrays.
@@ -84,7 +91,8 @@ def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-7, max
   # What a Gram matrix lacks of the one over all rows is cheaper to take away than to add up, where it is the smaller.
   outside = padded_indices(~rows) if not dual and 2 * count.min() > len(target) else None
   size = index.shape[1] if dual else features.shape[1]
-  side_by_side = int(np.clip(BATCH_BYTES // ((groups.shape[1] + 2) * size**2 * 4), 1, len(rows)))
+  limit = BATCH_BYTES // (4 * size**2 * 4)
+  side_by_side = max([k for k in range(2, len(rows) + 1) if k <= limit and len(rows) % k == 0], default=None)
   with jax.enable_x64(True), cholesky.one_blas_thread():
     out = _fit(
       features, np.where(np.isfinite(target), target, 0.0), rows, index, outside, groups, tolerance,
@@ -92,6 +100,7 @@ def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-7, max
     )  # fmt: skip
     heads = Heads(*(np.asarray(part) for part in out))
   split = np.arange(len(rows))[:, None]
+  warn_if_unsettled(heads.error, tolerance)
   return heads._replace(weights=heads.weights[split, place], error=heads.error[split, place])
 
 
@@ -120,6 +129,13 @@ def predict(features, heads):
 @jax.jit
 def _apply(features, centre, weights):
   return (features.astype(jnp.float64) - centre) @ weights
+
+
+def warn_if_unsettled(error, tolerance):
+  """Warns where a search was ended by its bound and not by its tolerance; error is [k, a]."""
+  if not (error <= tolerance).all():
+    message = f"{int((~(error <= tolerance)).sum())} of {error.size} heads have not settled: error {np.max(error):.1e}"
+    warnings.warn(f"{message}, asked for {tolerance:.0e}; larger alphas settle sooner", UnsettledWarning, stacklevel=3)
 
 
 def checked(features, target, rows, alphas):
@@ -205,38 +221,47 @@ def _fit(features, target, rows, index, outside, groups, tolerance, *, dual, sta
 
 
 def _solve(matrix, operate, right, groups, tolerance, max_steps):
-  """Solves (A + alpha I) x = right for all alphas; `matrix` is A in float32, `operate` multiplies by A in float64."""
-  alphas = groups.reshape(-1)
+  """Solves (A + alpha I) x = right for all alphas; `matrix` is A in float32, `operate` multiplies by A in float64.
+
+  One group of alphas after the other: only one factor is held, and a group that is done does not wait for the others.
+  """
   floor = 1e-7 * jnp.trace(matrix)
 
-  def factorise(group):
-    # A float32 Gram matrix may be indefinite by its rounding: strengthen the diagonal until it is not, the steps in
-    # float64 make up for it.
-    def attempt(carry):
-      alpha = 10 * carry[0]
-      return alpha, cholesky.factorise(matrix + alpha * jnp.eye(len(matrix), dtype=jnp.float32))
+  def of_group(alphas):
+    factor = _factorise(matrix, jnp.maximum(jnp.sqrt(alphas[0] * alphas[-1]).astype(jnp.float32), floor))
 
-    def broken(carry):
-      return ~jnp.isfinite(carry[1].lower[-1, -1]) & (carry[0] < jnp.inf)
+    def precondition(residual):
+      size = jnp.linalg.norm(residual, axis=0)
+      unit = (residual / jnp.where(size > 0, size, 1)).astype(jnp.float32)
+      return cholesky.solve(factor, unit).astype(residual.dtype) * size
 
-    alpha = jnp.maximum(jnp.sqrt(group[0] * group[-1]).astype(jnp.float32), floor)
-    empty = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), jax.eval_shape(cholesky.factorise, matrix))
-    return jax.lax.while_loop(broken, attempt, (alpha / 10, empty))[1]
+    rough = lambda v: _matmul(matrix, v.astype(jnp.float32)).astype(v.dtype) + alphas * v  # noqa: E731
+    exact = lambda v: operate(v) + alphas * v  # noqa: E731
+    columns = jnp.broadcast_to(right[:, None], (len(right), len(alphas)))
+    start = jnp.zeros_like(columns)
+    if len(matrix) >= ROUGH_FROM:
+      start, _, _ = _conjugate_gradients(rough, precondition, columns, start, 1e-5, 30)
+    return _conjugate_gradients(exact, precondition, columns, start, tolerance, max_steps)
 
-  factors = jax.lax.map(factorise, groups)
+  solution, error, steps = jax.lax.map(of_group, groups)
+  return jnp.moveaxis(solution, 0, 1).reshape(len(right), -1), error.reshape(-1), steps.sum()
 
-  def precondition(residual):
-    size = jnp.linalg.norm(residual, axis=0)
-    unit = (residual / jnp.where(size > 0, size, 1)).astype(jnp.float32)
-    unit = jnp.moveaxis(unit.reshape(len(right), *groups.shape), 1, 0)
-    solved = jax.lax.map(lambda pair: cholesky.solve(*pair), (factors, unit))
-    return jnp.moveaxis(solved, 0, 1).reshape(len(right), -1).astype(residual.dtype) * size
 
-  rough = lambda v: _matmul(matrix, v.astype(jnp.float32)).astype(v.dtype) + alphas * v  # noqa: E731
-  exact = lambda v: operate(v) + alphas * v  # noqa: E731
-  right = jnp.broadcast_to(right[:, None], (len(right), len(alphas)))
-  start, _, _ = _conjugate_gradients(rough, precondition, right, jnp.zeros_like(right), 1e-6, 40)
-  return _conjugate_gradients(exact, precondition, right, start, tolerance, max_steps)
+def _factorise(matrix, alpha):
+  """Cholesky factor of matrix + alpha I, with a larger alpha where that is not positive definite.
+
+  A float32 Gram matrix may be indefinite by its rounding; the steps in float64 make up for what is added here.
+  """
+
+  def attempt(carry):
+    alpha = 10 * carry[0]
+    return alpha, cholesky.factorise(matrix + alpha * jnp.eye(len(matrix), dtype=jnp.float32))
+
+  def broken(carry):
+    return ~jnp.isfinite(carry[1].lower[-1, -1]) & (carry[0] < jnp.inf)
+
+  empty = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), jax.eval_shape(cholesky.factorise, matrix))
+  return jax.lax.while_loop(broken, attempt, (alpha / 10, empty))[1]
 
 
 def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
