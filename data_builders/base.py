@@ -125,6 +125,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
       "score": self.SCORE,
       "direction": self.DIRECTION if self.SCORE else "",
       "range": list(self.mos_range()) if self.SCORE else [],
+      "raw_range": list(self.RAW_RANGE) if self.SCORE else [],
       "published_images": self.IMAGES,
     }
 

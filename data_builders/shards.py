@@ -26,8 +26,9 @@ from jiqa.errors import UserError
 
 # One shard is one unit of parallel work, of resuming, and (with Beam) of memory.
 SHARD_BYTES = 128 << 20
-# The files are compressed images already; group 1 is what makes random access cheap.
-RECORD_OPTIONS = "group_size:1,uncompressed"
+# The files are compressed images already; group 1 is what makes random access cheap; the parallel work is over shards,
+# where the threads inside a writer would cost more than they bring.
+RECORD_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
 STAGING = "staging."
 
 

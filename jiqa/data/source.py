@@ -89,8 +89,8 @@ class Database:
     path: folder of the prepared set.
     table: DataFrame aligned with the records: image_name, reference_name ('' if none), raw_score, mos (higher is
       better, NaN if unlabelled), mos_std (NaN if none), distortion, level (0..4, -1 if none), split ('' if none).
-    metadata: dict: title, kind, range (of mos), direction (of raw_score), licence, citation, page, score, images,
-      references, complete, labels_sha256, skipped.
+    metadata: dict: title, kind, score, range (of mos), raw_range and direction (of raw_score), licence, citation, page,
+      images, references, complete, labels_sha256, skipped.
   """
 
   def __init__(self, name, path):
