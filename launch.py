@@ -3,6 +3,7 @@
 Flags only; everything heavy is imported in `main`, because data-loading workers import this file again.
 """
 
+import os
 import pathlib
 import re
 import sys
@@ -47,6 +48,9 @@ def plain(error):
 def main(_):
   """Runs the mode; a `UserError` is printed without a traceback and exits with status 2."""
   logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
+  # A resumed run and the evaluation find what has been compiled before; must be set before jax is imported.
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(WORKDIR.value).resolve() / "compiled"))
+
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate
   from jiqa.train import train

@@ -28,6 +28,8 @@ quality (the default): the paper's quality expert, a ResNet-50 with 160-pixel cr
 from ml_collections import ConfigDict
 
 VARIANTS = ("quality", "small", "demo")
+# Of the 26 distortions those that cost least on a CPU: blurs, noises, JPEG, tone and resizes.
+CHEAP_KINDS = (0, 1, 4, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 25)
 
 
 def get_config(variant="quality"):
@@ -120,7 +122,7 @@ def _small(c):
   c.depth, c.width, c.dtype = 18, 32, "float32"
   c.window, c.crop = 256, 96
   c.versions = 8
-  c.kinds = (0, 1, 4, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 25)  # the cheap ones: blurs, noises, JPEG, tone, resizes
+  c.kinds = CHEAP_KINDS
   c.loss = "in_batch"
   c.batch_size = 12
   c.epochs, c.steps = 0, 600
@@ -133,11 +135,12 @@ def _demo(c):
   c.data = [_images("demo", distortion="pristine")]
   c.threads = 2
   c.depth, c.width, c.embedding, c.dtype = 18, 16, 64, "float32"
-  c.window, c.crop = 192, 64
-  c.versions = 6
+  c.window, c.crop = 192, 96
+  c.versions = 8
+  c.kinds = CHEAP_KINDS
   c.loss = "in_batch"
-  c.batch_size = 8
-  c.epochs, c.steps = 0, 120
-  c.optimizer.update(name="adamw", schedule="cosine", learning_rate=2e-3, weight_decay=1e-4, warmup_steps=10)
+  c.batch_size = 4
+  c.epochs, c.steps = 0, 300
+  c.optimizer.update(name="adamw", schedule="cosine", learning_rate=2e-3, weight_decay=1e-4, warmup_steps=20)
   c.checkpoint_every, c.log_every = 40, 10
   c.evaluation.update(databases=("demo",), protocol="folds", pixels_per_batch=16 * 256 * 256)

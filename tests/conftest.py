@@ -6,7 +6,7 @@ import pathlib
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import pytest  # noqa: E402
+import pytest
 
 # Real photographs with human scores and real label files. They are not part of the project: point JIQA_REAL_DATA at a
 # folder that has them, or lay it beside the checkout as ../shared/data.
