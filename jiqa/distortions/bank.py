@@ -1,14 +1,18 @@
-"""The distortion bank: any kind at any level for every picture of a batch, on the accelerator, from a key.
+"""The distortion bank: any kind at any level for every image of a batch, on the accelerator, from a key.
 
 Twenty-six kinds of five levels (bank 'reiqa26', Saha et al. 2023, CVPR, arXiv 2304.00451) and the twenty-five of
 KADID-10k (bank 'kadid25', Lin et al. 2019, QoMEX). Two ways to call it:
 
-  distort            arbitrary requests, one (kind, level) for every picture: sorted by kind, computed in small tiles.
-  distort_versions   training: several versions of every picture, kinds assigned in turn by `cyclic_kinds`, so that
+  distort            arbitrary requests, one (kind, level) for every image: sorted by kind, computed in small tiles.
+  distort_versions   training: several versions of every image, kinds assigned in turn by `cyclic_kinds`, so that
                      every kind fills its own block of fixed size.
 
-Neither computes a kind that was not asked for, and neither holds more than one kind's working set at a time. (Under
-`vmap`, a `lax.switch` runs all branches for every picture: twenty-six times the work.)
+Neither computes a kind that was not asked for. (Under `vmap`, a `lax.switch` runs all branches for every image:
+twenty-six times the work.)
+
+compat='official' does what the published code of Re-IQA does, bugs included. Mostly it truncates to 8 bits where the
+default rounds; sharpen, colour shift, motion blur, Gaussian blur and denoise differ further. Every difference stands
+at the head of the module of its kind: blur, color, compression, noise, spatial, tone.
 """
 
 import functools
@@ -99,45 +103,47 @@ def _table(bank, compat="fixed"):
   return BANKS[bank]
 
 
-def picture_keys(key, count):
-  """One key for every picture: a key array is taken as it is, a single key is folded with the position.
+def image_keys(key, count):
+  """One key for every image: a key array is taken as it is, a single key is folded with the position.
 
   Args:
     key: typed PRNG key, [] or [count].
-    count: number of pictures.
+    count: number of images.
 
   Returns:
     [count] typed PRNG keys.
   """
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    raise UserError(f"key is a {key.dtype} array; expected a typed key: jax.random.key(seed), not PRNGKey(seed)")
   if key.ndim == 0:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
   if key.shape != (count,):
-    raise UserError(f"keys have shape {key.shape}; expected one key, or one for each of the {count} pictures")
+    raise UserError(f"keys have shape {key.shape}; expected one key, or one for each of the {count} images")
   return key
 
 
 def distort(images, kinds, levels, key, compat="fixed", bank="reiqa26", tile=None):
-  """Distorts every picture by its own kind and level.
+  """Distorts every image by its own kind and level.
 
   Args:
     images: [b, h, w, 3] float32 in [0, 1], sides of at least 8 pixels.
-    kinds: [b] int32, numbers into `names(bank)`.
+    kinds: [b] int32, numbers into `names(bank)`. A number outside comes back as NaN.
     levels: [b] int32 in 0..4.
-    key: one typed PRNG key, or [b] keys. With one key for every picture, a picture's result does not depend on the
+    key: one typed PRNG key, or [b] keys. With one key for every image, an image's result does not depend on the
       batch.
     compat: 'fixed' does what the distortion's name says; 'official' what the published code does.
     bank: 'reiqa26' or 'kadid25'.
-    tile: pictures of one kind computed together; None chooses by the size of the batch.
+    tile: images of one kind computed together; None chooses by the size of the batch.
 
   Returns:
     [b, h, w, 3] float32, multiples of 1/255 in [0, 1].
 
   Raises:
-    UserError: wrong shape, too small a picture, unknown bank or compat.
+    UserError: wrong shape, too small an image, unknown bank or compat.
   """
   table = _table(bank, compat)
   planes = to_planes(images)
-  seeds = streams.seeds_of(picture_keys(key, images.shape[0]))
+  seeds = streams.seeds_of(image_keys(key, images.shape[0]))
   rows = jnp.arange(images.shape[0])
   return to_images(_by_tiles(planes, rows, kinds, levels, seeds, table, compat, tile))
 
@@ -147,7 +153,7 @@ def _by_tiles(planes, source, kinds, levels, seeds, table, compat, tile=None):
 
   Args:
     planes: [n, h, 3, w].
-    source: [rows] int32, the picture of every request.
+    source: [rows] int32, the image of every request.
     kinds: [rows] int32.
     levels: [rows] int32.
     seeds: [rows, 2] uint32.
@@ -161,6 +167,7 @@ def _by_tiles(planes, source, kinds, levels, seeds, table, compat, tile=None):
   rows, count = kinds.shape[0], len(table)
   tile = tile or max(1, min(8, rows // (2 * count)))
   branches = [functools.partial(function, compat=compat) for _, function in table]
+  kinds = jnp.where(kinds < 0, count, kinds)  # bincount would take them for 0
   order = jnp.argsort(kinds)
   members = jnp.bincount(kinds, length=count)
   first_row = jnp.cumsum(members) - members
@@ -180,21 +187,21 @@ def _by_tiles(planes, source, kinds, levels, seeds, table, compat, tile=None):
     )
     return out.at[jnp.where(real, row, rows)].set(result, mode="drop", unique_indices=True), None
 
-  out = jnp.zeros((rows, *planes.shape[1:]), planes.dtype)
+  out = jnp.full((rows, *planes.shape[1:]), jnp.nan, planes.dtype)
   return jax.lax.scan(one_tile, out, jnp.arange(bound))[0]
 
 
 def cyclic_kinds(key, num_images, versions, allowed=26):
   """Assigns kinds in turn: request t = i * versions + j gets pi[t mod K], with pi a random order of the K kinds.
 
-  A picture's kinds are distinct when versions <= K, and any run of pictures uses every kind equally often, up to one:
+  An image's kinds are distinct when versions <= K, and any run of images uses every kind equally often, up to one:
   block sizes are known in advance for the batch and for any contiguous part of it.
 
   Args:
     key: typed PRNG key; a fresh one for every step.
     num_images: b.
     versions: v.
-    allowed: number of kinds, or a tuple of the kinds to use.
+    allowed: number of kinds (26, or 25 for 'kadid25'), or a tuple of the kinds to use.
 
   Returns:
     [b, v] int32.
@@ -210,7 +217,7 @@ def cyclic_kinds(key, num_images, versions, allowed=26):
 
 
 def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, compat="fixed", bank="reiqa26"):
-  """Makes several distorted versions of every picture, kinds assigned in turn.
+  """Makes several distorted versions of every image, kinds assigned in turn.
 
   Every kind has a block of ceil(requests / K) places in every group: static shapes, and less than one place per kind
   unused.
@@ -220,10 +227,10 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
     kinds: [b, v] int32 from `cyclic_kinds`, or any assignment in which no kind exceeds its block. A request beyond its
       block, or of a kind that is not allowed, comes back as NaN.
     levels: [b, v] int32 in 0..4.
-    key: one typed PRNG key, or [b] keys, one for every picture; version j uses fold_in(key of the picture, j).
+    key: one typed PRNG key, or [b] keys, one for every image; version j uses fold_in(key of the image, j).
     allowed: number of kinds, or a tuple of the kinds that occur: only these are computed. None allows the whole bank.
     groups: number of contiguous parts of the batch that are dispatched separately. Set it to the number of data
-      shards, and no picture leaves its device.
+      shards, and no image leaves its device.
     compat: 'fixed' or 'official'.
     bank: 'reiqa26' or 'kadid25'.
 
@@ -231,7 +238,7 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
     [b, v, h, w, 3] float32, multiples of 1/255 in [0, 1].
 
   Raises:
-    UserError: wrong shape, too small a picture, unknown bank or compat, batch not divisible by groups.
+    UserError: wrong shape, too small an image, unknown bank or compat, batch not divisible by groups.
   """
   table = _table(bank, compat)
   planes = to_planes(images)
@@ -239,8 +246,8 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
   allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(sorted(allowed))
   (b, v), size = kinds.shape, planes.shape[1:]
   if b % groups:
-    raise UserError(f"a batch of {b} pictures cannot be cut into {groups} groups; use a multiple")
-  keys = picture_keys(key, b)
+    raise UserError(f"a batch of {b} images cannot be cut into {groups} groups; use a multiple")
+  keys = image_keys(key, b)
   keys = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(v)))(keys)
   seeds = streams.seeds_of(keys)
   rows = b // groups * v
@@ -260,7 +267,7 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
 
 
 def _by_blocks(planes, kinds, levels, seeds, table, allowed, compat):
-  """Computes one block per allowed kind; arguments as `_by_tiles`, with request t of picture t // versions."""
+  """Computes one block per allowed kind; arguments as `_by_tiles`, with request t of image t // versions."""
   rows = kinds.shape[0]
   versions = rows // planes.shape[0]
   capacity = -(-rows // len(allowed))

@@ -4,7 +4,7 @@ Differences of compat='official':
   gaussian_blur: rounds to 8 bits, ties down, after each of the six passes, as PIL does: sigma 0.1 then changes next to
     nothing, and sigma 1 darkens by half a level.
   lens_blur: truncates.
-  motion_blur: truncates; the line reaches from -k/2 to k/2 - 1 and lies one pixel beside its place, so that the picture
+  motion_blur: truncates; the line reaches from -k/2 to k/2 - 1 and lies one pixel beside its place, so that the image
     moves by half a pixel along the line and by one across. The default is centred: k - 1 whole pixels and two halves.
 """
 
@@ -96,14 +96,14 @@ def disc_by_products(planes, levels, strengths):
   gathers one for an FFT.
   """
   total = 0
-  for term in range(_DISC_TERMS):
+  for term in range(min(_DISC_TERMS, 2 * max(strengths) + 1)):
     rows, columns = (_disc_bands(planes.shape[(1, 3)[axis]], strengths, term, axis) for axis in (0, 1))
     total += resample.along_columns(columns, levels, resample.along_rows(rows, levels, planes))
   return total
 
 
 def lens_blur(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 4, 6, 8)):
-  """Blur by a uniform disc, the picture of a point out of focus; the edge is repeated.
+  """Blur by a uniform disc, the image of a point out of focus; the edge is repeated.
 
   Args:
     planes: [b, h, 3, w] float32 in [0, 1].

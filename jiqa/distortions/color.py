@@ -51,13 +51,13 @@ def _edge_bands(size):
 
 
 def _stretch(values):
-  """Every picture's range to [0, 1]; a constant picture to 0."""
+  """Every image's range to [0, 1]; a constant image to 0."""
   low, high = (reduce(values, axis=(1, 2), keepdims=True) for reduce in (jnp.min, jnp.max))
   return (values - low) / jnp.maximum(high - low, 1e-12)
 
 
 def _percentile(values, share):
-  """The value in [0, 1] below which a share of every picture lies; bisection is cheaper than sorting everywhere."""
+  """The value in [0, 1] below which a share of every image lies; bisection is cheaper than sorting everywhere."""
   low, high = jnp.zeros((values.shape[0], 1, 1)), jnp.ones((values.shape[0], 1, 1))
   for _ in range(16):
     middle = (low + high) / 2
@@ -70,7 +70,7 @@ def _edge_map(planes):
   """Where the colour shift shows: smoothed gradient magnitude of luma with its tails cut, [b, h, w] in [0, 1]."""
   luma = 0.2989 * planes[:, :, 0] + 0.5870 * planes[:, :, 1] + 0.1140 * planes[:, :, 2]
   squared = jnp.gradient(luma, axis=1) ** 2 + jnp.gradient(luma, axis=2) ** 2
-  # The tiny floor keeps the gradient of the root finite on flat pictures.
+  # The tiny floor keeps the gradient of the root finite on flat images.
   magnitude = jnp.sqrt(jnp.maximum(squared, 1e-20))[:, :, None]
   zero = jnp.zeros(planes.shape[0], jnp.int32)
   magnitude = resample.along_columns(_edge_bands(planes.shape[3]), zero, magnitude)

@@ -2,7 +2,7 @@
 
 What is exact: the irreversible colour transform, five levels of the CDF 9/7 wavelet, the dead-zone quantiser with
 mid-point reconstruction (ITU-T T.800, annexes E to G). What is approximated is the rate control: the real coder
-truncates bit planes until the file fits; here one step serves all coefficients of a picture, found by bisection so
+truncates bit planes until the file fits; here one step serves all coefficients of an image, found by bisection so
 that the estimated code length
 
   bits = 3.7 sum log2(1 + |q|)
@@ -88,7 +88,7 @@ def recompose(planes, details):
 
 
 def _step_for(coefficients, budget):
-  """The step at which every picture meets its budget.
+  """The step at which every image meets its budget.
 
   Args:
     coefficients: list of [b, ...] float32.

@@ -1,6 +1,6 @@
 """Noise: white, in colour components, impulse, multiplicative, and white noise denoised by a blur.
 
-Differences of compat='official': results are truncated (impulse: already 8-bit; denoise: the noisy picture is
+Differences of compat='official': results are truncated (impulse: already 8-bit; denoise: the noisy image is
 truncated, the blurred one rounded).
 """
 

@@ -1,4 +1,4 @@
-"""Fewer colours and fewer grey levels, with a palette fitted to every picture by Lloyd's algorithm (1982).
+"""Fewer colours and fewer grey levels, with a palette fitted to every image by Lloyd's algorithm (1982).
 
 KADID-10k used MATLAB's rgb2ind (minimum variance, no dither) and multithresh (Otsu's classes). Both minimise the
 squared error of the replacement, as Lloyd's iteration does, so that the palettes agree in kind, not colour by colour.

@@ -1,4 +1,4 @@
-"""The layout every distortion works in, and the way back to an 8-bit picture.
+"""The layout every distortion works in, and the way back to an 8-bit image.
 
 Colour planes lie inside the rows: `[b, h, 3, w]`. A vertical filter is then one matrix product over contiguous rows of
 `3 w` numbers, a horizontal one over contiguous rows of `w`, and an elementwise formula runs along contiguous memory,
@@ -16,7 +16,7 @@ COMPAT = ("fixed", "official")
 
 
 def to_planes(images):
-  """Opens pictures into colour planes.
+  """Opens images into colour planes.
 
   Args:
     images: [b, h, w, 3] float32 in [0, 1], both sides at least `MIN_SIDE`.
@@ -25,16 +25,16 @@ def to_planes(images):
     [b, h, 3, w] float32.
 
   Raises:
-    UserError: the shape or type is not that of a batch of colour pictures, or a side is too short.
+    UserError: the shape or type is not that of a batch of colour images, or a side is too short.
   """
   shape = tuple(images.shape)
   if len(shape) != 4 or shape[-1] != 3:
     raise UserError(f"images have shape {shape}; expected [b, h, w, 3]")
   if not jnp.issubdtype(images.dtype, jnp.floating):
-    raise UserError(f"images are {images.dtype}; expected float32 in [0, 1]: divide 8-bit pictures by 255")
+    raise UserError(f"images are {images.dtype}; expected float32 in [0, 1]: divide 8-bit images by 255")
   if min(shape[1:3]) < MIN_SIDE:
     raise UserError(
-      f"images are {shape[1]}x{shape[2]}; distortions need sides of at least {MIN_SIDE}: use larger crops or pictures"
+      f"images are {shape[1]}x{shape[2]}; distortions need sides of at least {MIN_SIDE}: use larger crops or images"
     )
   return jnp.swapaxes(images, 2, 3)
 
@@ -45,10 +45,10 @@ def to_images(planes):
 
 
 def by_level(strengths, levels):
-  """Every picture's own strength.
+  """Every image's own strength.
 
-  The table is read twice for every picture, because XLA makes a dynamic slice of a single read, fuses that into the
-  loop over the pixels, and there it costs the loop its vector instructions (five times the time for one picture on a
+  The table is read twice for every image, because XLA makes a dynamic slice of a single read, fuses that into the
+  loop over the pixels, and there it costs the loop its vector instructions (five times the time for one image on a
   CPU).
 
   Args:
@@ -104,8 +104,8 @@ def _truncate_jvp(primals, tangents):
 def finish(planes, compat, official=truncate_to_grid):
   """Clips to [0, 1] and returns to the 8-bit grid.
 
-  Both modes end on the grid, so that a distorted picture cannot be told from a pristine 8-bit one by its unused
-  decimals. The published code mostly truncates, which darkens every distorted picture by half a grey level.
+  Both modes end on the grid, so that a distorted image cannot be told from a pristine 8-bit one by its unused
+  decimals. The published code mostly truncates, which darkens every distorted image by half a grey level.
 
   Args:
     planes: [b, h, 3, w] float32.

@@ -1,7 +1,7 @@
 """Linear filters as constant banded matrices, built once on the host and applied as matrix products.
 
 Resizing, separable blurring and pixelating along one axis is a matrix; whatever the level, the matrix has the same
-shape, so that pictures of different levels share one batched product. The matrices are narrow bands: the output is cut
+shape, so that images of different levels share one batched product. The matrices are narrow bands: the output is cut
 into blocks of rows, and each block multiplies only the input rows that it can see.
 """
 
@@ -51,7 +51,7 @@ def along_rows(bands, which, planes):
 
   Args:
     bands: Bands over the height.
-    which: [b] int32, the matrix for every picture.
+    which: [b] int32, the matrix for every image.
     planes: [b, h, c, w] float32.
 
   Returns:

@@ -4,8 +4,8 @@ Differences of compat='official':
   resizes, pixelate, color_block, patches: none (PIL rounds to 8 bits between down and up; two levels at most).
   jitter: truncates.
 
-Deviations of both modes from the published code, which cannot run on small pictures: a resize keeps at least one
-pixel, a colour block is cut to the picture, patches shrink to a third of the shorter side.
+Deviations of both modes from the published code, which cannot run on small images: a resize keeps at least one
+pixel, a colour block is cut to the image, patches shrink to a third of the shorter side.
 """
 
 import functools
@@ -30,7 +30,7 @@ def _down_and_up_bands(size, factors, method):
 
 
 def _down_and_up(planes, levels, compat, factors, method):
-  """Every picture down and up again; factors: one shrinking factor for every level."""
+  """Every image down and up again; factors: one shrinking factor for every level."""
   planes = resample.along_columns(_down_and_up_bands(planes.shape[3], factors, method), levels, planes)
   planes = resample.along_rows(_down_and_up_bands(planes.shape[1], factors, method), levels, planes)
   return finish(planes, compat, official=round_to_grid)
@@ -74,7 +74,7 @@ def pixelate(planes, levels, seeds=None, compat="fixed", strengths=(0.01, 0.05, 
 
 
 def color_block(planes, levels, seeds, compat="fixed", strengths=(2, 4, 6, 8, 10)):
-  """Covers the picture with squares of 32x32 pixels, each of a random colour.
+  """Covers the image with squares of 32x32 pixels, each of a random colour.
 
   Args:
     planes: [b, h, 3, w] float32 in [0, 1].
@@ -119,20 +119,20 @@ def patches(planes, levels, seeds, compat="fixed", strengths=(20, 40, 60, 80, 10
   side = min(_PATCH, h // 3, w // 3)
   count = jnp.asarray(np.asarray(strengths))[levels]
   draws = [streams.uniform(word) for word in streams.words(seeds, 0, max(strengths))]
-  # Sources keep one patch away from every border, so that no copy leaves the picture.
+  # Sources keep one patch away from every border, so that no copy leaves the image.
   top, left = (side + (draws[i] * (size - 3 * side)).astype(jnp.int32) for i, size in ((0, h), (1, w)))
   # int() cuts toward zero.
   reach = max(side, 4)  # so that the smallest patches still move by a pixel
   down, right = (((draws[i] - 0.5) * reach).astype(jnp.int32) for i in (2, 3))
 
-  def copy(i, picture, top, left, down, right, count):
-    patch = jax.lax.dynamic_slice(picture, (top[i], 0, left[i]), (side, 3, side))
+  def copy(i, image, top, left, down, right, count):
+    patch = jax.lax.dynamic_slice(image, (top[i], 0, left[i]), (side, 3, side))
     # A copy that is one too many falls back onto its own place.
     move = (i < count).astype(jnp.int32)
-    return jax.lax.dynamic_update_slice(picture, patch, (top[i] + move * down[i], 0, left[i] + move * right[i]))
+    return jax.lax.dynamic_update_slice(image, patch, (top[i] + move * down[i], 0, left[i] + move * right[i]))
 
-  def copy_all(picture, *places):
-    return jax.lax.fori_loop(0, max(strengths), lambda i, picture: copy(i, picture, *places), picture)
+  def copy_all(image, *places):
+    return jax.lax.fori_loop(0, max(strengths), lambda i, image: copy(i, image, *places), image)
 
   planes = jax.vmap(copy_all)(planes, top, left, down, right, count)
   return finish(planes, compat, official=round_to_grid)

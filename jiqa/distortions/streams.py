@@ -1,9 +1,9 @@
 """Random numbers that are a pure function of (key, pixel): a counter-based hash instead of a sequential generator.
 
 Every number comes from one evaluation of pcg4d on (index, stream, seed, seed), elementwise: Jarzynski & Olano 2020,
-"Hash Functions for GPU Rendering", JCGT 9(3). A picture's noise therefore cannot depend on the batch, the device or the
+"Hash Functions for GPU Rendering", JCGT 9(3). An image's noise therefore cannot depend on the batch, the device or the
 sharding, and four 32-bit words cost about a dozen integer multiplications: five times faster on a CPU than
-`jax.random.normal`. Only the two seed words of a picture come from its JAX key.
+`jax.random.normal`. Only the two seed words of an image come from its JAX key.
 """
 
 import jax
@@ -30,12 +30,12 @@ def seeds_of(keys):
 
 
 def words(seeds, stream, *shape):
-  """Four arrays of independent random words for every picture.
+  """Four arrays of independent random words for every image.
 
   Args:
     seeds: [b, 2] uint32.
     stream: a number that tells apart the uses of one seed within a distortion.
-    *shape: the shape wanted for one picture.
+    *shape: the shape wanted for one image.
 
   Returns:
     Four arrays [b, *shape] uint32.
@@ -77,7 +77,7 @@ def near_normal(word):
 
 
 def uniforms(seeds, stream, count):
-  """[b, count] float32 in [0, 1): a few scalars for every picture."""
+  """[b, count] float32 in [0, 1): a few scalars for every image."""
   return uniform(words(seeds, stream, count)[0])
 
 

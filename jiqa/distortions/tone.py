@@ -1,9 +1,9 @@
-"""Tone: brighten, darken, mean shift, contrast, sharpen and grey-level quantisation.
+"""Tone: brighten, darken, mean shift, contrast and sharpen.
 
 Differences of compat='official':
-  all but quantize: truncate.
+  all: truncate.
   sharpen: the published code hands 0..255 values to a Lab conversion that expects 0..1. The lightness it clips to
-    0..100 then runs to some 9,000 and the colours to 5,000, so that the result is a posterised picture of zeros and
+    0..100 then runs to some 9,000 and the colours to 5,000, so that the result is a posterised image of zeros and
     ones (6 dB) whatever the level. The default sharpens.
 """
 

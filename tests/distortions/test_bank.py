@@ -79,10 +79,11 @@ def test_a_picture_does_not_depend_on_its_batch(batch, requests):
 def test_skewed_requests_are_all_served(requests):
   """One kind for nearly all pictures: the worst case for blocks, nothing special for tiles."""
   images, _, levels, keys = (part[:26] for part in requests)
-  kinds = jnp.full(26, 13, jnp.int32).at[5].set(0)
+  kinds = jnp.full(26, 13, jnp.int32).at[5].set(0).at[6].set(26).at[7].set(-1)
   got = np.asarray(distort(images, kinds, levels, keys, tile=3))
   darken = to_images(bank.BANKS["reiqa26"][13][1](to_planes(images), levels))
-  rows = np.arange(26) != 5
+  assert np.isnan(got[6:8]).all()  # there are no such kinds
+  rows = np.delete(np.arange(26), (5, 6, 7))
   np.testing.assert_allclose(got[rows], darken[rows], atol=1e-6)
   assert not np.allclose(got[5], darken[5], atol=1e-3)
 
@@ -188,9 +189,11 @@ def test_bad_input_is_named(images, options, message):
 
 def test_bad_groups_and_keys_are_named():
   images, kinds = _images(3), jnp.zeros((3, 2), int)
-  with pytest.raises(UserError, match=r"3 pictures.*2 groups"):
+  with pytest.raises(UserError, match=r"3 images.*2 groups"):
     bank.distort_versions(images, kinds, kinds, jax.random.key(0), groups=2)
-  with pytest.raises(UserError, match="3 pictures"):
+  with pytest.raises(UserError, match=r"typed key"):
+    bank.distort(images, kinds[:, 0], kinds[:, 0], jax.random.PRNGKey(0))
+  with pytest.raises(UserError, match="3 images"):
     bank.distort_versions(images, kinds, kinds, jax.random.split(jax.random.key(0), 2))
 
 
