@@ -108,6 +108,7 @@ def _quality():
       "databases": ("koniq10k",),
       "protocol": "official",
       "splits": 10,
+      "fractions": (0.7, 0.1, 0.2),  # of 'folds': train, validation, test
       "alphas": (1e-2, 1e6, 25),  # geometric grid: first, last, number
       "pixels_per_batch": 16 * 1024 * 768,
       "untrained": True,  # also score the encoder as initialised
@@ -124,8 +125,8 @@ def _small(c):
   c.versions = 8
   c.kinds = CHEAP_KINDS
   c.loss = "in_batch"
-  c.batch_size = 12
-  c.epochs, c.steps = 0, 600
+  c.batch_size = 16
+  c.epochs, c.steps = 0, 400
   c.optimizer.update(name="adamw", schedule="cosine", learning_rate=1e-3, weight_decay=1e-4, warmup_steps=50)
   c.checkpoint_every = 100
   c.evaluation.update(databases=("biq2021",), pixels_per_batch=8 * 512 * 512)
@@ -139,8 +140,8 @@ def _demo(c):
   c.versions = 8
   c.kinds = CHEAP_KINDS
   c.loss = "in_batch"
-  c.batch_size = 4
-  c.epochs, c.steps = 0, 300
+  c.batch_size = 8
+  c.epochs, c.steps = 0, 240
   c.optimizer.update(name="adamw", schedule="cosine", learning_rate=2e-3, weight_decay=1e-4, warmup_steps=20)
   c.checkpoint_every, c.log_every = 40, 10
-  c.evaluation.update(databases=("demo",), protocol="folds", pixels_per_batch=16 * 256 * 256)
+  c.evaluation.update(databases=("demo",), protocol="folds", fractions=(0.6, 0.2, 0.2), pixels_per_batch=16 * 256 * 256)

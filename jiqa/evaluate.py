@@ -86,7 +86,9 @@ def evaluate_database(config, name, encoders, method, mesh, workdir):
   wanted = config.evaluation
   database = open_database(name, config.data_dir or None)
   table = database.table
-  splits = assign(table, name, protocol=wanted.protocol, num_splits=wanted.splits, seed=config.seed)
+  splits = assign(
+    table, name, wanted.protocol, num_splits=wanted.splits, seed=config.seed, fractions=tuple(wanted.fractions)
+  )
   first, last, count = wanted.alphas
   alphas = np.geomspace(first, last, int(count))
   mos = table.mos.to_numpy()
