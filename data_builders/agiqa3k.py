@@ -6,16 +6,6 @@ from data_builders import base, label_files, prepare
 from data_builders.folders import find
 
 
-def model(image_name):
-  """Which text-to-image model made an image.
-
-  Example:
-    >>> model("sd1.5_highcorr_000.jpg")
-    'sd1.5'
-  """
-  return image_name.rpartition("/")[2].partition("_")[0]
-
-
 class Builder(base.Builder):
   """AGIQA-3K. `reference_name` is the prompt, so that images of one prompt never stand on both sides of a split.
   The score is perceived quality; the agreement with the prompt (mos_align) is another column of the label file."""
@@ -38,6 +28,16 @@ class Builder(base.Builder):
   LABEL_SHA256 = (("data.csv", "4b1945c2137e196d9378b9cf4a114de2267b97a4724f0743e260287eb2ddd6c0"),)
   TOP = ("AGIQA-3K",)
   MARKS = ("data.csv",)
+
+  @staticmethod
+  def domain(image_name):
+    """Which text-to-image model made an image.
+
+    Example:
+      >>> Builder.domain("sd1.5_highcorr_000.jpg")
+      'sd1.5'
+    """
+    return image_name.rpartition("/")[2].partition("_")[0]
 
   def labels(self, root):
     rows, where = label_files.read_csv(find(root, "data.csv"), ("name", "prompt", "mos_quality", "std_quality"))

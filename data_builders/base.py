@@ -106,6 +106,12 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """The folder that `image_name` is relative to, where it is not `root`."""
     return root
 
+  @staticmethod
+  def domain(image_name):
+    """Which part of the database an image is from (a collection, a generator), where its name says so; else ''."""
+    del image_name
+    return ""
+
   @contextlib.contextmanager
   def root(self, manual_dir):
     """Yields the release's top folder, found in or below `manual_dir`."""

@@ -8,16 +8,6 @@ from data_builders.folders import find
 LABEL_FILES = {"train": "Train (Images and MOS).csv", "test": "Test (Images and MOS).csv"}
 
 
-def subset(image_name):
-  """Which of the three collections a photograph is from: "ss01", "ss02" or "ss03"; they act as three domains.
-
-  Example:
-    >>> subset("Images/ss02 (17).jpg")
-    'ss02'
-  """
-  return image_name.rpartition("/")[2].partition(" ")[0].lower()
-
-
 class Builder(base.Builder):
   """BIQ2021; the official train and test parts; quirks: label and file may differ in case (.jpg, .JPG), the label
   files have empty trailing columns, a few files are MPO or not 512x512. There are no usable standard deviations."""
@@ -40,6 +30,16 @@ class Builder(base.Builder):
   OFFICIAL_SPLIT = True
   TOP = ("BIQ2021", "BIQ2021-main", "BIQ2021-master")
   MARKS = ("Images", *LABEL_FILES.values())
+
+  @staticmethod
+  def domain(image_name):
+    """Which of the three collections a photograph is from: "ss01", "ss02" or "ss03".
+
+    Example:
+      >>> Builder.domain("Images/ss02 (17).jpg")
+      'ss02'
+    """
+    return image_name.rpartition("/")[2].partition(" ")[0].lower()
 
   def labels(self, root):
     records = []

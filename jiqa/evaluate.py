@@ -81,7 +81,7 @@ def evaluate_database(config, name, encoders, method, mesh, workdir):
     workdir: pathlib.Path; gets the heads of the trained encoder and a scatter plot.
 
   Returns:
-    dict: the trained encoder's `protocol.Result.summary()`, the untrained one's under 'untrained', and what was used.
+    dict: what `summarise` says of the trained encoder, the untrained one's under 'untrained', and what was used.
   """
   wanted = config.evaluation
   database = open_database(name, config.data_dir or None)
@@ -101,6 +101,7 @@ def evaluate_database(config, name, encoders, method, mesh, workdir):
     seconds = time.perf_counter() - started
     results[label] = protocol.in_database(features, mos, splits, alphas, groups=groups)
     print(f"{what}: {len(table)} images in {seconds:.1f} s, {len(table) / seconds:.1f} images/s", file=sys.stderr)
+  domains = np.array(database.domains)
   stem = name.replace("/", "_")
   trained = results["trained"]
   trained.save_heads(workdir / f"heads_{stem}.npz")
@@ -110,18 +111,30 @@ def evaluate_database(config, name, encoders, method, mesh, workdir):
     trained.predictions[0][in_test],
     mos[in_test],
     title=f"{config.method} on {name}, test part of split 1",
-    labels=table.distortion.to_numpy()[in_test],
+    labels=np.where(domains != "", domains, table.distortion.to_numpy(str))[in_test],
     unit="SSIM, a proxy" if name == "demo" else "MOS",
   )
   return {
     "database": name,
-    **trained.summary(),
-    **{label: result.summary() for label, result in results.items() if label != "trained"},
+    **summarise(trained, domains),
+    **{label: summarise(result, domains) for label, result in results.items() if label != "trained"},
     "label": database.metadata["score"],
     "labels_sha256": database.metadata["labels_sha256"],
     "split_sha256": split_checksum(table, splits),
     "protocol": wanted.protocol,
   }
+
+
+def summarise(result, domains):
+  """`protocol.Result.summary()`, and under 'domains' the median SRCC and PLCC inside each part of the database."""
+  inside = {}
+  for domain in sorted(set(domains) - {""}):
+    parts = [np.isfinite(row) & (domains == domain) for row in result.predictions]
+    measured = [
+      protocol.measures(row[part], result.mos[part]) for row, part in zip(result.predictions, parts, strict=True)
+    ]
+    inside[domain] = {key: float(np.median([m[key] for m in measured])) for key in ("srcc", "plcc")}
+  return {**result.summary(), "domains": inside}
 
 
 def evaluate(config, workdir, devices=None):
@@ -191,6 +204,8 @@ def print_table(results, workdir):
         median = summary["median"]
         row = [f"{median[key]:.3f}" if median[key] is not None else "undefined" for key in ("srcc", "plcc")]
         table.add_row(name, label, *row, str(len(summary["srcc"])))
+        for domain, inside in summary["domains"].items():
+          table.add_row(f"  {domain}", label, f"{inside['srcc']:.3f}", f"{inside['plcc']:.3f}", "")
   console = Console(width=100)
   console.print(table)
   for name, result in results["databases"].items():

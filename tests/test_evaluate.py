@@ -43,7 +43,7 @@ def data_dir(tmp_path_factory):
 def tiny_config(data_dir):
   config = config_file.get_config("demo")
   with config.unlocked():
-    config.update(width=4, embedding=8, window=48, crop=16, versions=3, kinds=(6, 7), batch_size=8, steps=2)
+    config.update(depth=10, width=4, embedding=8, window=48, crop=16, versions=3, kinds=(6, 7), batch_size=8, steps=2)
     config.data_dir = str(data_dir)
     config.data[0].update(name="csv/noisy", distortion="")
     config.evaluation.update(databases=("csv/noisy",), splits=3, pixels_per_batch=16 * 64 * 64)

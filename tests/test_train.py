@@ -25,6 +25,7 @@ from jiqa.runtime.sharding import make_mesh, put_batch
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {
+  "depth": 10,
   "width": 4,
   "embedding": 8,
   "window": 64,
@@ -77,13 +78,9 @@ def command(data_dir, workdir, *more):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-  """Two virtual devices, and one compilation for all the processes of this file."""
-  return os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
+def environment():
+  """Two virtual devices for the processes of this file."""
+  return os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
 def run(arguments, environment, expected=0):

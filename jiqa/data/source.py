@@ -7,6 +7,7 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from rich.console import Console
 
+from data_builders import builder_class
 from data_builders.base import COLUMNS, LABELS_FILE, NUMBER_COLUMNS
 from data_builders.prepare import make_builder, prepare
 from jiqa.errors import UserError
@@ -89,6 +90,7 @@ class Database:
     path: folder of the prepared set.
     table: DataFrame aligned with the records: image_name, reference_name ('' if none), raw_score, mos (higher is
       better, NaN if unlabelled), mos_std (NaN if none), distortion, level (0..4, -1 if none), split ('' if none).
+    domains: list of str, the part of the database each image is from, '' where it has no parts.
     metadata: dict: title, kind, score, range (of mos), raw_range and direction (of raw_score), licence, citation, page,
       images, references, complete, labels_sha256, skipped.
   """
@@ -104,6 +106,7 @@ class Database:
       raise UserError(
         f"{self.path}: {len(self._records)} records but {len(self.table)} labels; delete the folder and prepare again."
       )
+    self.domains = [builder_class(name).domain(image_name) for image_name in self.table.image_name]
     self._columns = {column: self.table[column].tolist() for column in self.table}
 
   def __len__(self):

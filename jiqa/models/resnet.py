@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-EXPANSION = {18: 1, 34: 1, 50: 4}
+# 10 is the smallest that has every kind of layer: it compiles in half the time of 18.
+STAGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+EXPANSION = {10: 1, 18: 1, 34: 1, 50: 4}
 
 # torchvision: kaiming_normal_(mode='fan_out', nonlinearity='relu').
 _conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -155,7 +156,7 @@ class ResNet(nnx.Module):
   """The convolutional part of a ResNet, ending in global average pooling.
 
   Args:
-    depth: 18, 34 or 50.
+    depth: 10, 18, 34 or 50.
     width: channels of the stem and the first stage; 64 in the published networks.
     bn_groups: number of equal parts of the batch that are normalised separately; 1 means the global batch.
     dtype: of the convolutions. Parameters, statistics and the pooled features are float32.

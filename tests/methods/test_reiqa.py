@@ -13,7 +13,7 @@ from jiqa.runtime.sharding import make_mesh, put_batch
 
 def tiny_config(**changes):
   config = config_file.get_config("demo")
-  config.update(width=4, embedding=8, window=80, crop=32, versions=4, batch_size=8)
+  config.update(depth=10, width=4, embedding=8, window=80, crop=32, versions=4, batch_size=8)
   config.update(**changes)
   return config
 
