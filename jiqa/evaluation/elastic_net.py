@@ -66,8 +66,8 @@ def _fit(features, target, rows, index, alphas, l1_ratio, tolerance, *, standard
     y = jnp.take(target, index, mode="clip") * weight
     intercept = y.sum() / count
     y = (y - intercept) * weight
-    gram = ridge.gram(features, index, mean, scale, jnp.float64) / count
-    right = ridge.project(features, index, mean, scale, y[:, None])[:, 0] / count
+    gram = ridge.gram(features, index, mean, 1 / scale, jnp.float64) / count
+    right = ridge.project(features, index, mean, 1 / scale, y[:, None])[:, 0] / count
     variance = y @ y / count
 
     def at(start, alpha):

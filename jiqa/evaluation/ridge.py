@@ -56,7 +56,7 @@ class Heads(NamedTuple):
   steps: np.ndarray
 
 
-def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-7, max_steps=300):
+def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-6, max_steps=300):
   """Fits ridge regressors for every split and every alpha.
 
   Hoerl and Kennard 1970; the objective and the unpenalised intercept are those of scikit-learn's `Ridge`.
@@ -67,7 +67,7 @@ def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-7, max
     rows: [k, n] bool, True where split k fits the row.
     alphas: [a] float > 0, weight of the squared norm; or [k, a], each split its own.
     standardize: divide every feature by its standard deviation over the fitted rows (a constant one by 1).
-    tolerance: relative error at which the float64 steps end, in the norm of the system; 1e-7 is enough to choose
+    tolerance: relative error at which the float64 steps end, in the norm of the system; 1e-6 is enough to choose
       alpha, 1e-11 gives float64 answers.
     max_steps: bound of the float64 steps; where it ends them, an `UnsettledWarning` says so.
 
@@ -195,7 +195,7 @@ def padded_indices(rows):
 @functools.partial(jax.jit, static_argnames=("dual", "standardize", "max_steps", "side_by_side"))
 def _fit(features, target, rows, index, outside, groups, tolerance, *, dual, standardize, max_steps, side_by_side):
   mean, scale, centre, unit = moments(features, rows, standardize)
-  total = None if outside is None else gram(features, jnp.arange(_padded_length(len(target))), centre, unit)
+  total = None if outside is None else gram(features, jnp.arange(_padded_length(len(target))), centre, 1 / unit)
 
   def one(split):
     groups, index, outside, mean, scale = split
@@ -204,16 +204,17 @@ def _fit(features, target, rows, index, outside, groups, tolerance, *, dual, sta
     y = jnp.take(target, index, mode="clip") * weight
     intercept = y.sum() / count
     y = (y - intercept) * weight
-    transpose = functools.partial(project, features, index, mean, scale)
-    expand = functools.partial(_expand, features, index, mean, scale)
+    standard = (features, index, mean, 1 / scale)
+    transpose, expand = functools.partial(project, *standard), functools.partial(_expand, *standard)
     if dual:
-      matrix = _kernel(features, index, mean, scale)
+      matrix = _kernel(*standard)
       right, operate = y, lambda v: expand(transpose(v))
     else:
-      matrix = gram(features, index, centre, unit) if outside is None else total - gram(features, outside, centre, unit)
+      own = gram(features, index if outside is None else outside, centre, 1 / unit)
+      matrix = own if outside is None else total - own
       shift, stretch = ((mean - centre) / unit).astype(jnp.float32), (unit / scale).astype(jnp.float32)
       matrix = (matrix - count.astype(jnp.float32) * shift[:, None] * shift) * stretch[:, None] * stretch
-      right, operate = transpose(y[:, None])[:, 0], functools.partial(_normal, features, index, mean, scale)
+      right, operate = transpose(y[:, None])[:, 0], functools.partial(_normal, *standard)
     solution, error, steps = _solve(matrix, operate, right, groups, tolerance, max_steps)
     return (transpose(solution) if dual else solution).T, intercept, mean, scale, error, steps
 
@@ -312,9 +313,9 @@ def _chunks(index):
   return index.reshape(-1, min(CHUNK, len(index)))
 
 
-def _standard(features, index, mean, scale):
+def _standard(features, index, mean, stretch):
   part, valid = _rows(features, index)
-  return jnp.where(valid, (part.astype(jnp.float64) - mean) / scale, 0)
+  return jnp.where(valid, (part.astype(jnp.float64) - mean) * stretch, 0)
 
 
 def moments(features, rows, standardize):
@@ -342,19 +343,19 @@ def moments(features, rows, standardize):
   return mean[:-1] + centre, scale[:-1], centre, scale[-1]
 
 
-def gram(features, index, centre, unit, dtype=jnp.float32):
+def gram(features, index, mean, stretch, dtype=jnp.float32):
   """X'X of the given rows; centred and scaled first, so that float32 loses as few digits as possible."""
 
   def body(total, index):
-    return _add_lower_product(total, _standard(features, index, centre, unit).astype(dtype).T), None
+    return _add_lower_product(total, _standard(features, index, mean, stretch).astype(dtype).T), None
 
   zero = jnp.zeros((features.shape[1],) * 2, dtype)
   return _mirror(jax.lax.scan(body, zero, _chunks(index))[0])
 
 
-def _kernel(features, index, mean, scale):
+def _kernel(features, index, mean, stretch):
   """ZZ' of the given rows in float32."""
-  part = jax.lax.map(lambda i: _standard(features, i, mean, scale).astype(jnp.float32), _chunks(index))
+  part = jax.lax.map(lambda i: _standard(features, i, mean, stretch).astype(jnp.float32), _chunks(index))
   part = part.reshape(-1, features.shape[1])
   return _mirror(_add_lower_product(jnp.zeros((len(part),) * 2, jnp.float32), part))
 
@@ -371,26 +372,26 @@ def _mirror(lower):
   return jnp.tril(lower) + jnp.tril(lower, -1).T
 
 
-def project(features, index, mean, scale, v):
+def project(features, index, mean, stretch, v):
   """Z'v: [m, a] -> [d, a] float64."""
 
   def body(total, part):
-    return total + _standard(features, part[0], mean, scale).T @ part[1], None
+    return total + _standard(features, part[0], mean, stretch).T @ part[1], None
 
   zero = jnp.zeros((features.shape[1], v.shape[1]), jnp.float64)
   return jax.lax.scan(body, zero, (_chunks(index), v.reshape(-1, min(CHUNK, len(index)), v.shape[1])))[0]
 
 
-def _expand(features, index, mean, scale, v):
+def _expand(features, index, mean, stretch, v):
   """Zv: [d, a] -> [m, a] float64."""
-  return jax.lax.map(lambda i: _standard(features, i, mean, scale) @ v, _chunks(index)).reshape(-1, v.shape[1])
+  return jax.lax.map(lambda i: _standard(features, i, mean, stretch) @ v, _chunks(index)).reshape(-1, v.shape[1])
 
 
-def _normal(features, index, mean, scale, v):
+def _normal(features, index, mean, stretch, v):
   """Z'Zv: [d, a] -> [d, a] float64, in one pass over the rows."""
 
   def body(total, index):
-    part = _standard(features, index, mean, scale)
+    part = _standard(features, index, mean, stretch)
     return total + part.T @ (part @ v), None
 
   return jax.lax.scan(body, jnp.zeros_like(v), _chunks(index))[0]
