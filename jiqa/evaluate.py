@@ -157,13 +157,13 @@ def evaluate(config, workdir, devices=None):
   mesh = make_mesh(devices)
   sources, _ = open_sources(config)
   method, tx, _, _ = build(config, sum(len(source) for source in sources))
-  fresh = init_state(config, method, tx, mesh)
   if not (workdir / "checkpoints").is_dir():
     raise UserError(f"{workdir}: no checkpoints to evaluate; train first with --mode=train")
   checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoints_kept)
-  state = checkpoints.restore(fresh)
-  if state is None:
+  if checkpoints.latest_step() is None:
     raise UserError(f"{workdir / 'checkpoints'}: no complete checkpoint; train first with --mode=train")
+  fresh = init_state(config, method, tx, mesh)
+  state = checkpoints.restore(fresh)
   encoders = {"untrained": fresh} if config.evaluation.untrained else {}
   encoders["trained"] = state
   databases = {

@@ -11,7 +11,7 @@ _compiled = tempfile.TemporaryDirectory(prefix="jiqa_compiled_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-import pytest
+import pytest  # noqa: E402
 
 # Real photographs with human scores and real label files. They are not part of the project: point JIQA_REAL_DATA at a
 # folder that has them, or lay it beside the checkout as ../shared/data.
