@@ -5,6 +5,7 @@ Flags only; everything heavy is imported in `main`, because data-loading workers
 
 import os
 import pathlib
+import platform
 import re
 import sys
 
@@ -48,8 +49,10 @@ def plain(error):
 def main(_):
   """Runs the mode; a `UserError` is printed without a traceback and exits with status 2."""
   logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
+  # One folder a host, since programs for CPUs fit one kind of CPU only.
+  compiled = pathlib.Path(WORKDIR.value).resolve() / f"compiled_{platform.node()}"
   # A resumed run and the evaluation find what has been compiled before; must be set before jax is imported.
-  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(WORKDIR.value).resolve() / "compiled"))
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.fspath(compiled))
 
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate

@@ -19,13 +19,12 @@ import jiqa
 from jiqa.data.batching import framed_batches
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
-from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol, report
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh, put_batch
-from jiqa.train import build, init_state, open_sources
+from jiqa.train import build, check_workdir, init_state, splits_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy", "pillow")
 
@@ -86,9 +85,7 @@ def evaluate_database(config, name, encoders, method, mesh, workdir):
   wanted = config.evaluation
   database = open_database(name, config.data_dir or None)
   table = database.table
-  splits = assign(
-    table, name, wanted.protocol, num_splits=wanted.splits, seed=config.seed, fractions=tuple(wanted.fractions)
-  )
+  splits = splits_of(config, table, name, wanted.protocol)
   first, last, count = wanted.alphas
   alphas = np.geomspace(first, last, int(count))
   mos = table.mos.to_numpy()
@@ -133,7 +130,8 @@ def summarise(result, domains):
     measured = [
       protocol.measures(row[part], result.mos[part]) for row, part in zip(result.predictions, parts, strict=True)
     ]
-    inside[domain] = {key: float(np.median([m[key] for m in measured])) for key in ("srcc", "plcc")}
+    medians = {key: float(np.median([m[key] for m in measured])) for key in ("srcc", "plcc")}
+    inside[domain] = {key: value if np.isfinite(value) else None for key, value in medians.items()}
   return {**result.summary(), "domains": inside}
 
 
@@ -155,13 +153,16 @@ def evaluate(config, workdir, devices=None):
   """
   workdir = pathlib.Path(workdir)
   mesh = make_mesh(devices)
-  sources, _ = open_sources(config)
-  method, tx, _, _ = build(config, sum(len(source) for source in sources))
+  plain_config = json.loads(config.to_json_best_effort())
   if not (workdir / "checkpoints").is_dir():
     raise UserError(f"{workdir}: no checkpoints to evaluate; train first with --mode=train")
   checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoints_kept)
   if checkpoints.latest_step() is None:
     raise UserError(f"{workdir / 'checkpoints'}: no complete checkpoint; train first with --mode=train")
+  # What the training data were is the business of the run that trained on them.
+  trained_on = json.loads((workdir / "config.json").read_text())["data_sha256"]
+  check_workdir(plain_config | {"data_sha256": trained_on}, workdir)
+  method, tx, _, _ = build(config, mesh, config.batch_size)
   fresh = init_state(config, method, tx, mesh)
   state = checkpoints.restore(fresh)
   encoders = {"untrained": fresh} if config.evaluation.untrained else {}
@@ -176,7 +177,8 @@ def evaluate(config, workdir, devices=None):
     "seed": config.seed,
     "weights_sha256": checksum((state.params, state.stats)),
     "command": shlex.join([pathlib.Path(sys.executable).name, *sys.argv]),
-    "config": json.loads(config.to_json_best_effort()),
+    "config": plain_config,
+    "data_sha256": trained_on,
     "versions": {
       "jiqa": jiqa.__version__,
       "python": platform.python_version(),
@@ -185,7 +187,7 @@ def evaluate(config, workdir, devices=None):
     "devices": [device.device_kind for device in jax.devices()],
   }
   temporary = workdir / "results.tmp"
-  temporary.write_text(json.dumps(results, indent=2) + "\n")
+  temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
   temporary.replace(workdir / "results.json")
   print_table(results, workdir)
   return results
@@ -202,10 +204,10 @@ def print_table(results, workdir):
     for label, summary in (("untrained", result.get("untrained")), ("trained", result)):
       if summary:
         median = summary["median"]
-        row = [f"{median[key]:.3f}" if median[key] is not None else "undefined" for key in ("srcc", "plcc")]
-        table.add_row(name, label, *row, str(len(summary["srcc"])))
-        for domain, inside in summary["domains"].items():
-          table.add_row(f"  {domain}", label, f"{inside['srcc']:.3f}", f"{inside['plcc']:.3f}", "")
+        rows = {name: median} | {f"  {domain}": inside for domain, inside in summary["domains"].items()}
+        for shown, measured in rows.items():
+          cells = [f"{measured[key]:.3f}" if measured[key] is not None else "undefined" for key in ("srcc", "plcc")]
+          table.add_row(shown, label, *cells, str(len(summary["srcc"])))
   console = Console(width=100)
   console.print(table)
   for name, result in results["databases"].items():

@@ -6,6 +6,9 @@ They are written for the global batch. Under jit with a sharded batch axis XLA p
 import jax
 import jax.numpy as jnp
 
+# Accelerators multiply float32 in bfloat16 or TF32 unless asked; a similarity is divided by a small temperature.
+_EXACT = jax.lax.Precision.HIGHEST
+
 
 def info_nce(query, positive, negatives, *, temperature=0.2, mask=None, own=None, own_mask=None):
   """Contrasts every query with its own positive against shared negatives and, optionally, negatives of its own.
@@ -33,13 +36,13 @@ def info_nce(query, positive, negatives, *, temperature=0.2, mask=None, own=None
     True
   """
   positive, negatives = jax.lax.stop_gradient((positive, negatives))
-  logits = [(query * positive).sum(-1, keepdims=True), _masked(query @ negatives.T, mask)]
+  logits = [(query * positive).sum(-1, keepdims=True), _masked(jnp.matmul(query, negatives.T, precision=_EXACT), mask)]
   if own is not None:
     groups, members, width = own.shape
     if query.shape[0] % groups:
       raise ValueError(f"{query.shape[0]} queries cannot share {groups} groups of own negatives evenly")
     grouped = query.reshape(groups, -1, width)
-    similarity = jnp.einsum("gqd,gmd->gqm", grouped, jax.lax.stop_gradient(own)).reshape(-1, members)
+    similarity = jnp.einsum("gqd,gmd->gqm", grouped, jax.lax.stop_gradient(own), precision=_EXACT).reshape(-1, members)
     logits.append(_masked(similarity, own_mask))
   logits = jnp.concatenate(logits, -1) / temperature
   return jax.nn.logsumexp(logits, -1) - logits[:, 0]
@@ -65,7 +68,7 @@ def in_batch_info_nce(first, second, *, temperature=0.2, mask=None):
     >>> round(float(in_batch_info_nce(x, x, temperature=1.0)[0]), 4)  # log(e + 3) - 1
     0.7437
   """
-  logits = first @ second.T / temperature
+  logits = jnp.matmul(first, second.T, precision=_EXACT) / temperature
   if mask is not None:
     logits = jnp.where(mask | jnp.eye(logits.shape[0], dtype=bool), logits, -jnp.inf)
   diagonal = jnp.diagonal(logits)

@@ -66,21 +66,31 @@ def make_step(method, tx, schedule, seed):
   return jax.jit(step, donate_argnums=0)
 
 
+def splits_of(config, table, name, protocol):
+  """The splits of a database as this run evaluates them; its training leaves out what any of them tests on.
+
+  Returns:
+    [k, n] int8, see `jiqa.data.splits.assign`.
+  """
+  wanted = config.evaluation
+  return assign(table, name, protocol, num_splits=wanted.splits, seed=config.seed, fractions=tuple(wanted.fractions))
+
+
 def open_sources(config):
   """The training records: for every entry of config.data the images it names, none that any of its splits tests on.
 
   Returns:
-    (list of sources, list of weights).
+    (list of sources, list of weights, dict from database to the checksum of its labels).
 
   Raises:
     UserError: if a database is not prepared, or an entry leaves no image.
   """
-  sources, weights = [], []
+  sources, weights, checksums = [], [], {}
   for entry in config.data:
     database = open_database(entry.name, config.data_dir or None)
     positions = np.arange(len(database))
     if entry.protocol:
-      splits = assign(database.table, entry.name, protocol=entry.protocol)
+      splits = splits_of(config, database.table, entry.name, entry.protocol)
       positions = np.flatnonzero((splits != TEST).all(0))
     if entry.distortion:
       positions = positions[(database.table.distortion == entry.distortion).to_numpy()[positions]]
@@ -88,7 +98,8 @@ def open_sources(config):
       raise UserError(f"{entry.name}: no image is left by protocol {entry.protocol!r}, distortion {entry.distortion!r}")
     sources.append(Subset(database, positions))
     weights.append(entry.weight or len(positions))
-  return sources, weights
+    checksums[entry.name] = database.metadata["labels_sha256"]
+  return sources, weights, checksums
 
 
 def run_length(config, images):
@@ -105,30 +116,44 @@ def init_state(config, method, tx, mesh):
   return state.replace(opt_state=jax.jit(tx.init, out_shardings=replicated(mesh))(state.params))
 
 
-def build(config, images):
-  """What training and evaluation share: (method, tx, schedule, steps)."""
+def build(config, mesh, images):
+  """What training and evaluation share: (method, tx, schedule, steps); `images` is the number of training images."""
   steps, steps_per_epoch = run_length(config, images)
   try:
-    method = METHODS[config.method](config)
+    method = METHODS[config.method](config, mesh.size)
     tx, schedule = optimizer.build(config.optimizer, steps, steps_per_epoch)
   except ValueError as error:
     raise UserError(str(error)) from error
   return method, tx, schedule, steps
 
 
+def check_workdir(config, workdir):
+  """Refuses a workdir in which another config, or other data, has trained.
+
+  Args:
+    config: dict of plain values, as config.json holds them.
+    workdir: pathlib.Path.
+
+  Raises:
+    UserError: naming every key that differs, its value then and now.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    return
+  found = json.loads(path.read_text())
+  changed = sorted(key for key in {*config, *found} if config.get(key) != found.get(key) and key not in FREE_KEYS)
+  if changed:
+    lines = "; ".join(f"{key} was {found.get(key)!r}, is {config.get(key)!r}" for key in changed)
+    raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
+
+
 def claim_workdir(config, workdir):
-  """Records the config in a new workdir; refuses a workdir that another config has trained in."""
+  """Records the config, a dict of plain values, in a new workdir; see `check_workdir`."""
+  check_workdir(config, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / "config.json"
-  wanted = json.loads(config.to_json_best_effort())
-  if path.exists():
-    found = json.loads(path.read_text())
-    changed = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key) and key not in FREE_KEYS)
-    if changed:
-      lines = "; ".join(f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}" for key in changed)
-      raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
   temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+  temporary.write_text(json.dumps(config, indent=2) + "\n")
   temporary.replace(path)
 
 
@@ -156,7 +181,7 @@ def record(log, step, metrics, log_every, checkpoints):
   """Fetches the metrics of a finished step, stops the run if they are not finite, and logs those that are due."""
   values = {name: float(value) for name, value in metrics.items()}
   if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-    checkpoints.close()
+    checkpoints.wait()
     raise NotFinite(
       f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}. The last good checkpoint is step "
       f"{checkpoints.latest_step()} in {checkpoints.directory}. Lower config.optimizer.learning_rate or set "
@@ -182,12 +207,12 @@ def train(config, workdir, devices=None):
     UserError: for a database that is not prepared, a config that cannot be run, or a loss that is not finite.
   """
   workdir = pathlib.Path(workdir)
+  if jax.process_count() > 1:
+    raise UserError("training on several processes is not supported yet; use the devices of one")
   mesh = make_mesh(devices)
-  sources, weights = open_sources(config)
-  method, tx, schedule, steps = build(config, sum(len(source) for source in sources))
-  if config.batch_size % mesh.size:
-    raise UserError(f"config.batch_size {config.batch_size} is not a multiple of the {mesh.size} devices")
-  claim_workdir(config, workdir)
+  sources, weights, checksums = open_sources(config)
+  method, tx, schedule, steps = build(config, mesh, sum(len(source) for source in sources))
+  claim_workdir(json.loads(config.to_json_best_effort()) | {"data_sha256": checksums}, workdir)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoints_kept)
   state = init_state(config, method, tx, mesh)
   state = checkpoints.restore(state) or state
@@ -199,14 +224,12 @@ def train(config, workdir, devices=None):
     batch_size=config.batch_size,
     seed=config.seed,
     start=start,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
     threads=config.threads,
     buffered=2 * config.batch_size,
   )
   run_step = make_step(method, tx, schedule, config.seed)
   unread = None  # the metrics of the step before, read while the device computes the next
-  with Logbook(workdir, start, steps, config.batch_size) as log, StopNotice() as stop:
+  with checkpoints, Logbook(workdir, start, steps, config.batch_size) as log, StopNotice() as stop:
     for step in range(start, steps + 1):
       last = step == steps or stop.received
       if last or (step % config.checkpoint_every == 0 and step > start):
@@ -220,5 +243,4 @@ def train(config, workdir, devices=None):
       if unread:
         record(log, *unread, config.log_every, checkpoints)
       unread = (step, metrics)
-  checkpoints.close()
   return step == steps

@@ -23,7 +23,7 @@ SCENES, VERSIONS = 10, 6
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-  """Eight scenes, each at six strengths of noise, of different sizes; the score falls with the noise."""
+  """Ten scenes, each at six strengths of noise, of different sizes; the score falls with the noise."""
   pictures, data_dir = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("data")
   rng = np.random.default_rng(0)
   rows = ["image_name,mos,reference_name"]
@@ -77,12 +77,12 @@ def test_results_hold_what_is_promised_and_repeat_the_printed_medians(run):
 def test_saved_heads_give_the_reported_correlations(run, data_dir):
   config, workdir, results = run
   database = open_database("csv/noisy", data_dir)
-  method, tx, _, _ = loop.build(config, len(database))
   mesh = make_mesh(jax.devices()[:1])
+  method, tx, _, _ = loop.build(config, mesh, len(database))
   state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
   features = evaluation.features_of(method, state, database, mesh, 4 * 64 * 64, "test")
   heads = np.load(workdir / "heads_csv_noisy.npz")
-  splits = evaluation.assign(database.table, "csv/noisy", protocol="folds", num_splits=3, fractions=(0.6, 0.2, 0.2))
+  splits = loop.splits_of(config, database.table, "csv/noisy", "folds")
   for k in range(3):
     test = splits[k] == 2
     x = (features[test].astype(np.float64) - heads["mean"][k]) / heads["scale"][k]
@@ -103,6 +103,14 @@ def test_checksum_names_the_weights():
   tree = {"b": np.ones(3), "a": np.zeros(2)}
   assert evaluation.checksum(tree) == evaluation.checksum(dict(reversed(tree.items())))
   assert evaluation.checksum(tree) != evaluation.checksum(tree | {"a": np.ones(2)})
+
+
+def test_another_config_than_the_trained_one_is_refused(run):
+  config, workdir, _ = run
+  changed = config.copy_and_resolve_references()
+  changed.seed = 1
+  with pytest.raises(UserError, match="seed was 0, is 1"):
+    evaluation.evaluate(changed, workdir)
 
 
 def test_evaluating_before_training_is_refused(data_dir, tmp_path):

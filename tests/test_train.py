@@ -96,8 +96,9 @@ def curve(workdir):
 
 def final_arrays(workdir):
   config = tiny_config()
-  method, tx, _, _ = loop.build(config, 12)
-  like = loop.init_state(config, method, tx, make_mesh(jax.devices()[:1]))
+  mesh = make_mesh(jax.devices()[:1])
+  method, tx, _, _ = loop.build(config, mesh, 12)
+  like = loop.init_state(config, method, tx, mesh)
   return jax.tree.leaves(Checkpoints(workdir / "checkpoints").restore(like))
 
 
@@ -123,7 +124,10 @@ def test_a_run_killed_in_the_middle_ends_like_an_uninterrupted_one(data_dir, env
   assert code == -signal.SIGKILL
   with open(killed / "metrics.jsonl", "a") as file:
     file.write('{"step": 99, "lo')  # a record that the crash cut short
-  run(command(data_dir, killed), environment)
+  saved = Checkpoints(killed / "checkpoints").latest_step()
+  assert 4 <= saved < 24
+  resumed = run(command(data_dir, killed), environment)
+  assert f"step {saved}/24" in resumed.stderr and f"step {saved - 1}/24" not in resumed.stderr
   assert [step for step, *_ in curve(whole)] == list(range(24))
   assert curve(killed) == curve(whole)
   for ours, theirs in zip(final_arrays(killed), final_arrays(whole), strict=True):
@@ -141,7 +145,8 @@ def test_a_run_killed_in_the_middle_ends_like_an_uninterrupted_one(data_dir, env
 
 @pytest.mark.parametrize("loss", ["in_batch", "queue+chunk"])
 def test_one_step_on_one_and_on_eight_devices_agrees(loss):
-  config = tiny_config(loss=loss, queue=128, batch_size=16)
+  config = tiny_config(loss=loss, queue=160, batch_size=16, versions=5)  # enough for dispatch on every device
+  config.optimizer.warmup_steps = 0
   rng = np.random.default_rng(0)
   batch = {
     "image": rng.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8),
@@ -150,10 +155,10 @@ def test_one_step_on_one_and_on_eight_devices_agrees(loss):
   results = []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = make_mesh(devices)
-    method = METHODS[config.method](config)
+    method = METHODS[config.method](config, mesh.size)
     tx, schedule = optimizer.build(config.optimizer, 24, 3)
     state = loop.init_state(config, method, tx, mesh)
-    state = state.replace(step=state.step + 12)  # where the learning rate is not 0
+    before = jax.device_get(state.params)
     step = loop.make_step(method, tx, schedule, config.seed)
     results.append(step(state, put_batch(batch, mesh)))
   (one, one_metrics), (eight, eight_metrics) = jax.device_get(results)
@@ -161,6 +166,8 @@ def test_one_step_on_one_and_on_eight_devices_agrees(loss):
   for path, a in jax.tree_util.tree_leaves_with_path(one):
     b = dict(jax.tree_util.tree_leaves_with_path(eight))[path]
     np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4, err_msg=jax.tree_util.keystr(path))
+  moved = jax.tree.map(lambda old, new: np.abs(old - new).max(), before, one.params)
+  assert min(jax.tree.leaves(moved)) > 1e-5
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
@@ -205,7 +212,7 @@ def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environm
   ("changes", "message"),
   [
     ({"steps": 0}, "exactly one must be positive"),
-    ({"batch_size": 3}, "multiple of the 8 devices"),
+    ({"batch_size": 3}, "not a multiple of 8 devices"),
     ({"loss": "nce"}, "expected one of queue"),
     ({"data_dir": "/nonexistent"}, "not prepared"),
   ],

@@ -92,6 +92,7 @@ def training_batches(sources, weights, cut, *, batch_size, seed, start, host=0, 
   stream = stream.seed(seed).random_map(Decode(cut))
   local = batch_size // hosts
   rows = HostRows(stream, batch_size, host * local, local)
-  batches = grain.MapDataset.source(rows).batch(local, drop_remainder=True)[start:]
+  # Examples are read ahead and batched afterwards: reading batches ahead would hold `buffered` of them in memory.
+  examples = grain.MapDataset.source(rows)[start * local :]
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
-  return iter(batches.to_iter_dataset(options))
+  return iter(examples.to_iter_dataset(options).batch(local, drop_remainder=True))

@@ -6,7 +6,10 @@ from jiqa.runtime.state import State
 
 
 class Method(Protocol):
-  """One published system. Built from its config; holds no arrays, so that its functions can be jitted."""
+  """One published system, built as `Method(config, shards)`: its config and the number of devices of the mesh.
+
+  It holds no arrays, so that its functions can be jitted. A config that cannot run raises ValueError.
+  """
 
   def init(self, key, mesh) -> State:
     """Fresh parameters, statistics and `extra` at step 0, replicated over `mesh`; `opt_state` is left None.

@@ -30,8 +30,6 @@ from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import merge_module, new_state, split_module
 
 LOSSES = ("queue", "queue+chunk", "in_batch")
-# (kind, level): a mean shift by 0, a Lab saturation by 1 and a Gaussian blur of 0.1 pixels.
-PRISTINE_LOOK = ((14, 2), (5, 0), (0, 0))
 
 
 class QualityNetwork(nnx.Module):
@@ -47,20 +45,16 @@ class QualityNetwork(nnx.Module):
     return self.head(self.encoder(x, train=train))
 
 
-def looks_pristine(kinds, levels):
-  """Where a distortion changes nothing that one could see.
+def looks_pristine(versions):
+  """Which versions one could not tell from the first: a shift by 0, a saturation on a gray photograph, ...
 
   Args:
-    kinds, levels: [...] int32, as in jiqa/distortions/bank.py.
+    versions: [b, v, h, w, 3] in [0, 1].
 
   Returns:
-    [...] bool.
-
-  Example:
-    >>> looks_pristine(jnp.array([14, 14]), jnp.array([2, 3])).tolist()
-    [True, False]
+    [b, v] bool: no value differs by more than 2/255.
   """
-  return jnp.stack([(kinds == kind) & (levels == level) for kind, level in PRISTINE_LOOK]).any(0)
+  return jnp.abs(versions - versions[:, :1]).max((2, 3, 4)) <= 2.5 / 255
 
 
 def pair_offsets(key, crop, frame):
@@ -125,21 +119,16 @@ def half_swap(pairs, versions):
 class ReIQA:
   """The quality expert behind the contract of `methods/base.py`."""
 
-  def __init__(self, config):
-    if config.loss not in LOSSES:
-      raise ValueError(f"config.loss is {config.loss!r}; expected one of {', '.join(LOSSES)}")
-    self.config = config
+  def __init__(self, config, shards):
+    self.config, self.shards = config, shards
+    self.pairs = config.batch_size * config.versions * len(config.scales)
+    _check(config, shards, self.pairs)
     abstract = nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0)))
     self.graphdef = split_module(abstract)[0]
-    self.pairs = config.batch_size * config.versions * len(config.scales)
-    if config.loss != "in_batch" and config.queue < self.pairs:
-      raise ValueError(f"config.queue is {config.queue}; it must hold the {self.pairs} keys of one step")
 
   def init(self, key, mesh):
     def build(key):
       network_key, queue_key = jax.random.split(key)
-      # XLA's own generator: the default one, unrolled for every parameter, takes four times as long to compile.
-      network_key = jax.random.key(jax.random.bits(network_key), impl="rbg")
       _, params, stats = split_module(QualityNetwork(self.config, rngs=nnx.Rngs(params=network_key)))
       extra = {}
       if self.config.loss != "in_batch":
@@ -176,12 +165,11 @@ class ReIQA:
     levels = jax.random.randint(level_key, (b, distorted), 0, 5)
     # Dispatched on each device for itself once its part of the batch fills the blocks of all kinds twice; the pixels
     # are the same either way.
-    devices = jax.device_count()
-    local = b % devices == 0 and b // devices * distorted >= 2 * len(config.kinds)
-    groups = devices if local else 1
+    local = b // self.shards * distorted >= 2 * len(config.kinds)
+    groups = self.shards if local else 1
     versions = bank.distort_versions(images, kinds, levels, noise_key, allowed=config.kinds, groups=groups)
     versions = jnp.concatenate([images[:, None], versions], 1)
-    like_pristine = jnp.pad(looks_pristine(kinds, levels), ((0, 0), (1, 0)), constant_values=True)
+    like_pristine = looks_pristine(versions)
     alike = jnp.where(like_pristine, 0, jnp.arange(config.versions))
 
     crops = []
@@ -258,6 +246,38 @@ class ReIQA:
   def _pair_labels(self, alike):
     """[b, v] labels of versions to [b, s v] labels of pairs, in the order of `crop_pairs`."""
     return jnp.tile(alike, (1, len(self.config.scales)))
+
+
+def _check(config, shards, pairs):
+  """Raises ValueError for a config that could not run or would not train what it says."""
+  kinds, least = tuple(config.kinds), config.crop * max(config.scales)
+  known = len(bank.names())
+  rules = [
+    (config.loss in LOSSES, f"config.loss is {config.loss!r}; expected one of {', '.join(LOSSES)}"),
+    (config.batch_size % shards == 0, f"config.batch_size {config.batch_size} is not a multiple of {shards} devices"),
+    (config.window >= least, f"config.window is {config.window}; the largest scale needs {least} pixels"),
+    (config.versions >= 2, f"config.versions is {config.versions}; expected at least 2"),
+    (
+      sorted(set(kinds)) == sorted(kinds) and set(kinds) <= set(range(known)),
+      f"config.kinds is {kinds}; expected different numbers in 0..{known - 1}",
+    ),
+    (
+      config.versions - 1 <= len(kinds),
+      f"config.versions is {config.versions}; {len(kinds)} kinds give at most {len(kinds) + 1} different versions",
+    ),
+    (
+      config.bn_groups == 1 or config.loss != "in_batch",
+      "config.bn_groups must be 1 for loss 'in_batch', whose two views are normalised together",
+    ),
+    (pairs % config.bn_groups == 0, f"config.bn_groups {config.bn_groups} does not divide the {pairs} pairs of a step"),
+    (
+      config.loss == "in_batch" or config.queue >= pairs,
+      f"config.queue is {config.queue}; it must hold the {pairs} keys of one step",
+    ),
+  ]
+  for holds, message in rules:
+    if not holds:
+      raise ValueError(message)
 
 
 def _reduce(versions, scale):

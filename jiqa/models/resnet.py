@@ -53,11 +53,18 @@ class Conv(nnx.Module):
 
   def __call__(self, x):
     x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+    # Where float32 is asked for, accelerators must not fall back to bfloat16 or TF32.
+    precision = jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else None
     if kernel.shape[0] == 1:
-      return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+      return jnp.matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0], precision=precision)
     pad = (kernel.shape[0] - 1) // 2
     return jax.lax.conv_general_dilated(
-      x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+      x,
+      kernel,
+      (self.stride, self.stride),
+      ((pad, pad), (pad, pad)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      precision=precision,
     )
 
 

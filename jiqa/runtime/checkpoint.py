@@ -51,7 +51,13 @@ class Checkpoints:
     if step != self._manager.latest_step():
       self._manager.save(step, args=ocp.args.StandardSave(state))
 
-  def close(self):
-    """Waits until everything is on disk."""
+  def wait(self):
+    """Returns when everything is on disk."""
     self._manager.wait_until_finished()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.wait()
     self._manager.close()

@@ -47,7 +47,7 @@ class Logbook:
     self._file = open(workdir / "metrics.jsonl", "a", buffering=1)
     self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, max_queue=1000, flush_secs=60)
     self._images_per_step = images_per_step
-    self._last = (time.perf_counter(), start)
+    self._last = (time.perf_counter(), start - 1)
     self._start, self._steps = start, steps
     self._bar = Progress(
       TextColumn("training"),
@@ -90,5 +90,5 @@ class Logbook:
     shown = f"loss {values['loss']:.4f}  {values['images_per_second']:.1f} images/s"
     self._bar.update(self._task, shown=shown)
     if self._bar.disable:
-      remaining = seconds_per_step * (self._steps - step)
+      remaining = seconds_per_step * (self._steps - step - 1)
       print(f"step {step}/{self._steps}  {shown}  {remaining:.0f} s left", file=sys.stderr, flush=True)

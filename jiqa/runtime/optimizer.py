@@ -8,51 +8,59 @@ import optax
 
 
 def matrices(params):
-  """True for parameters of two or more axes: those that decay and that LARS scales; biases and norms are exempt."""
+  """True for parameters of two or more axes: what LARS scales and what LARS and AdamW decay, not biases and norms."""
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def warmup_cosine(peak, steps, warmup_steps, floor=0.0):
-  """Linear from 0 to `peak`, then one half cosine to floor * peak at the last step.
+def warmup_cosine(peak, steps, warmup_steps):
+  """Linear from peak / warmup_steps to `peak`, then one half cosine to 0 at the last step.
+
+  Raises:
+    ValueError: if the warm-up is as long as the run.
 
   Example:
     >>> schedule = warmup_cosine(1.0, steps=110, warmup_steps=10)
     >>> [round(float(schedule(s)), 3) for s in (0, 5, 10, 60, 110)]
-    [0.0, 0.5, 1.0, 0.5, 0.0]
+    [0.1, 0.55, 1.0, 0.5, 0.0]
   """
-  return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1), peak * floor)
+  if warmup_steps >= steps:
+    raise ValueError(f"config.optimizer.warmup_steps is {warmup_steps}; the run has only {steps} steps")
+  return optax.warmup_cosine_decay_schedule(peak / max(warmup_steps, 1), peak, warmup_steps, steps)
 
 
-def reiqa_schedule(peak, epochs, steps_per_epoch, warmup_epochs=5, warmup_from=0.01):
+def reiqa_schedule(peak, epochs, steps_per_epoch):
   """The published Re-IQA schedule: constant within an epoch, cosine over epochs, linear warm-up per step.
 
   Epoch e = 1..E has eta_min + (peak - eta_min) (1 + cos(pi e / E)) / 2 with eta_min = peak / 1000; the warm-up climbs
-  to the value of its last epoch.
+  over the first five epochs from 0.01 to the value of the fifth.
 
   Args:
     peak: learning rate before the cosine; 12 for a global batch of 630 images.
-    epochs: E.
+    epochs: E, more than 5.
     steps_per_epoch: int.
-    warmup_epochs: epochs of linear warm-up.
-    warmup_from: learning rate at step 0.
 
   Returns:
     function from step to learning rate.
+
+  Raises:
+    ValueError: if there is nothing but warm-up.
 
   Example:
     >>> schedule = reiqa_schedule(12.0, epochs=40, steps_per_epoch=10)
     >>> [round(float(schedule(10 * (e - 1))), 3) for e in (1, 6, 40)]
     [0.01, 11.347, 0.012]
   """
+  if epochs <= 5:
+    raise ValueError(f"schedule 'reiqa' warms up for 5 epochs; the run has {epochs}")
   floor = peak * 0.1**3
 
   def cosine(epoch):
     return floor + (peak - floor) * (1 + jnp.cos(math.pi * epoch / epochs)) / 2
 
-  warm = warmup_epochs * steps_per_epoch
+  warm = 5 * steps_per_epoch
 
   def schedule(step):
-    climbing = warmup_from + (cosine(warmup_epochs) - warmup_from) * step / warm
+    climbing = 0.01 + (cosine(5) - 0.01) * step / warm
     return jnp.where(step < warm, climbing, cosine(jnp.minimum(step // steps_per_epoch + 1, epochs)))
 
   return schedule
@@ -91,7 +99,7 @@ def build(config, steps, steps_per_epoch):
   if config.schedule == "cosine":
     schedule = warmup_cosine(config.learning_rate, steps, config.warmup_steps)
   elif config.schedule == "reiqa":
-    schedule = reiqa_schedule(config.learning_rate, max(steps // steps_per_epoch, 1), steps_per_epoch)
+    schedule = reiqa_schedule(config.learning_rate, steps // steps_per_epoch, steps_per_epoch)
   else:
     raise ValueError(f"config.optimizer.schedule is {config.schedule!r}; expected cosine or reiqa")
   if config.name == "lars":

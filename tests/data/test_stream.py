@@ -78,6 +78,18 @@ def test_a_subset_reads_the_named_positions():
   assert len(subset) == 2 and subset[0]["image_name"] == "4.png"
 
 
+def test_only_the_examples_asked_for_are_read_ahead():
+  source, reads = Squares(20), []
+
+  class Counting(Squares):
+    def __getitem__(self, i):
+      reads.append(i)
+      return source[i]
+
+  next(training_batches([Counting(20)], [1], cut, batch_size=6, seed=0, start=0, threads=2, buffered=4))
+  assert len(reads) <= 6 + 4 + 2 + 6
+
+
 def test_stream_refuses_what_it_cannot_do():
   with pytest.raises(ValueError, match="multiple of the 4 processes"):
     stream(hosts=4)

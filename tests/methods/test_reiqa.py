@@ -86,14 +86,14 @@ def test_half_scale_is_pillows(batch):
 
 def test_views_are_full_and_half_scale():
   image = np.random.default_rng(0).integers(0, 256, (31, 50, 3), dtype=np.uint8)
-  views = reiqa.ReIQA(tiny_config()).views(image)
+  views = reiqa.ReIQA(tiny_config(), 1).views(image)
   assert views["full"] is image and views["half"].shape == (15, 25, 3)
-  assert reiqa.ReIQA(tiny_config()).views(image[:1, :1])["half"].shape == (1, 1, 3)
+  assert reiqa.ReIQA(tiny_config(), 1).views(image[:1, :1])["half"].shape == (1, 1, 3)
 
 
 def test_versions_of_one_image_that_look_alike_are_never_negatives(batch):
   config = tiny_config(loss="queue+chunk", queue=64)
-  method = reiqa.ReIQA(config)
+  method = reiqa.ReIQA(config, 1)
   crops, alike = jax.jit(method.crop_pairs)(batch, jax.random.key(3))
   assert crops.shape == (2, 8, 2, 4, 32, 32, 3)
   assert (alike[:, 0] == 0).all()
@@ -105,7 +105,7 @@ def test_versions_of_one_image_that_look_alike_are_never_negatives(batch):
 @pytest.mark.parametrize("loss", reiqa.LOSSES)
 def test_loss_and_gradient_are_finite_and_post_update_follows_its_formulas(loss, batch):
   config = tiny_config(loss=loss, queue=96)
-  method, mesh = reiqa.ReIQA(config), make_mesh(jax.devices()[:1])
+  method, mesh = reiqa.ReIQA(config, 1), make_mesh(jax.devices()[:1])
   state = method.init(jax.random.key(0), mesh)
 
   @jax.jit
@@ -137,8 +137,39 @@ def test_loss_and_gradient_are_finite_and_post_update_follows_its_formulas(loss,
     np.testing.assert_allclose(after.extra["key_params"]["head"]["layers"][name]["kernel"], mean, rtol=1e-5, atol=1e-7)
 
 
-def test_config_mistakes_are_refused():
-  with pytest.raises(ValueError, match="'que'; expected one of"):
-    reiqa.ReIQA(tiny_config(loss="que"))
-  with pytest.raises(ValueError, match="must hold the 64 keys"):
-    reiqa.ReIQA(tiny_config(loss="queue", queue=63))
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"loss": "que"}, "'que'; expected one of"),
+    ({"loss": "queue", "queue": 63}, "must hold the 64 keys"),
+    ({"batch_size": 7}, "not a multiple of 2 devices"),
+    ({"window": 63}, "largest scale needs 64"),
+    ({"versions": 1}, "at least 2"),
+    ({"kinds": (0, 26)}, "in 0..25"),
+    ({"kinds": (3, 3, 4)}, "different numbers"),
+    ({"kinds": (0, 1)}, "at most 3 different versions"),
+    ({"bn_groups": 2}, "must be 1"),
+    ({"loss": "queue", "queue": 64, "bn_groups": 3}, "does not divide the 64"),
+  ],
+)
+def test_config_mistakes_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    reiqa.ReIQA(tiny_config(**changes), 2)
+
+
+def test_a_distortion_that_changes_nothing_is_recognised_by_its_pixels():
+  photograph = np.random.default_rng(0).uniform(0.2, 0.8, (1, 16, 16, 3)).astype(np.float32)
+  versions = np.stack([photograph, photograph + 2 / 255, photograph + 4 / 255], 1)
+  versions = np.concatenate([versions, versions[:, :1]], 1)
+  versions[0, 3, 5, 5, 1] += 0.1  # one pixel is enough
+  assert np.asarray(reiqa.looks_pristine(versions)).tolist() == [[True, True, False, False]]
+
+
+@pytest.mark.parametrize("variant", config_file.VARIANTS)
+def test_pairs_of_the_shipped_variants_overlap_as_their_config_says(variant):
+  config = config_file.get_config(variant)
+  most = {"quality": 0.3, "small": 0.67, "demo": 0.4}[variant]
+  for scale in config.scales:
+    drawn = np.abs(offsets(config.crop, (config.window // scale,) * 2, 500))
+    overlap = (config.crop - drawn).prod(1) / config.crop**2
+    assert overlap.max() <= (most if scale > 1 else 0.31)

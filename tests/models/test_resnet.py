@@ -96,12 +96,14 @@ def test_batch_norm_over_groups_is_batch_norm_of_every_group():
   x = np.random.default_rng(0).normal(2, 3, (8, 5, 5, 3)).astype(np.float32)
   grouped, single = BatchNorm(3, groups=4, dtype=jnp.float32), BatchNorm(3, dtype=jnp.float32)
   y = grouped(x, train=True)
-  means = []
+  means, variances = [], []
   for part, out in zip(np.split(x, 4), np.split(np.asarray(y), 4), strict=True):
     mean, var = part.mean((0, 1, 2), dtype=np.float64), part.var((0, 1, 2), dtype=np.float64)
     np.testing.assert_allclose(out, (part - mean) / np.sqrt(var + 1e-5), atol=1e-4)
     means.append(mean)
+    variances.append(var)
   np.testing.assert_allclose(grouped.mean[...], 0.1 * np.mean(means, 0), rtol=1e-4)
+  np.testing.assert_allclose(grouped.var[...], 0.9 + 0.1 * np.mean(variances, 0), rtol=1e-4)
   whole = single(x, train=True)
   np.testing.assert_allclose(whole, (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), atol=1e-4)
 
@@ -136,4 +138,4 @@ def test_mistakes_are_refused():
   with pytest.raises(ValueError, match="depth 19"):
     ResNet(19, rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match="size=None"):
-    ResNet(18, 4, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 3)), jnp.array([[8, 8]]), train=True)
+    nnx.eval_shape(lambda: ResNet(18, 4, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 3)), jnp.array([[8, 8]]), train=True))

@@ -50,9 +50,8 @@ def test_weight_decay_spares_biases_and_norms():
   zeros = {"kernel": jnp.zeros((2, 2)), "scale": jnp.zeros(2)}
   tx, schedule = optimizer.build(config(), steps=10, steps_per_epoch=5)
   state = tx.init(params)
-  _, state = tx.update(zeros, state, params)  # rate 0
   updates, _ = tx.update(zeros, state, params)
-  assert float(schedule(1)) == 0.5
+  assert float(schedule(0)) == 0.5
   np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1, rtol=1e-6)
   assert not updates["scale"].any()
 
@@ -67,4 +66,10 @@ def test_clipping_bounds_the_gradient():
 @pytest.mark.parametrize("changes", [{"name": "adam"}, {"schedule": "linear"}])
 def test_unknown_names_are_refused(changes):
   with pytest.raises(ValueError, match="expected"):
-    optimizer.build(config(**changes), 10, 5)
+    optimizer.build(config(**changes), 50, 5)
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "reiqa"}, {"warmup_steps": 10}])
+def test_a_run_of_nothing_but_warm_up_is_refused(changes):
+  with pytest.raises(ValueError, match="warm"):
+    optimizer.build(config(**changes), steps=10, steps_per_epoch=2)
