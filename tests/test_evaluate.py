@@ -45,6 +45,7 @@ def tiny_config(data_dir):
   with config.unlocked():
     config.update(depth=10, width=4, embedding=8, window=48, crop=16, versions=3, kinds=(6, 7), batch_size=8, steps=2)
     config.data_dir = str(data_dir)
+    config.optimizer.warmup_steps = 0
     config.data[0].update(name="csv/noisy", distortion="")
     config.evaluation.update(databases=("csv/noisy",), splits=3, pixels_per_batch=16 * 64 * 64)
   return config
