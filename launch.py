@@ -54,6 +54,8 @@ def main(_):
   # A resumed run and the evaluation find what has been compiled before; must be set before jax is imported.
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.fspath(compiled))
 
+  use_every_core(CONFIG.value.batch_size)
+
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate
   from jiqa.train import train
@@ -67,6 +69,18 @@ def main(_):
   except UserError as error:
     print(f"launch.py: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+def use_every_core(batch_size):
+  """Lets XLA see a CPU as one device a core, as many as share a batch evenly; GPUs and TPUs are not affected.
+
+  XLA runs some convolutions on one thread. With the batch split over devices, every core has one of its own.
+  """
+  import jax
+
+  if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if batch_size % n == 0))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ TINY = {
   "embedding": 8,
   "window": 64,
   "crop": 24,
+  "scales": (1, 2),
   "versions": 4,
   "batch_size": 4,
   "steps": 24,

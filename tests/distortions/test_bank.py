@@ -197,16 +197,20 @@ def test_bad_groups_and_keys_are_named():
     bank.distort_versions(images, kinds, kinds, jax.random.split(jax.random.key(0), 2))
 
 
-# Kinds that move pixel values continuously. Black, grey and white are where roots and logarithms break.
-@pytest.mark.parametrize("kind", [1, 3, 16, 21])
-def test_gradients_are_finite_and_not_zero(kind):
+def test_gradients_of_all_kinds_are_finite():
+  # Black, grey and white are where roots and logarithms break.
   planes = to_planes(_images(3, (16, 16)).at[0].set(0.0).at[1].set(0.5).at[2, :8].set(1.0))
   weight = np.random.default_rng(0).normal(size=planes.shape).astype(np.float32)
 
-  def loss(planes):
+  def loss(planes, function):
     seeds = streams.seeds_of(jax.random.split(jax.random.key(0), 3))
-    return jnp.sum(weight * bank.BANKS["reiqa26"][kind][1](planes, jnp.asarray([1, 2, 3]), seeds))
+    return jnp.sum(weight * function(planes, jnp.asarray([1, 2, 3]), seeds))
 
-  gradient = np.asarray(jax.jit(jax.grad(loss))(planes))
-  assert np.all(np.isfinite(gradient))
-  assert np.abs(gradient[2]).max() > 0
+  @jax.jit
+  def gradients(planes):
+    return {name: jax.grad(loss)(planes, function) for name, function in bank.BANKS["reiqa26"]}
+
+  for name, gradient in gradients(planes).items():
+    assert np.all(np.isfinite(gradient)), name
+    if name in ("lens blur", "colour shift", "sharpen", "jitter", "white noise", "contrast"):
+      assert np.abs(gradient[2]).max() > 0, name
