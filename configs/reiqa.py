@@ -139,8 +139,7 @@ def _demo(c):
   c.data = [_images("demo", distortion="pristine")]
   c.threads = 2
   c.depth, c.width, c.embedding, c.dtype = 18, 16, 64, "float32"
-  # At half scale the two crops of a pair coincide: what tells them from their negatives is the distortion alone. In runs
-  # as short as this one that teaches more than the published small overlap, which full scale keeps.
+  # At half scale the two crops of a pair coincide, so that only the distortion tells it from its negatives.
   c.window, c.crop = 192, 96
   c.versions = 8
   c.kinds = SIMPLE_KINDS
