@@ -145,7 +145,7 @@ def _demo(c):
   c.kinds = SIMPLE_KINDS
   c.loss = "in_batch"
   c.batch_size = 6
-  c.epochs, c.steps = 0, 300
+  c.epochs, c.steps = 0, 240
   c.optimizer.update(name="adamw", schedule="cosine", learning_rate=2e-3, weight_decay=1e-4, warmup_steps=20)
   c.checkpoint_every, c.log_every = 40, 10
   c.evaluation.update(databases=("demo",), protocol="folds", pixels_per_batch=16 * 256 * 256)
