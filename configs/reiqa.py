@@ -6,7 +6,7 @@ demo: photographs that ship with scikit-image and scikit-learn; needs nothing el
 
     python launch.py --config=configs/reiqa.py:demo --workdir=runs/reiqa_demo
 
-  2 CPU cores: about 4 minutes. The labels are SSIM to the pristine picture, a proxy and no human score. Recorded: SRCC
+  2 CPU cores: a few minutes. The labels are SSIM to the pristine picture, a proxy and no human score. Recorded: SRCC
   0.25 (PLCC 0.54), untrained 0.19 (0.38).
 
 small: the BIQ2021 subset's training images and a folder of further crops, without labels; human scores of the official
