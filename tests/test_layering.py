@@ -21,12 +21,14 @@ ALLOWED = {
   "jiqa.data": ("data_builders",),
   "jiqa.runtime": (),
   "jiqa.evaluation": (),
-  "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.data", "jiqa.runtime"),
+  "jiqa.weights": ("jiqa.models", "jiqa.runtime"),
+  "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.data", "jiqa.runtime", "jiqa.weights"),
   "jiqa.train": ("jiqa.methods", "jiqa.data", "jiqa.runtime"),
   "jiqa.evaluate": ("jiqa.methods", "jiqa.data", "jiqa.runtime", "jiqa.evaluation", "jiqa.train"),
 }
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 NEVER = ("tensorflow", "torch")
+READS_TORCH_FILES = "jiqa.weights.rename"  # in the one function that needs it, and says so where torch is missing
 
 
 def sources():
@@ -53,6 +55,8 @@ def within(name, prefixes):
 def test_imports_point_downward(module, path):
   room = max((r for r in ALLOWED if within(module, [r])), key=len, default=None)
   for name in imports(path):
+    if (module, name) == (READS_TORCH_FILES, "torch"):
+      continue
     assert not within(name, NEVER), f"{path}: imports {name}; none of the runtime needs it"
     if within(module, WITHOUT_JAX):
       assert not within(name, ("jax", "flax", "optax")), f"{path}: imports {name} where data workers would pay for it"

@@ -1,0 +1,108 @@
+"""The strict renamer and the reader of checkpoint files; what needs torch is skipped where there is none."""
+
+import argparse
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jiqa.errors import UserError
+from jiqa.weights import rename
+from jiqa.weights.rename import CONV, LINEAR, Rule
+
+RULES = [
+  Rule("conv1.weight", "params/conv1/kernel", (4, 3, 5, 6), CONV),
+  Rule("fc.weight", "params/fc/kernel", (2, 7), LINEAR),
+  Rule("fc.bias", "params/fc/bias", (2,)),
+  Rule("bn.running_mean", "stats/bn/mean", (4,)),
+  Rule("bn.num_batches_tracked", "", ()),
+]
+
+
+def checkpoint():
+  rng = np.random.default_rng(0)
+  tensors = {rule.theirs: rng.normal(size=rule.shape).astype(np.float32) for rule in RULES if rule.ours}
+  return tensors | {"bn.num_batches_tracked": np.array(17)}
+
+
+def test_names_and_layouts_change_and_come_back():
+  tensors = checkpoint()
+  params, stats, left_out = rename.to_ours(tensors, RULES, "a test")
+  assert params["conv1"]["kernel"].shape == (5, 6, 3, 4)
+  assert params["conv1"]["kernel"][1, 2, 0, 3] == tensors["conv1.weight"][3, 0, 1, 2]
+  assert params["fc"]["kernel"][6, 1] == tensors["fc.weight"][1, 6]
+  assert left_out == {"bn.num_batches_tracked": 17}
+  back = rename.to_theirs(params, stats, RULES, left_out)
+  assert set(back) == set(tensors)
+  for name, value in tensors.items():
+    np.testing.assert_array_equal(back[name], value)
+    assert back[name].shape == value.shape
+
+
+def test_every_tensor_must_fit():
+  tensors = checkpoint()
+  tensors["classifier.weight"] = tensors.pop("fc.weight")
+  tensors["fc.bias"] = np.zeros(3, np.float32)
+  with pytest.raises(UserError) as error:
+    rename.to_ours(tensors, RULES, "a test")
+  for words in ("not a test", "1 missing: fc.weight", "1 surplus: classifier.weight", "fc.bias (3,) instead of (2,)"):
+    assert words in str(error.value)
+  broken = checkpoint()
+  broken["fc.bias"][1] = np.nan
+  with pytest.raises(UserError, match=r"fc\.bias holds values that are not finite"):
+    rename.to_ours(broken, RULES, "a test")
+  with pytest.raises(UserError, match="1 surplus: params/more"):
+    params, stats, left_out = rename.to_ours(checkpoint(), RULES, "a test")
+    rename.to_theirs(params | {"more": np.ones(1)}, stats, RULES, left_out)
+
+
+def test_safetensors_are_read_without_torch(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  path = tmp_path / "w.safetensors"
+  safetensors.numpy.save_file({"module." + name: np.asarray(value) for name, value in checkpoint().items()}, path)
+  found = rename.read_checkpoint(path)
+  assert rename.compare(found, RULES) == ""
+  path.write_bytes(b"not that")
+  with pytest.raises(UserError, match="damaged"):
+    rename.read_checkpoint(path)
+  (tmp_path / "w.pth").write_bytes(b"some pickle")
+  with pytest.raises(UserError, match="needs torch"):
+    rename.read_checkpoint(tmp_path / "w.pth")
+  with pytest.raises(UserError, match="no such file"):
+    rename.read_checkpoint(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", None])
+def test_files_of_torch_are_unwrapped(tmp_path, wrapper, zipped):
+  torch = pytest.importorskip("torch")
+  tensors = {"module." + name: torch.from_numpy(value) for name, value in checkpoint().items()}
+  whole = {"epoch": 3, "opt": argparse.Namespace(lr=0.1), wrapper: tensors} if wrapper else tensors
+  torch.save(whole, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+  found = rename.read_checkpoint(tmp_path / "w.pth")
+  assert rename.compare(found, RULES) == ""
+  np.testing.assert_array_equal(found["fc.bias"], checkpoint()["fc.bias"])
+
+
+def test_torchscript_is_read_and_code_in_pickles_is_not_run(tmp_path):
+  torch = pytest.importorskip("torch")
+  script = torch.jit.script(torch.nn.Linear(3, 2).half())
+  script.save(tmp_path / "script.pt")
+  found = rename.read_checkpoint(tmp_path / "script.pt")
+  assert found["weight"].shape == (2, 3) and found["weight"].dtype == np.float32
+  (tmp_path / "w.pth").write_bytes(b"some pickle")
+  with pytest.raises(UserError, match="cannot be read as weights"):
+    rename.read_checkpoint(tmp_path / "w.pth")
+
+  class Malicious:
+    def __reduce__(self):
+      return (tmp_path / "touched").touch, ()
+
+  torch.save({"model": Malicious()}, tmp_path / "evil.pth")
+  with pytest.raises(UserError, match="cannot be read as weights"):
+    rename.read_checkpoint(tmp_path / "evil.pth")
+  assert not (tmp_path / "touched").exists()
+  torch.save({"model": 3}, tmp_path / "empty.pth")
+  with pytest.raises(UserError, match="holds no tensors"):
+    rename.read_checkpoint(tmp_path / "empty.pth")

@@ -1,0 +1,98 @@
+"""Folders of weights: what is written is read back, and what is damaged or does not fit is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jiqa.errors import UserError
+from jiqa.weights import store
+
+
+def some_weights():
+  rng = np.random.default_rng(0)
+  params = {
+    "encoder": {"layer1": {0: {"kernel": rng.normal(size=(2, 3)).astype(np.float32)}, 10: {"kernel": np.ones(2)}}},
+    "head": {"layers": {"0": {"bias": np.zeros(4, np.float32)}}},
+  }
+  return params, {"encoder": {"bn": {"mean": rng.normal(size=3).astype(np.float32)}}}
+
+
+def test_weights_come_back_as_they_were(tmp_path):
+  params, stats = some_weights()
+  card = store.save_weights(tmp_path / "w", params, stats, {"source": "nowhere"})
+  assert card["tensors"] == 4 and card["parameters"] == 12 and card["weights_sha256"] == store.checksum(params, stats)
+  loaded, loaded_stats, loaded_card = store.load_weights(tmp_path / "w")
+  assert loaded_card == card
+  assert set(loaded["encoder"]["layer1"]) == {0, 10} and set(loaded["head"]["layers"]) == {"0"}
+  for ours, theirs in ((params, loaded), (stats, loaded_stats)):
+    ours, theirs = store.flatten(ours), store.flatten(theirs)
+    assert list(ours) == list(theirs)
+    for path in ours:
+      np.testing.assert_array_equal(ours[path], theirs[path])
+      assert ours[path].dtype == theirs[path].dtype
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
+
+
+def test_the_checksum_depends_on_values_names_and_shapes():
+  params, stats = some_weights()
+  known = store.checksum(params, stats)
+  other = store.unflatten(store.flatten(params))
+  assert store.checksum(other, stats) == known
+  other["encoder"]["layer1"][0]["kernel"] = other["encoder"]["layer1"][0]["kernel"].reshape(3, 2)
+  assert store.checksum(other, stats) != known
+  assert store.checksum(params, {}) != known
+
+
+def test_earlier_weights_are_replaced_and_other_folders_left_alone(tmp_path):
+  params, stats = some_weights()
+  store.save_weights(tmp_path / "w", params, stats, {})
+  store.save_weights(tmp_path / "w", {"a": np.ones(1)}, {}, {})
+  assert list(store.load_weights(tmp_path / "w")[0]) == ["a"]
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
+  with pytest.raises(UserError, match="no folder of weights"):
+    store.save_weights(tmp_path / "mine", params, stats, {})
+  assert (tmp_path / "mine" / "thesis.txt").read_text() == "irreplaceable"
+
+
+def test_damage_is_noticed(tmp_path):
+  with pytest.raises(UserError, match="not there"):
+    store.load_weights(tmp_path / "w")
+  store.save_weights(tmp_path / "w", *some_weights(), {})
+  file = tmp_path / "w" / store.WEIGHTS
+  data = bytearray(file.read_bytes())
+  data[-1] ^= 1
+  file.write_bytes(data)
+  with pytest.raises(UserError, match="checksum"):
+    store.load_weights(tmp_path / "w")
+  file.write_bytes(data[:20])
+  with pytest.raises(UserError, match="cannot be read"):
+    store.load_weights(tmp_path / "w")
+  store.save_weights(tmp_path / "w", *some_weights(), {})
+  card = json.loads((tmp_path / "w" / store.CARD).read_text())
+  del card["weights_sha256"]
+  (tmp_path / "w" / store.CARD).write_text(json.dumps(card))
+  with pytest.raises(UserError, match="cannot be read"):
+    store.load_weights(tmp_path / "w")
+
+
+def test_adopted_weights_keep_what_is_outside_and_refuse_misfits():
+  own, _ = some_weights()
+  other = store.unflatten({path: leaf + 1 for path, leaf in store.flatten(own).items()})
+  taken = store.adopt(own, other, inside="encoder")
+  assert (taken["encoder"]["layer1"][0]["kernel"] == own["encoder"]["layer1"][0]["kernel"] + 1).all()
+  assert (taken["head"]["layers"]["0"]["bias"] == 0).all()
+  other["encoder"]["layer1"][0]["kernel"] = np.zeros((3, 3))
+  other["encoder"]["extra"] = np.zeros(1)
+  del other["encoder"]["layer1"][10]
+  with pytest.raises(UserError) as error:
+    store.adopt(own, other)
+  for words in (
+    "1 missing: encoder/layer1[10]/kernel", "1 surplus: encoder/extra",
+    "encoder/layer1[0]/kernel (3, 3) instead of (2, 3)",
+  ):  # fmt: skip
+    assert words in str(error.value)
+  del other["encoder"]["extra"]
+  other["encoder"]["layer1"][0]["kernel"] = np.zeros((2, 3))
+  assert store.adopt(own, other, optional=("encoder/layer1[10]",))["encoder"]["layer1"][10]["kernel"].tolist() == [1, 1]
