@@ -1,4 +1,4 @@
-"""DEIQT's quality head (Qin et al. 2023): a panel of queries looks at the patches, and its members' scores are averaged.
+"""DEIQT's quality head (Qin et al. 2023): a panel of queries looks at the patches; its members' scores are averaged.
 
 Attribute paths are torch's for one pre-norm `TransformerDecoderLayer`, so that weights can be renamed.
 """
