@@ -51,7 +51,7 @@ def get_config(variant="quality"):
 
 
 def _images(name, *, weight=0.0, protocol="", distortion=""):
-  return ConfigDict({"name": name, "weight": weight, "protocol": protocol, "distortion": distortion})
+  return ConfigDict({"name": name, "weight": weight, "count": 0, "protocol": protocol, "distortion": distortion})
 
 
 def _quality():
@@ -59,11 +59,14 @@ def _quality():
   c.method = "reiqa"
   c.seed = 0
 
-  # Training data: name as in data_builders/; weight 0 counts every image once; protocol names the splits whose test
-  # images are kept out, '' keeps all; distortion keeps only images with that label, '' all.
+  # Training data: name as in data_builders/; weight 0 counts every image once, count > 0 fixes how many of them every
+  # step has; protocol names the splits whose test images are kept out, '' keeps all; distortion keeps only images with
+  # that label, '' all.
   c.data = [_images("kadis700k")]
   c.data_dir = ""  # where the prepared sets are; '' is $TFDS_DATA_DIR
   c.threads = 16  # decoding threads of a host
+  c.split = -1  # no labels are trained on: all splits are evaluated
+  c.init_from = ""  # folder of converted weights to start from
 
   # Encoder.
   c.depth = 50
@@ -102,6 +105,7 @@ def _quality():
   )
   c.checkpoint_every = 1000
   c.checkpoints_kept = 2
+  c.validate_every = 0
   c.log_every = 20
 
   # After training: features, ridge, correlations.
@@ -114,6 +118,7 @@ def _quality():
       "alphas": (1e-2, 1e6, 25),  # geometric grid: first, last, number
       "pixels_per_batch": 16 * 1024 * 768,
       "untrained": True,  # also score the encoder as initialised
+      "checkpoint": "newest",
     }
   )
   return c

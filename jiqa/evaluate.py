@@ -1,4 +1,4 @@
-"""The loop after training: features of every image, a ridge regressor on them, correlations with the human scores."""
+"""The loop after training: predictions for every image, a ridge regressor where they are features, correlations."""
 
 import hashlib
 import importlib.metadata
@@ -12,51 +12,21 @@ import time
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import jiqa
-from jiqa.data.batching import framed_batches
-from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
+from jiqa.data.splits import TEST
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol, report
+from jiqa.predict import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
-from jiqa.runtime.sharding import make_mesh, put_batch
+from jiqa.runtime.sharding import make_mesh
 from jiqa.train import build, check_workdir, init_state, splits_of
+from jiqa.validate import BEST
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy", "pillow")
-
-
-def features_of(method, state, database, mesh, pixels_per_batch, what):
-  """The features of all images of a database, in its order.
-
-  Args:
-    method: see methods/base.py.
-    state: State.
-    database: random-access source of records with 'image' and 'image_name'.
-    mesh: the devices.
-    pixels_per_batch: bounds the memory of a batch.
-    what: shown on the progress bar.
-
-  Returns:
-    [n, d] float32 NumPy array.
-  """
-  predict = jax.jit(method.predict)
-
-  def items():
-    for i in track(range(len(database)), what, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()):
-      record = database[i]
-      yield i, method.views(decode_rgb(record["image"], record["image_name"]))
-
-  features = None
-  for indices, batch in framed_batches(items(), pixels_per_batch, mesh.size):
-    rows = np.asarray(predict(state, put_batch(batch, mesh))["features"])
-    if features is None:
-      features = np.empty((len(database), rows.shape[1]), np.float32)
-    features[indices] = rows[: len(indices)]
-  return features
 
 
 def checksum(tree):
@@ -68,58 +38,90 @@ def checksum(tree):
   return digest.hexdigest()[:16]
 
 
-def evaluate_database(config, name, encoders, method, mesh, workdir):
-  """Judges every encoder on the splits of one database.
+def evaluate_database(config, name, states, predictor, workdir):
+  """Judges every state on the splits of one database.
+
+  Features are regressed on the human scores by ridge heads; scores are compared with them as they are.
 
   Args:
     config: ConfigDict.
     name: the database.
-    encoders: dict from 'trained' and perhaps 'untrained' to State.
-    method: see methods/base.py.
-    mesh: the devices.
-    workdir: pathlib.Path; gets the heads of the trained encoder and a scatter plot.
+    states: dict from 'trained' and perhaps 'untrained' to State.
+    predictor: Predictor.
+    workdir: pathlib.Path; gets the heads or the scores of the trained state, and a scatter plot.
 
   Returns:
-    dict: what `summarise` says of the trained encoder, the untrained one's under 'untrained', and what was used.
+    dict: what `summarise` says of the trained state, the untrained one's under 'untrained', and what was used.
   """
   wanted = config.evaluation
   database = open_database(name, config.data_dir or None)
   table = database.table
   splits = splits_of(config, table, name, wanted.protocol)
-  first, last, count = wanted.alphas
-  alphas = np.geomspace(first, last, int(count))
-  mos = table.mos.to_numpy()
-  groups = table.reference_name.to_numpy()
-  results = {}
-  for label, state in encoders.items():
-    what = f"{name}, {label} encoder"
+  # A run with a split of its own has trained on the rest: only its test part says anything.
+  positions = np.arange(len(table)) if config.split < 0 else np.flatnonzero(splits[0] == TEST)
+  domains, mos, stem = np.array(database.domains), table.mos.to_numpy(), name.replace("/", "_")
+  results, summaries = {}, {}
+  for label, state in states.items():
+    what = f"{name}, {label} network"
     started = time.perf_counter()
-    features = features_of(method, state, database, mesh, wanted.pixels_per_batch, what)
+    outputs = predictor(state, database, positions, what)
     seconds = time.perf_counter() - started
-    results[label] = protocol.in_database(features, mos, splits, alphas, groups=groups)
-    print(f"{what}: {len(table)} images in {seconds:.1f} s, {len(table) / seconds:.1f} images/s", file=sys.stderr)
-  domains = np.array(database.domains)
-  stem = name.replace("/", "_")
+    print(
+      f"{what}: {len(positions)} images in {seconds:.1f} s, {len(positions) / seconds:.1f} images/s", file=sys.stderr
+    )
+    results[label] = judge(config, name, table, splits, positions, outputs)
+    records = table.iloc[positions].assign(database=name)
+    further = predictor.method.judge(outputs, records)
+    summaries[label] = summarise(results[label], domains) | ({"further": further} if further else {})
   trained = results["trained"]
-  trained.save_heads(workdir / f"heads_{stem}.npz")
+  trained.save(workdir, stem)
   in_test = np.isfinite(trained.predictions[0])
   report.scatter(
     workdir / f"scatter_{stem}.png",
     trained.predictions[0][in_test],
     mos[in_test],
-    title=f"{config.method} on {name}, test part of split 1",
+    title=f"{config.method} on {name}, test part of split {max(config.split, 0) + 1}",
     labels=np.where(domains != "", domains, table.distortion.to_numpy(str))[in_test],
     unit="SSIM, a proxy" if name == "demo" else "MOS",
   )
   return {
     "database": name,
-    **summarise(trained, domains),
-    **{label: summarise(result, domains) for label, result in results.items() if label != "trained"},
+    **summaries.pop("trained"),
+    **summaries,
     "label": database.metadata["score"],
     "labels_sha256": database.metadata["labels_sha256"],
     "split_sha256": split_checksum(table, splits),
     "protocol": wanted.protocol,
   }
+
+
+def judge(config, name, table, splits, positions, outputs):
+  """Compares what a method predicted with the human scores.
+
+  Args:
+    config: ConfigDict.
+    name: the database.
+    table: its labels, N rows.
+    splits: [k, N] int8.
+    positions: [n] int, the rows predicted.
+    outputs: dict with 'features' [n, d] or 'score' [n].
+
+  Returns:
+    protocol.Result or protocol.Scored.
+
+  Raises:
+    UserError: if a method that predicts features was trained on a split of its own.
+  """
+  mos = table.mos.to_numpy()
+  if "score" in outputs:
+    scores = np.full(len(table), np.nan)
+    scores[positions] = outputs["score"]
+    return protocol.scored(scores, mos, splits, names=table.image_name.to_numpy())
+  if config.split >= 0:
+    raise UserError(f"{name}: method {config.method!r} predicts features, which need config.split=-1")
+  first, last, count = config.evaluation.alphas
+  groups = table.reference_name.to_numpy()
+  return protocol.in_database(outputs["features"], mos, splits, np.geomspace(first, last, int(count)), groups=groups)
 
 
 def summarise(result, domains):
@@ -154,26 +156,24 @@ def evaluate(config, workdir, devices=None):
   workdir = pathlib.Path(workdir)
   mesh = make_mesh(devices)
   plain_config = json.loads(config.to_json_best_effort())
-  if not (workdir / "checkpoints").is_dir():
-    raise UserError(f"{workdir}: no checkpoints to evaluate; train first with --mode=train")
-  checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoints_kept)
-  if checkpoints.latest_step() is None:
-    raise UserError(f"{workdir / 'checkpoints'}: no complete checkpoint; train first with --mode=train")
+  checkpoints = newest_or_best(config, workdir)
   # What the training data were is the business of the run that trained on them.
   trained_on = json.loads((workdir / "config.json").read_text())["data_sha256"]
   check_workdir(plain_config | {"data_sha256": trained_on}, workdir)
   method, tx, _, _ = build(config, mesh, config.batch_size)
   fresh = init_state(config, method, tx, mesh)
   state = checkpoints.restore(fresh)
-  encoders = {"untrained": fresh} if config.evaluation.untrained else {}
-  encoders["trained"] = state
+  states = {"untrained": fresh} if config.evaluation.untrained else {}
+  states["trained"] = state
+  predictor = Predictor(method, mesh, config.evaluation.pixels_per_batch)
   databases = {
-    name: evaluate_database(config, name, encoders, method, mesh, workdir) for name in config.evaluation.databases
+    name: evaluate_database(config, name, states, predictor, workdir) for name in config.evaluation.databases
   }
   results = {
     **next(iter(databases.values()), {}),
     "databases": databases,
     "step": int(state.step),
+    "checkpoint": config.evaluation.checkpoint,
     "seed": config.seed,
     "weights_sha256": checksum((state.params, state.stats)),
     "command": shlex.join([pathlib.Path(sys.executable).name, *sys.argv]),
@@ -193,12 +193,31 @@ def evaluate(config, workdir, devices=None):
   return results
 
 
+def newest_or_best(config, workdir):
+  """The checkpoints that config.evaluation.checkpoint asks for.
+
+  Raises:
+    UserError: if there are none, or the config asks for something else.
+  """
+  which = config.evaluation.checkpoint
+  folders = {"newest": workdir / "checkpoints", "best": workdir / BEST}
+  if which not in folders:
+    raise UserError(f"config.evaluation.checkpoint is {which!r}; expected newest or best")
+  missing = "train first with --mode=train" + ("" if which == "newest" else " and config.validate_every > 0")
+  if not folders[which].is_dir():
+    raise UserError(f"{workdir}: no {which} checkpoint to evaluate; {missing}")
+  checkpoints = Checkpoints(folders[which], config.checkpoints_kept, best=None if which == "newest" else "srcc")
+  if checkpoints.latest_step() is None:
+    raise UserError(f"{folders[which]}: no complete checkpoint; {missing}")
+  return checkpoints
+
+
 def print_table(results, workdir):
   """Prints the medians over splits, trained beside untrained; nothing where no database was asked for."""
   if not results["databases"]:
     return
   table = Table(title="median over splits, test parts only", title_justify="left")
-  for column in ("database", "encoder", "SRCC", "PLCC", "splits"):
+  for column in ("database", "network", "SRCC", "PLCC", "splits"):
     table.add_column(column, justify="right" if column in ("SRCC", "PLCC", "splits") else "left")
   for name, result in results["databases"].items():
     for label, summary in (("untrained", result.get("untrained")), ("trained", result)):
@@ -208,6 +227,8 @@ def print_table(results, workdir):
         for shown, measured in rows.items():
           cells = [f"{measured[key]:.3f}" if measured[key] is not None else "undefined" for key in ("srcc", "plcc")]
           table.add_row(shown, label, *cells, str(len(summary["srcc"])))
+        for measure, value in summary.get("further", {}).items():
+          table.add_row(f"  {measure}", label, f"{value:.3f}", "", "")
   console = Console(width=100)
   console.print(table)
   for name, result in results["databases"].items():

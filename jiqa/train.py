@@ -18,13 +18,15 @@ import optax
 
 from jiqa.data.mixture import Subset, training_batches
 from jiqa.data.source import open_database
-from jiqa.data.splits import TEST, assign
+from jiqa.data.splits import TEST, TRAIN, assign
 from jiqa.errors import UserError
-from jiqa.methods import METHODS
+from jiqa.methods import build_method
 from jiqa.runtime import optimizer
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.logbook import Logbook
 from jiqa.runtime.sharding import make_mesh, put_batch, replicated
+from jiqa.validate import Validation
+from jiqa.weights.store import load_weights
 
 # May change between the runs on one workdir: they do not change what is computed.
 FREE_KEYS = ("checkpoint_every", "checkpoints_kept", "log_every", "threads", "data_dir", "evaluation")
@@ -67,17 +69,25 @@ def make_step(method, tx, schedule, seed):
 
 
 def splits_of(config, table, name, protocol):
-  """The splits of a database as this run evaluates them; its training leaves out what any of them tests on.
+  """The splits of a database as this run uses them.
 
   Returns:
-    [k, n] int8, see `jiqa.data.splits.assign`.
+    [k, n] int8, see `jiqa.data.splits.assign`: all splits for a run without labels (config.split is -1), whose training
+    leaves out what any of them tests on; otherwise the one split of this run.
+
+  Raises:
+    UserError: if the protocol has no split of that number.
   """
   wanted = config.evaluation
-  return assign(table, name, protocol, num_splits=wanted.splits, seed=config.seed, fractions=tuple(wanted.fractions))
+  number = max(wanted.splits, config.split + 1)
+  splits = assign(table, name, protocol, num_splits=number, seed=config.seed, fractions=tuple(wanted.fractions))
+  if config.split >= len(splits):
+    raise UserError(f"config.split is {config.split}, but protocol {protocol!r} of {name} has {len(splits)} split(s)")
+  return splits if config.split < 0 else splits[config.split : config.split + 1]
 
 
 def open_sources(config):
-  """The training records: for every entry of config.data the images it names, none that any of its splits tests on.
+  """The training records: for every entry of config.data the images it names that its protocol lets it train on.
 
   Returns:
     (list of sources, list of weights, dict from database to the checksum of its labels).
@@ -86,17 +96,18 @@ def open_sources(config):
     UserError: if a database is not prepared, or an entry leaves no image.
   """
   sources, weights, checksums = [], [], {}
-  for entry in config.data:
+  for number, entry in enumerate(config.data):
     database = open_database(entry.name, config.data_dir or None)
     positions = np.arange(len(database))
     if entry.protocol:
       splits = splits_of(config, database.table, entry.name, entry.protocol)
-      positions = np.flatnonzero((splits != TEST).all(0))
+      positions = np.flatnonzero((splits != TEST).all(0) if config.split < 0 else splits[0] == TRAIN)
     if entry.distortion:
       positions = positions[(database.table.distortion == entry.distortion).to_numpy()[positions]]
     if not len(positions):
       raise UserError(f"{entry.name}: no image is left by protocol {entry.protocol!r}, distortion {entry.distortion!r}")
-    sources.append(Subset(database, positions))
+    facts = {"database": entry.name, "entry": number, "range": tuple(database.metadata["range"])}
+    sources.append(Subset(database, positions, facts))
     weights.append(entry.weight or len(positions))
     checksums[entry.name] = database.metadata["labels_sha256"]
   return sources, weights, checksums
@@ -111,8 +122,9 @@ def run_length(config, images):
 
 
 def init_state(config, method, tx, mesh):
-  """Fresh parameters and optimiser state; the same for one seed on any number of devices."""
-  state = method.init(jax.random.key(config.seed), mesh)
+  """The state before the first step: from config.init_from, if given, else fresh; the same on any number of devices."""
+  weights = load_weights(config.init_from)[:2] if config.init_from else None
+  state = method.init(jax.random.key(config.seed), mesh, weights)
   return state.replace(opt_state=jax.jit(tx.init, out_shardings=replicated(mesh))(state.params))
 
 
@@ -120,7 +132,7 @@ def build(config, mesh, images):
   """What training and evaluation share: (method, tx, schedule, steps); `images` is the number of training images."""
   steps, steps_per_epoch = run_length(config, images)
   try:
-    method = METHODS[config.method](config, mesh.size)
+    method = build_method(config, mesh.size)
     tx, schedule = optimizer.build(config.optimizer, steps, steps_per_epoch)
   except ValueError as error:
     raise UserError(str(error)) from error
@@ -226,17 +238,24 @@ def train(config, workdir, devices=None):
     start=start,
     threads=config.threads,
     buffered=2 * config.batch_size,
+    counts=[entry.count for entry in config.data] if any(entry.count for entry in config.data) else None,
   )
+  validation = Validation(config, method, mesh, splits_of, workdir) if config.validate_every else None
   run_step = make_step(method, tx, schedule, config.seed)
   unread = None  # the metrics of the step before, read while the device computes the next
   with checkpoints, Logbook(workdir, start, steps, config.batch_size) as log, StopNotice() as stop:
     for step in range(start, steps + 1):
       last = step == steps or stop.received
-      if last or (step % config.checkpoint_every == 0 and step > start):
-        if unread:
-          record(log, *unread, config.log_every, checkpoints)
-          unread = None
+      saves = last or (step % config.checkpoint_every == 0 and step > start)
+      # Also at the first step of a resumed run: the one before may have ended between checkpoint and validation.
+      validates = validation and step and (step == steps or step % config.validate_every == 0)
+      if unread and (saves or validates):
+        record(log, *unread, config.log_every, checkpoints)
+        unread = None
+      if saves:
         checkpoints.save(step, state)
+      if validates:
+        validation.judge(step, state, log)
       if last:
         break
       state, metrics = run_step(state, put_batch(next(batches), mesh))

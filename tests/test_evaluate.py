@@ -15,6 +15,7 @@ from jiqa import train as loop
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
+from jiqa.predict import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
 
@@ -81,7 +82,7 @@ def test_saved_heads_give_the_reported_correlations(run, data_dir):
   mesh = make_mesh(jax.devices()[:1])
   method, tx, _, _ = loop.build(config, mesh, len(database))
   state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
-  features = evaluation.features_of(method, state, database, mesh, 4 * 64 * 64, "test")
+  features = Predictor(method, mesh, 4 * 64 * 64)(state, database, np.arange(len(database)), "test")["features"]
   heads = np.load(workdir / "heads_csv_noisy.npz")
   splits = loop.splits_of(config, database.table, "csv/noisy", "folds")
   for k in range(3):

@@ -23,8 +23,18 @@ ALLOWED = {
   "jiqa.evaluation": (),
   "jiqa.weights": ("jiqa.models", "jiqa.runtime"),
   "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.data", "jiqa.runtime", "jiqa.weights"),
-  "jiqa.train": ("jiqa.methods", "jiqa.data", "jiqa.runtime"),
-  "jiqa.evaluate": ("jiqa.methods", "jiqa.data", "jiqa.runtime", "jiqa.evaluation", "jiqa.train"),
+  "jiqa.predict": ("jiqa.methods", "jiqa.data", "jiqa.runtime"),
+  "jiqa.validate": ("jiqa.predict", "jiqa.data", "jiqa.runtime", "jiqa.evaluation"),
+  "jiqa.train": ("jiqa.methods", "jiqa.data", "jiqa.runtime", "jiqa.weights", "jiqa.validate"),
+  "jiqa.evaluate": (
+    "jiqa.methods",
+    "jiqa.data",
+    "jiqa.runtime",
+    "jiqa.evaluation",
+    "jiqa.predict",
+    "jiqa.validate",
+    "jiqa.train",
+  ),
 }
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 NEVER = ("tensorflow", "torch")

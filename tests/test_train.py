@@ -18,7 +18,7 @@ from configs import reiqa as config_file
 from data_builders.prepare import prepare
 from jiqa import train as loop
 from jiqa.errors import UserError
-from jiqa.methods import METHODS
+from jiqa.methods import build_method
 from jiqa.runtime import optimizer
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh, put_batch
@@ -156,7 +156,7 @@ def test_one_step_on_one_and_on_eight_devices_agrees(loss):
   results = []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = make_mesh(devices)
-    method = METHODS[config.method](config, mesh.size)
+    method = build_method(config, mesh.size)
     tx, schedule = optimizer.build(config.optimizer, 24, 3)
     state = loop.init_state(config, method, tx, mesh)
     before = jax.device_get(state.params)

@@ -1,6 +1,7 @@
 """The training stream: several databases mixed by weight, its position a pure function of the step."""
 
 import dataclasses
+import sys
 
 import grain
 import numpy as np
@@ -13,13 +14,16 @@ class Decode:
   """Record to a training example: decodes the picture, then cuts what the method asks for.
 
   Attributes:
-    cut: function ([h, w, 3] uint8, np.random.Generator) -> dict of arrays of static shape.
+    cut: function ([h, w, 3] uint8, record without the file's bytes, np.random.Generator) -> dict of arrays of static
+      shape.
   """
 
   cut: object
 
   def __call__(self, record, rng):
-    return self.cut(decode_rgb(record["image"], record["image_name"]), rng)
+    record = dict(record)
+    image = decode_rgb(record.pop("image"), record["image_name"])
+    return self.cut(image, record, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,28 +51,62 @@ class HostRows:
 
 
 @dataclasses.dataclass(frozen=True)
+class FixedComposition:
+  """Interleaves endless streams so that every batch holds a fixed number of each, in their order.
+
+  Attributes:
+    streams: random-access sources.
+    counts: examples of each in a batch.
+  """
+
+  streams: tuple
+  counts: tuple
+
+  def __len__(self):
+    batches = min(len(stream) // count for stream, count in zip(self.streams, self.counts, strict=True))
+    return min(batches * sum(self.counts), sys.maxsize)  # repeated streams are as long as Python allows
+
+  def __getitem__(self, i):
+    step, row = divmod(i, sum(self.counts))
+    for stream, count in zip(self.streams, self.counts, strict=True):
+      if row < count:
+        return stream[step * count + row]
+      row -= count
+    raise IndexError(i)
+
+
+@dataclasses.dataclass(frozen=True)
 class Subset:
-  """The records of a source at the given positions; random access and picklable as Grain asks."""
+  """The records of a source at the given positions; random access and picklable as Grain asks.
+
+  Attributes:
+    source: random-access source of records.
+    positions: [n] int, the records that belong to it.
+    facts: dict of what is true of all of them, added to every record.
+  """
 
   source: object
   positions: np.ndarray
+  facts: dict = dataclasses.field(default_factory=dict)
 
   def __len__(self):
     return len(self.positions)
 
   def __getitem__(self, i):
-    return self.source[int(self.positions[i])]
+    return {**self.source[int(self.positions[i])], **self.facts}
 
 
-def training_batches(sources, weights, cut, *, batch_size, seed, start, host=0, hosts=1, threads=4, buffered=8):
+def training_batches(
+  sources, weights, cut, *, batch_size, seed, start, host=0, hosts=1, threads=4, buffered=8, counts=None
+):
   """Batches from step `start` on, for ever; the same ones whatever the number of hosts, threads or restarts.
 
-  Every source is shuffled anew each epoch and repeated; sources are interleaved by weight; each record gets its own
-  random generator, derived from the seed and the record's position in the stream.
+  Every source is shuffled anew each epoch and repeated; sources are interleaved by weight, or by fixed numbers a batch;
+  each record gets its own random generator, derived from the seed and the record's position in the stream.
 
   Args:
     sources: sequence of random-access sources of records with 'image' (file bytes) and 'image_name'.
-    weights: relative frequencies of the sources, same length.
+    weights: relative frequencies of the sources, same length; not used with `counts`.
     cut: see `Decode`.
     batch_size: global number of examples a step; a multiple of `hosts`.
     seed: int.
@@ -76,19 +114,25 @@ def training_batches(sources, weights, cut, *, batch_size, seed, start, host=0, 
     host, hosts: this process and the number of processes; process i reads rows [i B/hosts, (i+1) B/hosts) of a batch.
     threads: decoding threads.
     buffered: examples decoded ahead.
+    counts: how many examples of every source a batch holds, in this order; None: by weight.
 
   Returns:
     iterator over dicts of stacked NumPy arrays, batch_size / hosts rows each.
 
   Raises:
-    ValueError: if batch_size is no multiple of hosts, or a source is empty.
+    ValueError: if batch_size is no multiple of hosts or not the sum of the counts, or a source is empty.
   """
+  if counts and sum(counts) != batch_size:
+    raise ValueError(f"batch_size {batch_size} is not the sum of the counts {tuple(counts)}")
   if batch_size % hosts:
     raise ValueError(f"batch_size {batch_size} is not a multiple of the {hosts} processes")
   if any(len(source) == 0 for source in sources):
     raise ValueError("a training source is empty")
   parts = [grain.MapDataset.source(source).seed(seed + 1000 * i).shuffle().repeat() for i, source in enumerate(sources)]
-  stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=list(weights))
+  if counts:
+    stream = grain.MapDataset.source(FixedComposition(tuple(parts), tuple(counts)))
+  else:
+    stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=list(weights))
   stream = stream.seed(seed).random_map(Decode(cut))
   local = batch_size // hosts
   rows = HostRows(stream, batch_size, host * local, local)

@@ -72,6 +72,42 @@ def in_database(features, mos, splits, alphas=ALPHAS, *, standardize=True, names
   )  # fmt: skip
 
 
+def scored(scores, mos, splits, *, names=None):
+  """Judges a method's own scores, to which no head is fitted, on the test part of every split.
+
+  Args:
+    scores: [n] float, nan where the method was not asked.
+    mos: [n] float, higher is better.
+    splits: [k, n] int8: 2 is the test part.
+    names: [n] str, image names for the error message.
+
+  Returns:
+    `Scored`.
+
+  Raises:
+    UserError: a score of a test part is missing or infinite, or a test part is too small.
+
+  Example:
+    >>> result = scored(np.arange(6.0), np.arange(6.0) ** 2, np.full((1, 6), TEST))
+    >>> result.summary()["median"]["srcc"]
+    1.0
+  """
+  scores, mos = np.asarray(scores, np.float64), np.asarray(mos, np.float64)
+  splits = np.atleast_2d(np.asarray(splits))
+  for k, part in enumerate(splits == TEST):
+    if part.sum() < 3:
+      raise UserError(f"split {k} has {int(part.sum())} test image(s); at least 3 are needed")
+    bad = np.flatnonzero(part & ~np.isfinite(scores))
+    if len(bad):
+      where = f"{names[bad[0]]} " if names is not None else f"image {bad[0]} "
+      raise UserError(f"{where}has the score {scores[bad[0]]}; {len(bad)} test image(s) of split {k} have no score")
+  predictions = np.where(splits == TEST, scores, np.nan)
+  measured = [measures(scores[part], mos[part]) for part in splits == TEST]
+  return Scored(
+    predictions=predictions, mos=mos, splits=splits, **{key: np.array([m[key] for m in measured]) for key in MEASURES}
+  )
+
+
 def measures(prediction, mos):
   """SRCC, KRCC, PLCC, RMSE and MAE of raw predictions.
 
@@ -135,17 +171,13 @@ def warn_if_seen(splits, names=None, groups=None, seen=()):
         warnings.warn(message, SeenImagesWarning, stacklevel=3)
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """What one method reached in one database: `k` splits, `n` images, `d` features."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+  """How the scores of one method agree with one database: `k` splits, `n` images."""
 
-  alphas: np.ndarray  # [a] searched
-  alpha: np.ndarray  # [k] chosen
-  validation_srcc: np.ndarray  # [k] of the chosen alpha; nan where there was nothing to choose
   predictions: np.ndarray  # [k, n] float64, nan outside the test part
   mos: np.ndarray  # [n]
   splits: np.ndarray  # [k, n] int8
-  heads: ridge.Heads  # weights [k, 1, d]
   srcc: np.ndarray  # [k] on the test part, like the next four
   krcc: np.ndarray
   plcc: np.ndarray
@@ -156,24 +188,43 @@ class Result:
     """Everything that fits into a results file: plain lists and numbers, None for nan.
 
     Returns:
-      dict with `alpha`, `validation_srcc`, `srcc`, `krcc`, `plcc`, `rmse`, `mae` (one value a split), `median` of
-      the last five, `images` (train, validation and test count of every split), `alphas` searched.
+      dict with `srcc`, `krcc`, `plcc`, `rmse`, `mae` (one value a split), their `median`, and `images` (train,
+      validation and test count of every split).
     """
     counts = [[int((split == part).sum()) for part in (TRAIN, VALIDATION, TEST)] for split in self.splits]
-    per_split = {key: _plain(getattr(self, key)) for key in ("alpha", "validation_srcc", *MEASURES)}
     median = {key: _plain(np.median(getattr(self, key))) for key in MEASURES}
-    return {**per_split, "median": median, "images": counts, "alphas": _plain(self.alphas)}
+    return {**{key: _plain(getattr(self, key)) for key in MEASURES}, "median": median, "images": counts}
 
-  def save_heads(self, path):
-    """Writes the head of every split: score = (x - mean) / scale @ weights + intercept.
+  def save(self, directory, stem):
+    """Writes the scores of the images tested, `scores_STEM.npz`: predictions [k, n] (nan elsewhere) and mos [n]."""
+    file = io.BytesIO()
+    np.savez(file, predictions=self.predictions, mos=self.mos)
+    outputs.write_bytes(directory / f"scores_{stem}.npz", file.getvalue())
 
-    Args:
-      path: `.npz` file with weights [k, d], intercept [k], mean [k, d], scale [k, d], alpha [k], all float64.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result(Scored):
+  """What the features of one method reached with ridge heads: besides `Scored`, `a` alphas and `d` features."""
+
+  alphas: np.ndarray  # [a] searched
+  alpha: np.ndarray  # [k] chosen
+  validation_srcc: np.ndarray  # [k] of the chosen alpha; nan where there was nothing to choose
+  heads: ridge.Heads  # weights [k, 1, d]
+
+  def summary(self):
+    """`Scored.summary()`, and `alpha`, `validation_srcc` (one value a split), `alphas` searched."""
+    chosen = {"alpha": _plain(self.alpha), "validation_srcc": _plain(self.validation_srcc)}
+    return {**chosen, **super().summary(), "alphas": _plain(self.alphas)}
+
+  def save(self, directory, stem):
+    """Writes the head of every split, `heads_STEM.npz`: score = (x - mean) / scale @ weights + intercept.
+
+    The arrays are weights [k, d], intercept [k], mean [k, d], scale [k, d], alpha [k], all float64.
     """
     heads, file = self.heads, io.BytesIO()
     arrays = {"weights": heads.weights[:, 0], "intercept": heads.intercept, "mean": heads.mean, "scale": heads.scale}
     np.savez(file, **arrays, alpha=self.alpha)
-    outputs.write_bytes(path, file.getvalue())
+    outputs.write_bytes(directory / f"heads_{stem}.npz", file.getvalue())
 
 
 def _plain(values):

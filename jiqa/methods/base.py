@@ -1,34 +1,43 @@
 """The contract between a method and the loop: what `train.py`, `evaluate.py` and `score.py` may call."""
 
-from typing import Protocol
-
 from jiqa.runtime.state import State
 
 
-class Method(Protocol):
+class Method:
   """One published system, built as `Method(config, shards)`: its config and the number of devices of the mesh.
 
-  It holds no arrays, so that its functions can be jitted. A config that cannot run raises ValueError.
+  It holds no arrays, so that its functions can be jitted. A config that cannot run raises ValueError. What has a body
+  here is what most methods want.
   """
 
-  def init(self, key, mesh) -> State:
-    """Fresh parameters, statistics and `extra` at step 0, replicated over `mesh`; `opt_state` is left None.
+  def init(self, key, mesh, weights=None) -> State:
+    """Parameters, statistics and `extra` at step 0, replicated over `mesh`; `opt_state` is left None.
+
+    What stays as it is during training lies in `extra`: the optimiser sees `params` only.
 
     Args:
       key: jax PRNG key.
       mesh: jax.sharding.Mesh.
-    """
+      weights: (params, stats), nested dicts of NumPy arrays to start from, whole or in part; None: from scratch.
 
-  def cut(self, image, rng):
+    Raises:
+      UserError: if the weights do not fit, naming the entries.
+    """
+    raise NotImplementedError
+
+  def cut(self, image, record, rng):
     """What training needs of one picture, on the host.
 
     Args:
       image: [h, w, 3] uint8.
+      record: dict, the label columns of the picture (see data/source.py), `database` (its name), `entry` (its position
+        in config.data) and `range` (lowest and highest mos of the database's scale).
       rng: np.random.Generator of this record at this place of the stream.
 
     Returns:
       dict of NumPy arrays of static shape; stacked over records they are the batch that `loss` receives.
     """
+    raise NotImplementedError
 
   def loss(self, params, state, batch, key):
     """The training objective; pure, jitted by the loop; may distort and crop on the device first.
@@ -43,27 +52,50 @@ class Method(Protocol):
       (loss [] float32, (stats, aux, metrics)): new running statistics, whatever `post_update` needs, and a flat dict
       of scalars to log.
     """
+    raise NotImplementedError
 
   def post_update(self, state, aux) -> State:
-    """What happens after the optimiser step (moving averages, queues, schedules); the identity if nothing does."""
+    """What happens after the optimiser step: moving averages, queues, schedules."""
+    del aux
+    return state
 
   def views(self, image):
-    """What prediction needs of one picture, on the host.
+    """What prediction needs of one picture, on the host; a function of the picture alone.
 
     Args:
       image: [h, w, 3] uint8.
 
     Returns:
-      dict from view name to [h', w', 3] uint8; sizes may differ from picture to picture.
+      dict from view name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all pictures.
     """
+    raise NotImplementedError
+
+  def prepare(self, state) -> State:
+    """Called once before predictions: what does not depend on a picture is computed here and kept in `extra`."""
+    return state
 
   def predict(self, state, batch):
-    """Features or scores of padded views; pure, jitted by the caller. A row never depends on the other rows.
+    """Features or scores of views; pure, jitted by the caller. A row never depends on the other rows.
 
     Args:
-      state: State.
-      batch: for every view: name [b, H, W, 3] uint8 and name_size [b, 2] int32.
+      state: State, after `prepare`.
+      batch: for every view of any size name [b, H, W, 3] uint8, padded, and name_size [b, 2] int32; for every view of
+        one size name [b, n, h', w', 3] uint8.
 
     Returns:
-      dict with 'features' [b, d] float32, to be regressed on, or 'score' [b] float32.
+      dict with 'features' [b, d] float32, to be regressed on, or 'score' [b] float32, and further arrays [b, ...].
     """
+    raise NotImplementedError
+
+  def judge(self, outputs, records):
+    """Further measures of scored pictures, such as the accuracy of other predictions.
+
+    Args:
+      outputs: dict of what `predict` gave, NumPy arrays [n, ...].
+      records: DataFrame of n rows: the label columns and `database`.
+
+    Returns:
+      dict from name to float.
+    """
+    del outputs, records
+    return {}

@@ -25,9 +25,11 @@ from PIL import Image
 from jiqa import losses
 from jiqa.data.crops import random_window
 from jiqa.distortions import bank
+from jiqa.methods.base import Method
 from jiqa.models.resnet import Projector, ResNet
 from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import merge_module, new_state, split_module
+from jiqa.weights.store import adopt
 
 LOSSES = ("queue", "queue+chunk", "in_batch")
 
@@ -116,7 +118,7 @@ def half_swap(pairs, versions):
   return jnp.where(swap, pairs[::-1], pairs)
 
 
-class ReIQA:
+class ReIQA(Method):
   """The quality expert behind the contract of `methods/base.py`."""
 
   def __init__(self, config, shards):
@@ -126,24 +128,34 @@ class ReIQA:
     abstract = nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0)))
     self.graphdef = split_module(abstract)[0]
 
-  def init(self, key, mesh):
-    def build(key):
-      network_key, queue_key = jax.random.split(key)
-      _, params, stats = split_module(QualityNetwork(self.config, rngs=nnx.Rngs(params=network_key)))
-      extra = {}
-      if self.config.loss != "in_batch":
-        queue = jax.random.normal(queue_key, (self.config.queue, self.config.embedding))
-        extra = {
-          "key_params": params,
-          "key_stats": stats,
-          "queue": queue / jnp.linalg.norm(queue, axis=-1, keepdims=True),
-          "pointer": jnp.zeros((), jnp.int32),
-        }
-      return jax.tree.map(jnp.copy, new_state(params, stats, extra))
+  def init(self, key, mesh, weights=None):
+    whole = replicated(mesh)
+    network_key, queue_key = jax.random.split(key)
+    params, stats = jax.jit(self._fresh, out_shardings=whole)(network_key)
+    if weights is not None:
+      params, stats = jax.device_put(
+        (adopt(params, weights[0], optional=("head",)), adopt(stats, weights[1], optional=("head",))), whole
+      )
+    build = jax.jit(self._first_state, out_shardings=whole)
+    return build(queue_key, params, stats)
 
-    return jax.jit(build, out_shardings=replicated(mesh))(key)
+  def _fresh(self, key):
+    return split_module(QualityNetwork(self.config, rngs=nnx.Rngs(params=key)))[1:]
 
-  def cut(self, image, rng):
+  def _first_state(self, queue_key, params, stats):
+    extra = {}
+    if self.config.loss != "in_batch":
+      queue = jax.random.normal(queue_key, (self.config.queue, self.config.embedding))
+      extra = {
+        "key_params": params,
+        "key_stats": stats,
+        "queue": queue / jnp.linalg.norm(queue, axis=-1, keepdims=True),
+        "pointer": jnp.zeros((), jnp.int32),
+      }
+    return jax.tree.map(jnp.copy, new_state(params, stats, extra))
+
+  def cut(self, image, record, rng):
+    del record
     return random_window(image, self.config.window, self.config.crop * max(self.config.scales), rng)
 
   def crop_pairs(self, batch, key):

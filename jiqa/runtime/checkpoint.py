@@ -17,11 +17,13 @@ class Checkpoints:
   Args:
     directory: created if absent.
     keep: how many to keep.
+    best: name of the metric whose largest values decide which are kept; None keeps the newest.
   """
 
-  def __init__(self, directory, keep=2):
+  def __init__(self, directory, keep=2, best=None):
     self.directory = pathlib.Path(directory).resolve()
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    choice = {"best_fn": lambda metrics: metrics[best], "best_mode": "max"} if best else {}
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, **choice)
     self._manager = ocp.CheckpointManager(self.directory, options=options)
 
   def latest_step(self):
@@ -46,10 +48,21 @@ class Checkpoints:
         "--workdir, or the config the run was started with."
       ) from error
 
-  def save(self, step, state):
-    """Starts saving `state` as `step`; returns at once, the arrays are copied before they can be donated."""
+  def best_metrics(self):
+    """The metrics that the best checkpoint was saved with; None if nothing is saved."""
+    step = self._manager.best_step()
+    return None if step is None else dict(self._manager.metrics(step))
+
+  def save(self, step, state, metrics=None):
+    """Starts saving `state` as `step`; returns at once, the arrays are copied before they can be donated.
+
+    Args:
+      step: int.
+      state: State.
+      metrics: dict of floats, where the best are kept.
+    """
     if step != self._manager.latest_step():
-      self._manager.save(step, args=ocp.args.StandardSave(state))
+      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
   def wait(self):
     """Returns when everything is on disk."""

@@ -1,6 +1,7 @@
 """What a run says of itself: metrics.jsonl, TensorBoard and the console, without TensorFlow."""
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -84,11 +85,28 @@ class Logbook:
     self._last = (now, step)
     seconds_per_step = (now - then) / max(step - last_step, 1)
     values = {**values, "images_per_second": round(self._images_per_step / seconds_per_step, 2)}
-    self._file.write(json.dumps({"step": step, **values}) + "\n")
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    self._store(step, values)
     shown = f"loss {values['loss']:.4f}  {values['images_per_second']:.1f} images/s"
     self._bar.update(self._task, shown=shown)
     if self._bar.disable:
       remaining = seconds_per_step * (self._steps - step - 1)
       print(f"step {step}/{self._steps}  {shown}  {remaining:.0f} s left", file=sys.stderr, flush=True)
+
+  def note(self, step, values):
+    """Records what was measured between two steps, such as a validation; its time does not count as training's.
+
+    Args:
+      step: int, steps taken so far.
+      values: dict of floats, nan where undefined.
+    """
+    self._store(step, {name: value if math.isfinite(value) else None for name, value in values.items()})
+    self._last = (time.perf_counter(), step - 1)
+    if self._bar.disable:
+      shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+      print(f"step {step}/{self._steps}  {shown}", file=sys.stderr, flush=True)
+
+  def _store(self, step, values):
+    self._file.write(json.dumps({"step": step, **values}) + "\n")
+    for name, value in values.items():
+      if value is not None:
+        self._board.add_scalar(name, value, step)

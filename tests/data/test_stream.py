@@ -28,7 +28,8 @@ class Squares:
     return {"image": file.getvalue(), "image_name": f"{i}.png"}
 
 
-def cut(image, rng):
+def cut(image, record, rng):
+  assert record["image_name"].endswith(".png") and "image" not in record
   return {"level": image[0, 0, 0], "draw": rng.integers(1 << 30)}
 
 
@@ -73,9 +74,27 @@ def test_random_draws_differ_between_visits_of_one_image():
   assert min(len(seen) for seen in draws.values()) > 3
 
 
-def test_a_subset_reads_the_named_positions():
-  subset = Subset(Squares(9), np.array([4, 2]))
-  assert len(subset) == 2 and subset[0]["image_name"] == "4.png"
+def test_a_fixed_composition_holds_in_every_batch_and_survives_a_restart():
+  def fixed(start=0, **changes):
+    return stream(start, **{"counts": (4, 2)} | changes)
+
+  reference = take(fixed(), 15)
+  levels = np.stack([batch["level"] for batch in reference]).astype(int)
+  assert (levels[:, :4] < 100).all() and (levels[:, 4:] >= 100).all()
+  for part, size in ((levels[:, :4], 20), (levels[:, 4:], 10)):
+    for epoch in range(part.size // size):  # every epoch of a source shows each of its images once
+      assert len(set(part.ravel()[size * epoch : size * (epoch + 1)])) == size
+  assert same(reference[7:], take(fixed(start=7), 8))
+  hosts = [take(fixed(host=i, hosts=3), 15) for i in range(3)]
+  merged = [{k: np.concatenate([part[k] for part in parts]) for k in parts[0]} for parts in zip(*hosts, strict=True)]
+  assert same(reference, merged)
+  with pytest.raises(ValueError, match="sum of the counts"):
+    fixed(counts=(4, 3))
+
+
+def test_a_subset_reads_the_named_positions_and_tells_what_it_knows():
+  subset = Subset(Squares(9), np.array([4, 2]), {"database": "squares"})
+  assert len(subset) == 2 and subset[0]["image_name"] == "4.png" and subset[1]["database"] == "squares"
 
 
 def test_only_the_examples_asked_for_are_read_ahead():
@@ -131,6 +150,14 @@ def test_frames_hold_their_images_and_are_few():
   rng = np.random.default_rng(0)
   sizes = [(int(rng.integers(300, 800)), int(rng.integers(300, 800))) for _ in range(50)]
   assert len({(frame_side(h), frame_side(w)) for h, w in sizes}) <= 16
+
+
+def test_views_of_one_size_are_stacked_as_they_are():
+  crops = [np.full((3, 8, 8, 3), i, np.uint8) for i in range(5)]
+  batches = list(framed_batches(((i, {"crops": c}) for i, c in enumerate(crops)), 2 * 3 * 8 * 8, multiple=1))
+  assert [indices for indices, _ in batches] == [[0, 1], [2, 3], [4]]
+  assert all(batch["crops"].shape == (2, 3, 8, 8, 3) and set(batch) == {"crops"} for _, batch in batches)
+  assert [int(batch["crops"][0, 0, 0, 0, 0]) for _, batch in batches] == [0, 2, 4]
 
 
 def test_framed_batches_give_back_every_image_once():

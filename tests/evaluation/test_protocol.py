@@ -59,12 +59,12 @@ def test_summary_is_json_and_heads_can_be_read_back(data, result, tmp_path):
   summary = json.loads(json.dumps(result.summary(), allow_nan=False))
   assert summary["median"]["srcc"] == pytest.approx(np.median(summary["srcc"]))
   assert [sum(counts) for counts in summary["images"]] == [148] * 3
-  result.save_heads(tmp_path / "heads.npz")
-  head = np.load(tmp_path / "heads.npz")
+  result.save(tmp_path, "x")
+  head = np.load(tmp_path / "heads_x.npz")
   scores = (features - head["mean"][1]) / head["scale"][1] @ head["weights"][1] + head["intercept"][1]
   test = splits[1] == 2
   np.testing.assert_allclose(scores[test], result.predictions[1, test], atol=1e-9)
-  assert [path.name for path in tmp_path.iterdir()] == ["heads.npz"]
+  assert [path.name for path in tmp_path.iterdir()] == ["heads_x.npz"]
 
 
 def test_the_test_part_has_no_say(data, result):

@@ -1,0 +1,42 @@
+"""A method small enough to follow by hand: the score is a linear function of a picture's mean brightness."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jiqa.methods.base import Method
+from jiqa.runtime.sharding import replicated
+from jiqa.runtime.state import new_state
+
+
+class Brightness(Method):
+  """score = slope * brightness; trained towards mos / range, its slope drawn at random."""
+
+  def __init__(self, config, shards):
+    del config, shards
+
+  def init(self, key, mesh, weights=None):
+    slope = weights[0]["slope"] if weights else jax.random.normal(key, ())
+    return jax.device_put(new_state({"slope": jnp.float32(slope)}, {}), replicated(mesh))
+
+  def cut(self, image, record, rng):
+    low, high = record["range"]
+    return {"brightness": np.float32(image.mean() / 255), "target": np.float32((record["mos"] - low) / (high - low))}
+
+  def loss(self, params, state, batch, key):
+    error = params["slope"] * batch["brightness"] - batch["target"]
+    return (error**2).mean(), (state.stats, {}, {})
+
+  def views(self, image):
+    return {"image": image}
+
+  def prepare(self, state):
+    return state.replace(extra={"doubled": 2 * state.params["slope"]})
+
+  def predict(self, state, batch):
+    pixels = batch["image_size"].prod(-1) * 3
+    brightness = batch["image"].astype(jnp.float32).sum((1, 2, 3)) / 255 / pixels
+    return {"score": state.extra["doubled"] * brightness / 2, "brightness": brightness}
+
+  def judge(self, outputs, records):
+    return {"mean brightness": float(outputs["brightness"].mean()), "rows": float(len(records))}
