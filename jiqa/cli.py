@@ -57,6 +57,27 @@ def databases(data_dir: str = typer.Option(None, "--data_dir", help="default $TF
 
 
 @app.command()
+def convert(
+  source: Annotated[str, typer.Argument(help="reiqa-quality, reiqa-content, resnet50, ...; `jiqa convert list` has all")],
+  file: str = typer.Argument(None, help="the published checkpoint: .safetensors, or a file of torch"),
+  out: str = typer.Argument(None, help="folder of weights to write"),
+  back: bool = typer.Option(False, "--back", help="FILE is a folder of weights, OUT a checkpoint as published"),
+):
+  """Converts published weights, strict about every tensor: jiqa convert reiqa-quality quality_aware_r50.pth weights"""
+  from jiqa.weights import convert as weights
+
+  if source == "list":
+    for name in weights.SOURCES:
+      print(f"{name}: {weights.source_of(name).what}")
+  elif file is None or out is None:
+    raise UserError("expected three arguments: SOURCE FILE OUT; see jiqa convert --help")
+  elif back:
+    print(f"{out}: {weights.convert_back(source, file, out)} tensors")
+  else:
+    print(f"{weights.describe(weights.convert(source, file, out))}\nweights: {out}")
+
+
+@app.command()
 def evaluate(
   scores: Annotated[str, typer.Argument(help="CSV or Parquet, one row an image, one column a method")],
   mos: Annotated[str, typer.Option("--mos", help="column of human scores, or a file with image_name and mos")],

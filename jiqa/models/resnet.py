@@ -3,8 +3,11 @@
 Attribute paths are torchvision's (`layer1.0.conv1`): a published checkpoint becomes ours by renaming and transposing.
 Images of many sizes share one compiled program: pad them at the bottom and right, pass their true `size`, and every
 activation outside the image is set to zero before the next convolution reads it. Those zeros are exactly the zero
-padding the convolution would have seen, so the features equal those of the unpadded image.
+padding the convolution would have seen, so the features equal those of the unpadded image. By the same rule a large image
+is encoded tile by tile (tiles.py).
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +21,42 @@ EXPANSION = {10: 1, 18: 1, 34: 1, 50: 4}
 _conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def mask_outside(x, size):
-  """Zeroes what lies below and right of each image.
+class Part(NamedTuple):
+  """Which part of what image each row of a batch shows.
+
+  Attributes:
+    size: [b, 2] int32, height and width of the image.
+    origin: [b, 2] int32, place in the image of the row's first pixel, a multiple of 32 (or of what is left of it after
+      the layers of stride 2); may be negative. The padding that a convolution sees must begin where the image ends,
+      not where the tile does.
+  """
+
+  size: jax.Array
+  origin: jax.Array
+
+
+def mask_outside(x, part):
+  """Zeroes what lies outside each image.
 
   Args:
     x: [b, h, w, c].
-    size: [b, 2] int32, height and width that hold the image; None leaves x as it is.
+    part: `Part`; None leaves x as it is.
 
   Returns:
     [b, h, w, c] of x's dtype.
   """
-  if size is None:
+  if part is None:
     return x
-  inside_h = jnp.arange(x.shape[1]) < size[:, :1]
-  inside_w = jnp.arange(x.shape[2]) < size[:, 1:]
-  return jnp.where((inside_h[:, :, None] & inside_w[:, None, :])[..., None], x, 0)
+  axes = []
+  for axis in (0, 1):
+    place = jnp.arange(x.shape[1 + axis]) + part.origin[:, axis, None]
+    axes.append((place >= 0) & (place < part.size[:, axis, None]))
+  return jnp.where((axes[0][:, :, None] & axes[1][:, None, :])[..., None], x, 0)
 
 
-def halve(size):
-  """The size after any layer of stride 2 here: all of them map n to ceil(n / 2)."""
-  return None if size is None else (size + 1) // 2
+def halve(part):
+  """The part after any layer of stride 2 here: all of them map a length n to ceil(n / 2)."""
+  return None if part is None else Part((part.size + 1) // 2, part.origin // 2)
 
 
 class Conv(nnx.Module):
@@ -130,13 +149,13 @@ class BasicBlock(nnx.Module):
     self.downsample = _downsample(inputs, planes, stride, make)
     self.stride = stride
 
-  def __call__(self, x, size, train):
-    """[b, h, w, c] and its masked `size` to the block's output and its size."""
-    out_size = size if self.stride == 1 else halve(size)
-    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), out_size)
+  def __call__(self, x, part, train):
+    """[b, h, w, c], zero outside its `part`, to the block's output and the part that it shows."""
+    out_part = part if self.stride == 1 else halve(part)
+    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), out_part)
     y = self.bn2(self.conv2(y), train)
     shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
-    return mask_outside(jax.nn.relu(y + shortcut), out_size), out_size
+    return mask_outside(jax.nn.relu(y + shortcut), out_part), out_part
 
 
 class Bottleneck(nnx.Module):
@@ -149,14 +168,14 @@ class Bottleneck(nnx.Module):
     self.downsample = _downsample(inputs, 4 * planes, stride, make)
     self.stride = stride
 
-  def __call__(self, x, size, train):
-    """[b, h, w, c] and its masked `size` to the block's output and its size."""
-    out_size = size if self.stride == 1 else halve(size)
-    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), size)
+  def __call__(self, x, part, train):
+    """[b, h, w, c], zero outside its `part`, to the block's output and the part that it shows."""
+    out_part = part if self.stride == 1 else halve(part)
+    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
     y = jax.nn.relu(self.bn2(self.conv2(y), train))
     y = self.bn3(self.conv3(y), train)
     shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
-    return mask_outside(jax.nn.relu(y + shortcut), out_size), out_size
+    return mask_outside(jax.nn.relu(y + shortcut), out_part), out_part
 
 
 class ResNet(nnx.Module):
@@ -183,7 +202,7 @@ class ResNet(nnx.Module):
         layer.append(block(channels, planes, 2 if stage > 0 and i == 0 else 1, make))
         channels = planes * EXPANSION[depth]
       setattr(self, f"layer{stage + 1}", nnx.List(layer))
-    self.num_features = channels
+    self.depth, self.num_features = depth, channels
 
   def __call__(self, x, size=None, *, train=False):
     """Encodes images.
@@ -198,19 +217,34 @@ class ResNet(nnx.Module):
     """
     if train and size is not None:
       raise ValueError("training batches are not padded: pass size=None with train=True")
-    x = mask_outside(x, size)
-    size = halve(size)
-    x = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), size)
+    part = None if size is None else Part(size, jnp.zeros_like(size))
+    x, part = self.activations(x, part, train=train)
+    total = x.astype(jnp.float32).sum((1, 2))
+    pixels = x.shape[1] * x.shape[2] if part is None else part.size.prod(1, keepdims=True)
+    return total / pixels
+
+  def activations(self, x, part=None, *, train=False):
+    """The last activations, before they are averaged.
+
+    Args:
+      x: [b, h, w, 3] float.
+      part: `Part`, what of the image x is; None: all of it.
+      train: see `__call__`.
+
+    Returns:
+      ([b, ceil(h / 32), ceil(w / 32), num_features], the part that they show).
+    """
+    x = mask_outside(x, part)
+    part = halve(part)
+    x = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
     # After a ReLU a zero can stand for torch's -inf padding: every window holds a value >= 0 of the image itself.
     x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    size = halve(size)
-    x = mask_outside(x, size)
+    part = halve(part)
+    x = mask_outside(x, part)
     for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
       for block in layer:
-        x, size = block(x, size, train)
-    total = x.astype(jnp.float32).sum((1, 2))
-    pixels = x.shape[1] * x.shape[2] if size is None else size.prod(1, keepdims=True)
-    return total / pixels
+        x, part = block(x, part, train)
+    return x, part
 
 
 class Projector(nnx.Module):

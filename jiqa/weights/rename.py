@@ -174,13 +174,7 @@ def _read_safetensors(path):
 
 
 def _read_torch(path):
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError(
-      f"{path}: reading a file of torch needs torch; pip install 'jiqa[convert]', or convert it to .safetensors where "
-      "torch is installed"
-    ) from error
+  torch = _torch(path)
 
   def plain(value):
     if isinstance(value, torch.Tensor):
@@ -200,3 +194,23 @@ def _read_torch(path):
   if isinstance(found, torch.nn.Module) or not isinstance(found, dict):
     raise UserError(f"{path}: holds a {type(found).__name__}, expected a dict of tensors")
   return plain(found)
+
+
+def save_torch(tree, path):
+  """Writes a dict of NumPy arrays, at most one level deep, as a file of torch.
+
+  Raises:
+    UserError: torch is not installed.
+  """
+  torch = _torch(path)
+  torch.save({key: {name: torch.from_numpy(value) for name, value in part.items()} for key, part in tree.items()}, path)
+
+
+def _torch(path):
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      f"{path}: a file of torch needs torch; pip install 'jiqa[convert]', or use .safetensors, which needs nothing"
+    ) from error
+  return torch

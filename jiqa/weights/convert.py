@@ -1,0 +1,136 @@
+"""`jiqa convert`: a published checkpoint to a folder of weights, and back."""
+
+import hashlib
+import importlib
+import pathlib
+
+import numpy as np
+import safetensors.numpy
+
+from jiqa.errors import UserError
+from jiqa.weights import rename
+from jiqa.weights.store import load_weights, save_weights
+
+SOURCES = {
+  "reiqa-quality": "jiqa.weights.reiqa:QUALITY",
+  "reiqa-content": "jiqa.weights.reiqa:CONTENT",
+  "resnet50": "jiqa.weights.reiqa:RESNET50",
+}
+
+
+def source_of(name):
+  """The `Source` of a name; UserError for an unknown one."""
+  if name not in SOURCES:
+    raise UserError(f"there is no source {name!r}; expected one of {', '.join(SOURCES)}")
+  module, _, attribute = SOURCES[name].partition(":")
+  return getattr(importlib.import_module(module), attribute)
+
+
+def convert(name, path, out):
+  """Converts a checkpoint file.
+
+  Args:
+    name: a key of `SOURCES`.
+    path: the file, see `rename.read_checkpoint`.
+    out: folder to write, see `store.save_weights`.
+
+  Returns:
+    The card.
+
+  Raises:
+    UserError: the file is not what the name says, listing missing and surplus tensors, or cannot be read.
+  """
+  source, path = source_of(name), pathlib.Path(path)
+  if source.not_named and source.not_named in path.name:
+    raise UserError(
+      f"{path}: its name says {source.not_named}, but {name} is {source.what}. The files hold the same tensors and "
+      "cannot be told apart by them; rename the file if its name is wrong."
+    )
+  tensors = rename.read_checkpoint(path)
+  used = {key: value for key, value in tensors.items() if not (source.ignored and key.endswith(source.ignored))}
+  try:
+    converted = rename.to_ours(used, source.rules(), source.what)
+  except UserError as error:
+    raise UserError(f"{path}: {error}{_guess(tensors, name)}") from None
+  features = source.probe(converted.params, converted.stats, source.card)
+  return save_weights(
+    out,
+    converted.params,
+    converted.stats,
+    {
+      **source.card,
+      "source": name,
+      "file": path.name,
+      "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+      "tensors_read": len(used),
+      "left_out": converted.left_out,
+      "ignored": sorted(set(tensors) - set(used)),
+      "probe": summary(features),
+    },
+  )
+
+
+def _guess(tensors, name):
+  """Which source the tensors fit instead, as the end of a message."""
+  for other in SOURCES:
+    source = source_of(other)
+    used = {key: value for key, value in tensors.items() if not (source.ignored and key.endswith(source.ignored))}
+    if other != name and not rename.compare(used, source.rules()):
+      return f"\nIt fits {other}: {source.what}."
+  return ""
+
+
+def summary(features):
+  """What is kept of the probe's features: mean, norm and the first four, with 7 digits.
+
+  Example:
+    >>> summary(np.array([3.0, 4.0]))
+    {'mean': 3.5, 'norm': 5.0, 'first': [3.0, 4.0]}
+  """
+  digits = lambda value: float(f"{value:.7g}")  # noqa: E731
+  values = np.asarray(features, np.float64)
+  return {
+    "mean": digits(values.mean()),
+    "norm": digits(np.linalg.norm(values)),
+    "first": [digits(value) for value in values[:4]],
+  }
+
+
+def convert_back(name, directory, out):
+  """Writes a folder of weights in the layout of the published checkpoint.
+
+  Args:
+    name: a key of `SOURCES`.
+    directory: folder of weights.
+    out: file to write: `.safetensors`, or any other name for a file of torch, which then must be installed.
+
+  Returns:
+    Number of tensors written.
+
+  Raises:
+    UserError: the weights have another layout, or torch is needed and not installed.
+  """
+  source, out = source_of(name), pathlib.Path(out)
+  params, stats, card = load_weights(directory)
+  tensors = rename.to_theirs(params, stats, source.rules(), card.get("left_out", {}))
+  tensors = {source.prefix + key: value for key, value in tensors.items()}
+  partial = out.with_name(out.name + ".part")
+  out.parent.mkdir(parents=True, exist_ok=True)
+  if out.suffix == ".safetensors":
+    safetensors.numpy.save_file(tensors, partial)
+  else:
+    rename.save_torch({source.wrapper: tensors}, partial)
+  partial.replace(out)
+  return len(tensors)
+
+
+def describe(card):
+  """What `jiqa convert` prints of a card."""
+  probe = card["probe"]
+  first = ", ".join(f"{value:.6g}" for value in probe["first"])
+  return (
+    f"{card['tensors_read']} tensors read, {card['tensors']} arrays written with {card['parameters']:,} parameters "
+    f"({len(card['left_out'])} counters noted, {len(card['ignored'])} tensors not used)\n"
+    f"checksum {card['weights_sha256']}\n"
+    f"features of the probe image: mean {probe['mean']:.6g}, norm {probe['norm']:.6g}, first {first}"
+  )

@@ -1,0 +1,40 @@
+"""Tiles give the features of the whole image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jiqa.models import tiles
+from jiqa.models.resnet import EXPANSION, STAGE_BLOCKS, ResNet
+from jiqa.runtime.state import merge_module
+from tests.helpers import randomised
+
+
+@pytest.mark.parametrize("depth", [10, 50])
+def test_tiles_give_the_features_of_the_whole_image(depth):
+  graphdef, params, stats = randomised(lambda: ResNet(depth, 2, rngs=nnx.Rngs(0)))
+  encoder = merge_module(graphdef, params, stats)
+  sizes = np.int32([(700, 531), (61, 1023), (129, 1)])
+  frame = np.random.default_rng(0).integers(0, 256, (3, 704, 1024, 3), dtype=np.uint8)
+  normalise = lambda x: x.astype(jnp.float32) / 255 - 0.4  # noqa: E731
+  whole = jax.jit(lambda x, s: encoder(normalise(x), s))(frame, sizes)
+  tiled = jax.jit(lambda x, s: tiles.features(encoder, x, s, normalise, tile=2 * tiles.margin(depth) + 96))(
+    frame, sizes
+  )
+  np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("depth", sorted(STAGE_BLOCKS))
+def test_the_margin_is_what_an_activation_sees(depth):
+  """How far a gradient reaches, by dilating the set of places backwards, layer by layer."""
+  layers = [(7, 2), (3, 2)]
+  for stage, blocks in enumerate(STAGE_BLOCKS[depth]):
+    for block in range(blocks):
+      stride = 2 if stage > 0 and block == 0 else 1
+      layers += [(3, stride)] if EXPANSION[depth] > 1 else [(3, stride), (3, 1)]
+  low = high = 0  # places in the last grid
+  for kernel, stride in reversed(layers):
+    low, high = low * stride - kernel // 2, high * stride + kernel // 2
+  assert max(-low, high) <= tiles.margin(depth) < max(-low, high) + tiles.STRIDE
