@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from jiqa.data.source import open_database
 from jiqa.data.splits import TEST
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluation import protocol, report
+from jiqa.evaluation import correlation, protocol, report, study
 from jiqa.predict import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
@@ -59,7 +60,7 @@ def evaluate_database(config, name, states, predictor, workdir):
   splits = splits_of(config, table, name, wanted.protocol)
   # A run with a split of its own has trained on the rest: only its test part says anything.
   positions = np.arange(len(table)) if config.split < 0 else np.flatnonzero(splits[0] == TEST)
-  domains, mos, stem = np.array(database.domains), table.mos.to_numpy(), name.replace("/", "_")
+  domains, stem = np.array(database.domains), name.replace("/", "_")
   results, summaries = {}, {}
   for label, state in states.items():
     what = f"{name}, {label} network"
@@ -73,17 +74,8 @@ def evaluate_database(config, name, states, predictor, workdir):
     records = table.iloc[positions].assign(database=name)
     further = predictor.method.judge(outputs, records)
     summaries[label] = summarise(results[label], domains) | ({"further": further} if further else {})
-  trained = results["trained"]
-  trained.save(workdir, stem)
-  in_test = np.isfinite(trained.predictions[0])
-  report.scatter(
-    workdir / f"scatter_{stem}.png",
-    trained.predictions[0][in_test],
-    mos[in_test],
-    title=f"{config.method} on {name}, test part of split {max(config.split, 0) + 1}",
-    labels=np.where(domains != "", domains, table.distortion.to_numpy(str))[in_test],
-    unit="SSIM, a proxy" if name == "demo" else "MOS",
-  )
+  results["trained"].save(workdir, stem)
+  write_report(config, database, results, workdir)
   return {
     "database": name,
     **summaries.pop("trained"),
@@ -93,6 +85,56 @@ def evaluate_database(config, name, states, predictor, workdir):
     "split_sha256": split_checksum(table, splits),
     "protocol": wanted.protocol,
   }
+
+
+def write_report(config, database, results, workdir):
+  """Draws the scatter plot and writes the report with intervals, breakdowns and outliers, trained beside untrained.
+
+  Args:
+    config: ConfigDict.
+    database: Database.
+    results: dict from 'trained' and perhaps 'untrained' to what `judge` returned.
+    workdir: pathlib.Path; gets scatter_NAME.png and report/index.html, or report/NAME/index.html for several databases.
+  """
+  name, table = database.name, database.table
+  stem, domains = name.replace("/", "_"), np.array(database.domains)
+  unit = "SSIM, a proxy" if name == "demo" else "MOS"
+  predictions, mos = results["trained"].predictions[0], table.mos.to_numpy()
+  kinds = {"part": domains, "distortion": table.distortion.to_numpy(str), "level": table.level.to_numpy(str)}
+  present = {kind: values for kind, values in kinds.items() if not np.isin(values, ("", "-1")).all()}
+  report.scatter(
+    workdir / f"scatter_{stem}.png",
+    predictions,
+    mos,
+    title=f"{config.method} on {name}, test part of split {max(config.split, 0) + 1}",
+    labels=next(iter(present.values()), None),
+    unit=unit,
+  )
+  references = table.reference_name.to_numpy(str)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = study.judge(
+      {label: results[label].predictions for label in reversed(results)},
+      mos,
+      names=table.image_name.to_numpy(),
+      groups=np.where(references == "", table.image_name.to_numpy(str), references) if references.any() else None,
+      labels=present,
+      seed=config.seed,
+    )
+  told = [str(w.message) for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning)]
+  report.write(
+    workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""),
+    found,
+    title=f"{config.method} on {name}: {database.metadata['score']}",
+    command=command(),
+    unit=unit,
+    warnings=list(dict.fromkeys(told)),
+  )
+
+
+def command():
+  """The command of this process, as a shell takes it."""
+  return shlex.join([pathlib.Path(sys.executable).name, *sys.argv])
 
 
 def judge(config, name, table, splits, positions, outputs):
@@ -176,7 +218,7 @@ def evaluate(config, workdir, devices=None):
     "checkpoint": config.evaluation.checkpoint,
     "seed": config.seed,
     "weights_sha256": checksum((state.params, state.stats)),
-    "command": shlex.join([pathlib.Path(sys.executable).name, *sys.argv]),
+    "command": command(),
     "config": plain_config,
     "data_sha256": trained_on,
     "versions": {
@@ -233,4 +275,4 @@ def print_table(results, workdir):
   console.print(table)
   for name, result in results["databases"].items():
     console.print(f"{name}: scores are {result['label']}", highlight=False)
-  console.print(f"results: {workdir / 'results.json'}", highlight=False)
+  console.print(f"results: {workdir / 'results.json'}, report: {workdir / 'report'}", highlight=False)

@@ -72,6 +72,10 @@ def test_results_hold_what_is_promised_and_repeat_the_printed_medians(run):
   assert len(results["weights_sha256"]) == 16 and results["command"]
   assert results["databases"]["csv/noisy"]["split_sha256"] == results["split_sha256"]
   assert Image.open(workdir / "scatter_csv_noisy.png").size[0] > 300
+  told = json.loads((workdir / "report" / "report.json").read_text())
+  for method, summary in (("trained", results), ("untrained", results["untrained"])):
+    assert told["methods"][method]["splits"]["srcc"] == pytest.approx(summary["srcc"])
+  assert told["settings"]["resampled"] == "references" and "trained" in (workdir / "report" / "report.md").read_text()
   records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert {"step", "loss", "learning_rate", "images_per_second"} <= set(records[0])
 
