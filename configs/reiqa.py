@@ -81,7 +81,8 @@ def _quality():
   c.scales = (1, 2)
   c.versions = 12
   c.kinds = tuple(range(26))  # distortions, as numbered in jiqa/distortions/bank.py
-  c.swap = True
+  c.swap = True  # exchange the crops of half of the versions
+  c.compat = "fixed"  # or 'official': what the published code does, where it errs
 
   # Loss.
   c.loss = "queue+chunk"  # or 'queue' (as the published code), 'in_batch'

@@ -58,7 +58,7 @@ def databases(data_dir: str = typer.Option(None, "--data_dir", help="default $TF
 
 @app.command()
 def convert(
-  source: Annotated[str, typer.Argument(help="reiqa-quality, reiqa-content, resnet50, ...; `jiqa convert list` has all")],
+  source: Annotated[str, typer.Argument(help="reiqa-quality, reiqa-content, resnet50, ...; `list` shows all")],
   file: str = typer.Argument(None, help="the published checkpoint: .safetensors, or a file of torch"),
   out: str = typer.Argument(None, help="folder of weights to write"),
   back: bool = typer.Option(False, "--back", help="FILE is a folder of weights, OUT a checkpoint as published"),

@@ -3,8 +3,8 @@
 Attribute paths are torchvision's (`layer1.0.conv1`): a published checkpoint becomes ours by renaming and transposing.
 Images of many sizes share one compiled program: pad them at the bottom and right, pass their true `size`, and every
 activation outside the image is set to zero before the next convolution reads it. Those zeros are exactly the zero
-padding the convolution would have seen, so the features equal those of the unpadded image. By the same rule a large image
-is encoded tile by tile (tiles.py).
+padding the convolution would have seen, so the features equal those of the unpadded image. By the same rule a large
+image is encoded tile by tile (tiles.py).
 """
 
 from typing import NamedTuple
