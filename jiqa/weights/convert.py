@@ -15,6 +15,8 @@ SOURCES = {
   "reiqa-quality": "jiqa.weights.reiqa:QUALITY",
   "reiqa-content": "jiqa.weights.reiqa:CONTENT",
   "resnet50": "jiqa.weights.reiqa:RESNET50",
+  "clip-vit-b-32": "jiqa.weights.clip:CLIP_VIT_B_32",
+  "liqe": "jiqa.weights.clip:LIQE",
 }
 
 
@@ -46,7 +48,7 @@ def convert(name, path, out):
       f"{path}: its name says {source.not_named}, but {name} is {source.what}. The files hold the same tensors and "
       "cannot be told apart by them; rename the file if its name is wrong."
     )
-  tensors = rename.read_checkpoint(path)
+  tensors = source.adapt(rename.read_checkpoint(path))
   used = {key: value for key, value in tensors.items() if not (source.ignored and key.endswith(source.ignored))}
   try:
     converted = rename.to_ours(used, source.rules(), source.what)
@@ -119,7 +121,7 @@ def convert_back(name, directory, out):
   if out.suffix == ".safetensors":
     safetensors.numpy.save_file(tensors, partial)
   else:
-    rename.save_torch({source.wrapper: tensors}, partial)
+    rename.save_torch({source.wrapper: tensors} if source.wrapper else tensors, partial)
   partial.replace(out)
   return len(tensors)
 

@@ -19,7 +19,7 @@ from jiqa.weights.store import describe_misfit, flatten, unflatten
 # Where training scripts put the weights among other things, in the order in which they are looked for.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
 # What wrappers of torch put before every name.
-PREFIXES = ("_orig_mod.", "module.")
+PREFIXES = ("_orig_mod.", "module.", "clip_model.", "model.")
 
 
 class Transform(NamedTuple):
@@ -82,7 +82,7 @@ def to_ours(tensors, rules, what):
     if not rule.ours:
       left_out[rule.theirs] = value.item()
     else:
-      flat[rule.ours] = np.ascontiguousarray(rule.transform.to_ours(value.astype(np.float32)))
+      flat[rule.ours] = np.asarray(rule.transform.to_ours(value.astype(np.float32)), order="C")
       if not np.isfinite(flat[rule.ours]).all():
         raise UserError(f"the checkpoint's tensor {rule.theirs} holds values that are not finite; download it again")
   tree = unflatten(flat)
@@ -111,7 +111,7 @@ def to_theirs(params, stats, rules, left_out):
   tensors = {}
   for rule in rules:
     if rule.ours:
-      tensors[rule.theirs] = np.ascontiguousarray(rule.transform.to_theirs(np.asarray(flat[rule.ours], np.float32)))
+      tensors[rule.theirs] = np.asarray(rule.transform.to_theirs(np.asarray(flat[rule.ours], np.float32)), order="C")
     else:
       tensors[rule.theirs] = np.asarray(left_out.get(rule.theirs, 0), np.int64).reshape(rule.shape)
   return tensors
@@ -197,13 +197,17 @@ def _read_torch(path):
 
 
 def save_torch(tree, path):
-  """Writes a dict of NumPy arrays, at most one level deep, as a file of torch.
+  """Writes a dict of NumPy arrays, nested or not, as a file of torch.
 
   Raises:
     UserError: torch is not installed.
   """
   torch = _torch(path)
-  torch.save({key: {name: torch.from_numpy(value) for name, value in part.items()} for key, part in tree.items()}, path)
+
+  def tensors(value):
+    return {key: tensors(part) for key, part in value.items()} if isinstance(value, dict) else torch.from_numpy(value)
+
+  torch.save(tensors(tree), path)
 
 
 def _torch(path):

@@ -15,8 +15,10 @@ class Source(NamedTuple):
       and kept on the card, so that two conversions can be compared.
     ignored: endings of names that the file may or may not have and that are not used.
     not_named: a word that must not stand in the file's name; for files that no table can tell apart.
-    wrapper, prefix: on the way back, the entry that holds the tensors in a file of torch, and what stands before every
-      name.
+    wrapper, prefix: on the way back, the entry that holds the tensors in a file of torch ("": the file is nothing
+      else), and what stands before every name.
+    adapt: function from the tensors of a file, dict from name to array, to those that the rules know; for networks of
+      which files of several layouts are about.
   """
 
   what: str
@@ -27,3 +29,4 @@ class Source(NamedTuple):
   not_named: str = ""
   wrapper: str = "model"
   prefix: str = ""
+  adapt: Callable = dict

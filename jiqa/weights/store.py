@@ -78,7 +78,7 @@ def checksum(params, stats):
   """
   digest = hashlib.sha256()
   for path, leaf in flatten({"params": params, "stats": stats}).items():
-    leaf = np.ascontiguousarray(leaf)
+    leaf = np.asarray(leaf, order="C")
     digest.update(f"{path} {leaf.dtype.str} {leaf.shape}\n".encode())
     digest.update(leaf.tobytes())
   return digest.hexdigest()[:16]
@@ -101,7 +101,7 @@ def save_weights(directory, params, stats, card):
   directory = pathlib.Path(directory)
   if directory.exists() and not (directory / CARD).is_file() and any(directory.iterdir()):
     raise UserError(f"{directory}: exists and holds no {CARD}, so it is no folder of weights; choose another one")
-  arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flatten({"params": params, "stats": stats}).items()}
+  arrays = {path: np.asarray(leaf, order="C") for path, leaf in flatten({"params": params, "stats": stats}).items()}
   numbers = sum(leaf.size for path, leaf in arrays.items() if path.startswith("params/"))
   card = {**card, "weights_sha256": checksum(params, stats), "tensors": len(arrays), "parameters": int(numbers)}
   partial, old = (directory.with_name(f"{directory.name}.{end}") for end in ("part", "old"))

@@ -1,0 +1,367 @@
+"""CLIP (Radford et al. 2021) with a vision transformer: two towers into one space.
+
+Attribute paths are those of OpenAI's checkpoints (`visual.transformer.resblocks.0.attn.in_proj`): a checkpoint becomes
+ours by renaming and transposing. Parameters, the residual stream, layer norms, softmax and the similarity are float32
+whatever the dtype of the products.
+
+Many prompts that begin alike are encoded together, see `share_prefixes`: attention is causal, so what a token becomes
+depends on the tokens before it only, and a common beginning needs to be computed once.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jiqa.models.vit import LayerNorm, Linear, precision_of
+
+# Of the pixels that CLIP was trained on, in [0, 1].
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def quick_gelu(x):
+  """CLIP's approximation of GELU: x sigmoid(1.702 x)."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+def normalise(pixels):
+  """[..., 3] uint8 to what the image tower takes, float32."""
+  return (pixels.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(STD)
+
+
+def similarity(images, texts, logit_scale):
+  """Logits between images and prompts: exp(logit_scale) times the cosine, in float32.
+
+  Args:
+    images: [b, d] float32.
+    texts: [p, d] float32, unit length.
+    logit_scale: [] float32, ln(100) in the released models.
+
+  Returns:
+    [b, p] float32.
+  """
+  return jnp.exp(logit_scale) * jnp.matmul(unit(images), texts.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def unit(x):
+  """[..., d] scaled to unit length; in bfloat16 a logit would be off by up to 0.06."""
+  x = x.astype(jnp.float32)
+  return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True))
+
+
+def attend(query, key, value, heads, mask=None):
+  """Scaled dot-product attention.
+
+  Args:
+    query: [b, q, d]; every head has d / heads consecutive features.
+    key, value: [b, t, d].
+    heads: int.
+    mask: bool, broadcasts to [b, q, t]; False where a query must not look. None: everywhere.
+
+  Returns:
+    [b, q, d] of query's dtype.
+  """
+
+  def split(x):
+    return x.reshape(*x.shape[:2], heads, -1)
+
+  precision = precision_of(query.dtype)
+  query = split(query) * (query.shape[-1] // heads) ** -0.5
+  logits = jnp.einsum("bqhc,bthc->bhqt", query, split(key), precision=precision).astype(jnp.float32)
+  if mask is not None:
+    logits = jnp.where(mask[..., None, :, :], logits, -jnp.inf)
+  weights = jax.nn.softmax(logits, -1).astype(value.dtype)
+  mixed = jnp.einsum("bhqt,bthc->bqhc", weights, split(value), precision=precision)
+  return mixed.reshape(*mixed.shape[:2], -1)
+
+
+class Block(nnx.Module):
+  """A pre-norm transformer block; initialised as CLIP is, narrower the deeper the tower."""
+
+  def __init__(self, width, heads, depth, *, dtype, rngs):
+    inside = nnx.initializers.normal(width**-0.5)
+    outside = nnx.initializers.normal(width**-0.5 * (2 * depth) ** -0.5)
+    hidden = nnx.initializers.normal((2 * width) ** -0.5)
+    options = {"dtype": dtype, "rngs": rngs}
+    self.attn = nnx.Dict(
+      in_proj=Linear(width, 3 * width, init=inside, **options), out_proj=Linear(width, width, init=outside, **options)
+    )
+    self.ln_1 = LayerNorm(width, 1e-5)
+    self.mlp = nnx.Dict(
+      c_fc=Linear(width, 4 * width, init=hidden, **options), c_proj=Linear(4 * width, width, init=outside, **options)
+    )
+    self.ln_2 = LayerNorm(width, 1e-5)
+    self.width, self.heads = width, heads
+
+  def query(self, x):
+    """[..., width] to what attention asks with."""
+    return self.attn.in_proj(self.ln_1(x), slice(0, self.width))
+
+  def key_value(self, x):
+    """[..., width] to what attention looks at, and what it takes from there."""
+    return jnp.split(self.attn.in_proj(self.ln_1(x), slice(self.width, None)), 2, -1)
+
+  def query_key_value(self, x):
+    """`query` and `key_value` in one product."""
+    return jnp.split(self.attn.in_proj(self.ln_1(x)), 3, -1)
+
+  def finish(self, x, mixed):
+    """Adds what attention has mixed, then the two linear maps."""
+    x = x + self.attn.out_proj(mixed)
+    return x + self.mlp.c_proj(quick_gelu(self.mlp.c_fc(self.ln_2(x))))
+
+  def __call__(self, x, mask=None):
+    """[b, t, width] float32 to the same; mask as in `attend`."""
+    query, key, value = self.query_key_value(x)
+    return self.finish(x, attend(query, key, value, self.heads, mask))
+
+  def first_token(self, x):
+    """[b, t, width] to [b, 1, width]: the first token alone, where nothing more is wanted of the last block."""
+    first = x[:, :1]
+    return self.finish(first, attend(self.query(first), *self.key_value(x), self.heads))
+
+
+class Transformer(nnx.Module):
+  """A stack of blocks."""
+
+  def __init__(self, width, depth, heads, *, dtype, rngs):
+    if width % heads or depth < 1:
+      raise ValueError(f"width {width} must be a multiple of heads {heads}, and depth {depth} at least 1")
+    self.resblocks = nnx.List([Block(width, heads, depth, dtype=dtype, rngs=rngs) for _ in range(depth)])
+
+
+class VisionTransformer(nnx.Module):
+  """The image tower. ViT-B/32: image 224, patch 32, width 768, depth 12, 12 heads, embedding 512.
+
+  Args:
+    image: side of the pictures, pixels; a multiple of `patch`.
+    patch: side of a patch, pixels.
+    width, depth, heads: of the transformer.
+    embedding: features of the common space.
+    dtype: of the matrix products.
+    rngs: nnx.Rngs with a 'params' stream.
+
+  Raises:
+    ValueError: if patches do not tile the picture or heads do not share the features evenly.
+  """
+
+  def __init__(self, image, patch, width, depth, heads, embedding, *, dtype=jnp.float32, rngs):
+    if image % patch:
+      raise ValueError(f"image {image} must be a multiple of patch {patch}")
+    normal = nnx.initializers.normal(width**-0.5)
+    bound = (3 * patch * patch) ** -0.5  # torch's default for convolutions
+    kernel = jax.random.uniform(rngs.params(), (patch, patch, 3, width), jnp.float32, -bound, bound)
+    self.conv1 = nnx.Dict(kernel=nnx.Param(kernel))
+    self.class_embedding = nnx.Param(normal(rngs.params(), (width,), jnp.float32))
+    self.positional_embedding = nnx.Param(normal(rngs.params(), ((image // patch) ** 2 + 1, width), jnp.float32))
+    self.ln_pre = LayerNorm(width, 1e-5)
+    self.transformer = Transformer(width, depth, heads, dtype=dtype, rngs=rngs)
+    self.ln_post = LayerNorm(width, 1e-5)
+    self.proj = nnx.Param(normal(rngs.params(), (width, embedding), jnp.float32))
+    self.image, self.dtype = image, dtype
+
+  def __call__(self, x):
+    """Encodes pictures.
+
+    Args:
+      x: [b, image, image, 3] float32, see `normalise`.
+
+    Returns:
+      [b, embedding] float32, of any length.
+
+    Raises:
+      ValueError: for pictures of another size.
+    """
+    if x.shape[1:] != (self.image, self.image, 3):
+      raise ValueError(f"pictures are {x.shape[1:]}; this tower takes ({self.image}, {self.image}, 3)")
+    patches = self.embed(x)
+    first = jnp.broadcast_to(self.class_embedding[...], (x.shape[0], 1, patches.shape[-1]))
+    x = self.ln_pre(jnp.concatenate([first, patches], 1) + self.positional_embedding[...])
+    *blocks, last = self.transformer.resblocks
+    for block in blocks:
+      x = block(x)
+    return project(self.ln_post(last.first_token(x)[:, 0]), self.proj[...], self.dtype)
+
+  def embed(self, x):
+    """[b, h, w, 3] to [b, h/patch * w/patch, width]: a strided convolution, computed as a matrix product."""
+    kernel = self.conv1.kernel[...]
+    patch, width = kernel.shape[0], kernel.shape[-1]
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return project(x.reshape(b, -1, patch * patch * c), kernel.reshape(-1, width), self.dtype)
+
+
+def project(x, kernel, dtype):
+  """x @ kernel, the product in `dtype`, the result float32."""
+  return jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=precision_of(dtype)).astype(jnp.float32)
+
+
+class CLIP(nnx.Module):
+  """Both towers; the text tower's parts stand at the top level, as in OpenAI's checkpoints.
+
+  Args:
+    vision: keyword arguments of `VisionTransformer` without `embedding`.
+    embedding: features of the common space.
+    vocabulary: number of tokens; the last one ends a text.
+    context: longest text, tokens.
+    width, depth, heads: of the text transformer.
+    logit_scale: initial logarithm of what cosines are multiplied by.
+    dtype: of the matrix products.
+    rngs: nnx.Rngs with a 'params' stream.
+
+  Raises:
+    ValueError: as the towers.
+  """
+
+  def __init__(
+    self, vision, embedding, vocabulary, context, width, depth, heads, *, logit_scale, dtype=jnp.float32, rngs
+  ):
+    self.visual = VisionTransformer(**vision, embedding=embedding, dtype=dtype, rngs=rngs)
+    self.transformer = Transformer(width, depth, heads, dtype=dtype, rngs=rngs)
+    table = 0.02 * jax.random.normal(rngs.params(), (vocabulary, width))
+    self.token_embedding = nnx.Dict(weight=nnx.Param(table))
+    self.positional_embedding = nnx.Param(0.01 * jax.random.normal(rngs.params(), (context, width)))
+    self.ln_final = LayerNorm(width, 1e-5)
+    self.text_projection = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width, embedding)))
+    self.logit_scale = nnx.Param(jnp.float32(logit_scale))
+    self.dtype = dtype
+
+  def encode_image(self, x):
+    """[b, image, image, 3] float32 to [b, embedding] float32, see `VisionTransformer`."""
+    return self.visual(x)
+
+  def encode_text(self, tokens):
+    """Encodes texts one by one; what `encode_prompts` is equal to.
+
+    Args:
+      tokens: [p, t] int, 0 after the end; t at most the context.
+
+    Returns:
+      [p, embedding] float32, of any length.
+    """
+    t = tokens.shape[1]
+    x = self._embed(tokens, jnp.arange(t))
+    causal = jnp.tril(jnp.ones((t, t), bool))
+    for block in self.transformer.resblocks:
+      x = block(x, causal)
+    end = jnp.take_along_axis(x, jnp.argmax(tokens, 1)[:, None, None], 1)[:, 0]
+    return project(self.ln_final(end), self.text_projection[...], self.dtype)
+
+  def encode_prompts(self, prompts, place=lambda x: x):
+    """Encodes many texts, every common beginning once; equal to `encode_text` up to rounding.
+
+    Args:
+      prompts: `Prompts`, from `share_prefixes`.
+      place: function of an array with a leading axis of groups; may say which device has which groups.
+
+    Returns:
+      [p, embedding] float32, of any length, in the order of the texts.
+    """
+    groups, members, s = prompts.suffix.shape
+    length = jnp.asarray(prompts.length)
+    at = length[:, None, None] + jnp.broadcast_to(jnp.arange(s), (groups, members, s))
+    prefix = self._embed(place(jnp.asarray(prompts.prefix)), jnp.arange(prompts.prefix.shape[1]))
+    suffix = self._embed(place(jnp.asarray(prompts.suffix)), at).reshape(groups * members, s, -1)
+    causal, visible = _masks(prefix.shape[1], length, members, s)
+    *blocks, last = self.transformer.resblocks
+    for block in blocks:
+      query, key, value = block.query_key_value(prefix)
+      own_query, *own = block.query_key_value(suffix)
+      both = [_after(x, y, members) for x, y in zip((key, value), own, strict=True)]
+      prefix = block.finish(prefix, attend(query, key, value, block.heads, causal))
+      suffix = block.finish(suffix, attend(own_query, *both, block.heads, visible))
+    # Of the last block only the last token of every text is wanted.
+    both = [_after(x, y, members) for x, y in zip(last.key_value(prefix), last.key_value(suffix), strict=True)]
+    end = suffix[:, -1:]
+    end = last.finish(end, attend(last.query(end), *both, last.heads, visible[:, -1:]))[:, 0]
+    features = project(self.ln_final(end), self.text_projection[...], self.dtype)
+    return features[prompts.order]
+
+  def _embed(self, tokens, positions):
+    weight, position = self.token_embedding.weight[...], self.positional_embedding[...]
+    return jnp.take(weight, tokens, 0) + jnp.take(position, positions, 0)
+
+
+def _after(prefix, suffix, members):
+  """[g, l, d] and [g m, s, d] to [g m, l + s, d]: every suffix behind the prefix of its group."""
+  groups, l, d = prefix.shape
+  repeated = jnp.broadcast_to(prefix[:, None], (groups, members, l, d)).reshape(-1, l, d)
+  return jnp.concatenate([repeated, suffix], 1)
+
+
+def _masks(l, length, members, s):
+  """What a prefix [l, l] and what a suffix [g m, s, l + s] may look at; prefixes are padded at their end."""
+  causal = jnp.tril(jnp.ones((l, l), bool))
+  real = jnp.repeat(jnp.arange(l) < length[:, None], members, 0)
+  own = jnp.tril(jnp.ones((s, s), bool))
+  shape = (real.shape[0], s)
+  visible = [jnp.broadcast_to(real[:, None], (*shape, l)), jnp.broadcast_to(own, (*shape, s))]
+  return causal, jnp.concatenate(visible, -1)
+
+
+class Prompts(NamedTuple):
+  """Texts in groups that begin alike.
+
+  Attributes:
+    prefix: [g, l] int32, the common beginnings, 0 after their end.
+    length: [g] int32, their lengths.
+    suffix: [g, m, s] int32, what follows, one row a text; the last token ends the text.
+    order: [p] int32, where in the flat [g m] the texts stand.
+  """
+
+  prefix: np.ndarray
+  length: np.ndarray
+  suffix: np.ndarray
+  order: np.ndarray
+
+
+def share_prefixes(tokens, multiple=1):
+  """Groups texts by a common beginning so that as few tokens as possible remain.
+
+  All texts are cut the same number of tokens before their end. LIQE's 495 prompts end in "bad quality", "poor quality",
+  ...: 99 beginnings of at most 21 tokens and 495 ends of 3 remain, 3,564 tokens instead of 495 x 77 = 38,115.
+
+  Args:
+    tokens: [p, t] int, the highest id of a row is its last token, 0 after it.
+    multiple: the number of groups is rounded up to a multiple of this (the number of devices) by repetition.
+
+  Returns:
+    `Prompts`.
+
+  Raises:
+    ValueError: for a text of fewer than two tokens.
+
+  Example:
+    >>> prompts = share_prefixes(np.array([[8, 1, 2, 5, 9], [8, 1, 2, 6, 9], [8, 3, 4, 9, 0]]))
+    >>> prompts.prefix.tolist(), prompts.suffix.tolist(), prompts.order.tolist()
+    ([[8, 1, 2], [8, 3, 0]], [[[5, 9], [6, 9]], [[4, 9], [4, 9]]], [0, 1, 2])
+  """
+  tokens = np.asarray(tokens, np.int32)
+  lengths = tokens.argmax(1) + 1
+  if lengths.min() < 2:
+    raise ValueError(f"text {int(lengths.argmin())} has {int(lengths.min())} token(s); expected at least start and end")
+  best = None
+  for s in range(1, lengths.min()):
+    groups = {}
+    for i, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
+      groups.setdefault(tuple(row[: length - s].tolist()), []).append(i)
+    longest, members = max(map(len, groups)), max(map(len, groups.values()))
+    cost = math.ceil(len(groups) / multiple) * multiple * (longest + members * s)
+    if best is None or cost < best[0]:
+      best = cost, s, groups, longest, members
+  _, s, groups, longest, members = best
+  rows = list(groups.items())
+  rows += rows[:1] * (-len(rows) % multiple)
+  prefix, suffix = np.zeros((len(rows), longest), np.int32), np.zeros((len(rows), members, s), np.int32)
+  order = np.zeros(len(tokens), np.int32)
+  for g, (beginning, texts) in reversed(list(enumerate(rows))):  # of a repeated group the first place counts
+    prefix[g, : len(beginning)] = beginning
+    for m in range(members):
+      text = texts[min(m, len(texts) - 1)]
+      suffix[g, m] = tokens[text, lengths[text] - s : lengths[text]]
+    order[texts] = g * members + np.arange(len(texts))
+  return Prompts(prefix, np.array([len(beginning) for beginning, _ in rows], np.int32), suffix, order)
