@@ -149,5 +149,141 @@ def smooth_l1(prediction, target):
   return jnp.where(error < 1, 0.5 * jnp.square(error), error - 0.5)
 
 
+# Inside every square root of a fidelity, as published: it keeps gradients finite, and moves a perfect loss below 0.
+FIDELITY_EPSILON = 1e-8
+
+
+def fidelity(p, q, g):
+  """How far a Bernoulli distribution is from its target: 1 - sqrt(p g + eps) - sqrt((1 - p)(1 - g) + eps).
+
+  The loss of FRank (Tsai et al. 2007), for probabilities.
+
+  Args:
+    p: array, the predicted probability.
+    q: array, 1 - p, which the caller may know more exactly.
+    g: array, the target probability.
+
+  Returns:
+    Array, element by element, from -1e-4 (equal, where one of them is 0) to 1.
+
+  Example:
+    >>> [round(float(fidelity(p, 1 - p, 1.0)), 4) for p in (0.0, 0.5, 1.0)]
+    [0.9998, 0.2928, -0.0001]
+  """
+  return 1 - _root(p * g) - _root(q * (1 - g))
+
+
+def quality_fidelity(score, mos, group, groups, *, std=None, valid=None):
+  """Ranks scores as people do, inside every group; the mean over groups of the mean over their pairs.
+
+  The chance that image i is the better one is Phi(score_i - score_j). LIQE (Zhang et al. 2023), as its code has it; the
+  target is 1, 1/2 or 0 by the order of the MOS, so scales of different databases never meet. All pairs of a batch are
+  computed in one matrix; a group without a pair weighs nothing, and counts among the groups.
+
+  Args:
+    score: [b] float32.
+    mos: [b] float32, higher is better.
+    group: [b] int, the database of each image, in [0, groups).
+    groups: number of databases.
+    std: [b] float32, > 0, deviation of each MOS: the target is then Phi((mos_i - mos_j) / sqrt(std_i^2 + std_j^2)), as
+      UNIQUE (Zhang et al. 2021) has it. Where one of the two is NaN, and with None, the order alone counts.
+    valid: [b] bool, False for rows that are padding; None: all count.
+
+  Returns:
+    [] float32.
+
+  Example:
+    >>> two = jnp.array([1.0, 5.0])
+    >>> [round(float(quality_fidelity(two, mos, jnp.zeros(2, int), 1)), 5) for mos in (two, -two)]
+    [-8e-05, 0.99427]
+  """
+  difference = score[:, None] - score
+  target = (1 + jnp.sign(mos[:, None] - mos)) / 2
+  if std is not None:
+    spread = jnp.sqrt(jnp.square(std)[:, None] + jnp.square(std))
+    known = spread > 0
+    soft = jax.scipy.stats.norm.cdf((mos[:, None] - mos) / jnp.where(known, spread, 1))
+    target = jnp.where(known, soft, target)
+  cdf = jax.scipy.stats.norm.cdf
+  losses = fidelity(cdf(difference), cdf(-difference), target)
+  if valid is None:
+    valid = jnp.ones(score.shape, bool)
+  pairs = jnp.triu(jnp.ones(losses.shape, bool), 1) & (group[:, None] == group) & valid[:, None] & valid
+  member = jax.nn.one_hot(group, groups)
+  count = jnp.einsum("im,ij->m", member, pairs.astype(jnp.float32), precision=_EXACT)
+  weight = jnp.where(count > 0, 1 / (groups * jnp.maximum(count, 1)), 0)[group]
+  return (jnp.where(pairs, losses, 0) * weight[:, None]).sum()
+
+
+def scene_fidelity(p, present, *, valid=None):
+  """Several scenes may be right: the mean over scenes of each one's fidelity, then over images.
+
+  The probabilities of an image sum to 1, so with two labels at least 0.0650 remains. LIQE, as its code has it.
+
+  Args:
+    p: [b, s] float32, probabilities that sum to 1.
+    present: [b, s] bool.
+    valid: [b] bool, False for rows that are padding; None: all count.
+
+  Returns:
+    [] float32.
+
+  Example:
+    >>> round(float(scene_fidelity(jnp.full((1, 9), 1 / 9), jnp.arange(9)[None] < 2)), 5)
+    0.19253
+  """
+  p = jnp.clip(p, 0, 1)
+  return _mean(fidelity(p, 1 - p, present.astype(jnp.float32)).mean(-1), valid)
+
+
+def distortion_fidelity(p, label, *, valid=None):
+  """One distortion is right: 1 - sum over classes of sqrt(p g + eps), then the mean over images.
+
+  LIQE, as its code has it: a perfect prediction of 11 classes gives -0.001.
+
+  Args:
+    p: [b, a] float32, probabilities that sum to 1.
+    label: [b] int, in [0, a).
+    valid: [b] bool, False for rows that are padding; None: all count.
+
+  Returns:
+    [] float32.
+
+  Example:
+    >>> round(float(distortion_fidelity(jnp.full((1, 11), 1 / 11), jnp.array([3]))), 5)
+    0.69749
+  """
+  target = jax.nn.one_hot(label, p.shape[-1])
+  return _mean(1 - _root(jnp.clip(p, 0, 1) * target).sum(-1), valid)
+
+
+def dynamic_weights(last, before, temperature=2.0):
+  """Dynamic weight averaging (Liu et al. 2019, MTAN): tasks whose loss falls more slowly get more weight.
+
+  Args:
+    last, before: [k] float32, the tasks' mean losses over the last epoch and the one before.
+    temperature: > 0; the larger, the more equal the weights.
+
+  Returns:
+    [k] float32, k in sum.
+
+  Example:
+    >>> [round(float(x), 4) for x in dynamic_weights(jnp.array([0.4, 0.5, 0.28]), jnp.array([0.5, 0.6, 0.3]))]
+    [0.9722, 0.9886, 1.0392]
+  """
+  return len(last) * jax.nn.softmax(last / before / temperature)
+
+
+def _root(x):
+  return jnp.sqrt(x + FIDELITY_EPSILON)
+
+
+def _mean(x, valid):
+  if valid is None:
+    return x.mean()
+  return jnp.where(valid, x, 0).sum() / jnp.maximum(valid.sum(), 1)
+
+
+
 def _masked(logits, mask):
   return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
