@@ -284,6 +284,5 @@ def _mean(x, valid):
   return jnp.where(valid, x, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
-
 def _masked(logits, mask):
   return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
