@@ -25,11 +25,29 @@ quality (the default): the paper's quality expert, a ResNet-50 with 160-pixel cr
 
   The paper reports a median SRCC of 0.914 on KonIQ-10k for both experts together. This variant differs: it trains the
   quality expert alone, on KADIS-700k alone, with the other versions of an image as negatives. It has not been run yet.
+  AVA, COCO, VOC and CERTH, which the authors add, are folders: `jiqa prepare image_folder/ava --manual_dir=AVA` and one
+  more entry in `data` each.
+
+content: the content expert, MoCo-v2 on ImageNet for 200 epochs, from ILSVRC2012's tar archives or a folder of pictures.
+
+    jiqa prepare imagenet2012 --manual_dir=ILSVRC2012
+    python launch.py --config=configs/reiqa.py:content --workdir=runs/reiqa_content
+
+  It has not been run yet.
+
+regress: heads on frozen features: ridge and elastic net on one expert or both, chosen on the validation parts of the
+published splits; no training. Takes converted weights (`jiqa convert`) or workdirs of earlier runs.
+
+    python launch.py --config=configs/reiqa.py:regress --workdir=runs/reiqa_head \\
+      --config.weights.quality=weights/quality --config.weights.content=weights/content
+
+Ablations are written behind the variant, which may be left out: `configs/reiqa.py:small,loss=queue,swap=false`,
+`configs/reiqa.py:versions=8,scales=1` (several scales: `scales=1+2`). Everything else is a `--config.key=value`.
 """
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("quality", "small", "demo")
+VARIANTS = ("quality", "content", "regress", "small", "demo")
 # A simple part of the 26 distortions: blurs, noises, JPEG, saturation, tone and resizes.
 SIMPLE_KINDS = (0, 1, 4, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 25)
 
@@ -37,17 +55,48 @@ SIMPLE_KINDS = (0, 1, 4, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 25)
 def get_config(variant="quality"):
   """The config of a variant.
 
+  Args:
+    variant: one of `VARIANTS`, changes such as "loss=queue", or both, separated by commas.
+
   Raises:
-    ValueError: if the variant is not one of `VARIANTS`.
+    ValueError: if there is no such variant, or nothing of that name in it to change.
+
+  Example:
+    >>> config = get_config("small,loss=queue,scales=1")
+    >>> config.loss, config.scales
+    ('queue', (1,))
   """
-  if variant not in VARIANTS:
-    raise ValueError(f"configs/reiqa.py has no variant {variant!r}; expected one of {', '.join(VARIANTS)}")
-  config = _quality()
-  if variant == "small":
-    _small(config)
-  elif variant == "demo":
-    _demo(config)
+  first, *changes = variant.split(",")
+  if "=" in first:
+    first, changes = "quality", [first, *changes]
+  if first not in VARIANTS:
+    raise ValueError(f"configs/reiqa.py has no variant {first!r}; expected one of {', '.join(VARIANTS)}")
+  config = _regress() if first == "regress" else _quality()
+  further = {"content": _content, "small": _small, "demo": _demo}
+  if first in further:
+    further[first](config)
+  for change in changes:
+    _change(config, first, change)
   return config.lock()
+
+
+def _truth(text):
+  return {"true": True, "false": False}[text.lower()]
+
+
+def _change(config, variant, change):
+  """Applies "key=value" to an ablation's key."""
+  kinds = {"loss": str, "swap": _truth, "versions": int, "scales": lambda text: tuple(map(int, text.split("+")))}
+  key, _, text = change.partition("=")
+  if key not in kinds or key not in config:
+    known = [name for name in kinds if name in config]
+    raise ValueError(
+      f"variant {variant!r} has no ablation {change!r}; expected {', '.join(known) or 'none'}, as key=value"
+    )
+  try:
+    config[key] = kinds[key](text)
+  except (ValueError, KeyError):
+    raise ValueError(f"{change!r}: {text!r} is no value of {key}, which is now {config[key]!r}") from None
 
 
 def _images(name, *, weight=0.0, protocol="", distortion=""):
@@ -120,6 +169,45 @@ def _quality():
       "pixels_per_batch": 16 * 1024 * 768,
       "untrained": True,  # also score the encoder as initialised
       "checkpoint": "newest",
+    }
+  )
+  return c
+
+
+def _content(c):
+  c.method = "reiqa_content"
+  c.data = [_images("imagenet2012")]
+  for key in ("scales", "versions", "kinds", "swap", "compat"):
+    del c[key]
+  c.window = 512  # larger pictures are reduced to fit before they travel to the accelerator
+  c.crop = 224
+  c.loss = "queue"  # or 'in_batch'
+  c.batch_size = 256
+  c.epochs = 200
+  c.optimizer.update(name="sgd", schedule="moco", learning_rate=0.03, weight_decay=1e-4)
+
+
+def _regress():
+  c = ConfigDict()
+  c.method = "regress"
+  c.seed = 0
+  c.data_dir = ""
+  c.batch_size = 16  # images are spread over so many devices at most
+  # Folders of converted weights, or workdirs of runs; '' leaves an expert out.
+  c.weights = ConfigDict({"quality": "", "content": ""})
+  c.split = -1
+  c.features = ("quality", "content", "both")
+  c.regressors = ("ridge", "elastic_net")
+  c.evaluation = ConfigDict(
+    {
+      "databases": ("koniq10k",),
+      "protocol": "official",
+      "splits": 10,
+      "fractions": (0.7, 0.1, 0.2),
+      "alphas": (1e-2, 1e6, 25),  # ridge: geometric grid: first, last, number
+      "net_alphas": (1e-4, 1.0, 9),  # elastic net, in units of the standard deviation of the scores
+      "l1_ratios": (0.1, 0.5, 0.9),
+      "pixels_per_batch": 4 * 1024 * 1024,
     }
   )
   return c

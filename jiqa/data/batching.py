@@ -4,22 +4,85 @@ import math
 
 import numpy as np
 
-# Sides of the frames. Consecutive steps differ by a third or a half, so padding at most doubles the pixels and a
-# folder of photographs from the usual cameras needs a handful of frames.
-LADDER = tuple(int(base * 2**power) for power in range(5, 14) for base in (1, 1.5))
+# Sides of the frames. Consecutive steps differ by a third or a half, so padding at most doubles the pixels.
+LADDER = (*(int(base * 2**power) for power in range(5, 11) for base in (1, 1.5)), 2048)
+# Beyond the ladder: large images are encoded in tiles that stop where the image does, and padding costs memory alone.
+LARGE = 1024
+# Every combination of frames is a program to compile. Once so many are in use, an image takes one that holds it.
+MOST_FRAMES = 6
 
 
 def frame_side(pixels):
-  """The smallest side of the ladder that holds `pixels`; beyond the ladder, the next multiple of 4096.
+  """The smallest side of the ladder that holds `pixels`; beyond the ladder, the next multiple of LARGE.
 
   Example:
-    >>> frame_side(300), frame_side(384), frame_side(20000)
-    (384, 384, 20480)
+    >>> frame_side(300), frame_side(384), frame_side(8200)
+    (384, 384, 9216)
   """
   for side in LADDER:
     if pixels <= side:
       return side
-  return math.ceil(pixels / 4096) * 4096
+  return math.ceil(pixels / LARGE) * LARGE
+
+
+class Frames:
+  """Chooses the frames of images as they come, few for any folder.
+
+  The first MOST_FRAMES combinations are taken as they are. Then an image takes the smallest one in use that holds all
+  its views; where none does, one with sides that are powers of two is added, which the next large images can share.
+  """
+
+  def __init__(self):
+    self.in_use = []
+
+  def choose(self, views):
+    """The frames of an image.
+
+    Args:
+      views: dict from view name to [h, w, 3], or [n, h, w, 3] of one shape for all images.
+
+    Returns:
+      tuple of the shape that each view has in a batch.
+
+    Example:
+      >>> Frames().choose({"full": np.zeros((300, 385, 3)), "half": np.zeros((150, 192, 3))})
+      ((384, 512, 3), (192, 256, 3))
+    """
+    shapes = [view.shape for view in views.values()]
+    wanted = _frames(shapes, frame_side)
+    if wanted in self.in_use:
+      return wanted
+    if len(self.in_use) >= MOST_FRAMES:
+      holding = [frames for frames in self.in_use if _hold(frames, shapes)]
+      if holding:
+        return min(holding, key=lambda frames: sum(map(math.prod, frames)))
+      wanted = _frames(shapes, lambda pixels: 2 ** math.ceil(math.log2(max(pixels, 32))))
+    self.in_use.append(wanted)
+    return wanted
+
+
+def _frames(shapes, side_of):
+  """Shapes of the views in a batch: that of the first follows the ladder, the others are reduced as the images are.
+
+  Otherwise an image of 385 pixels, whose half has 192, and one of 500 would need two programs.
+  """
+  frames = []
+  for shape in shapes:
+    if len(shape) == 4:
+      frames.append(shape)
+      continue
+    sides = shape[:2]
+    if frames and len(frames[0]) == 3:
+      sides = [max(n, frame * n // whole) for n, frame, whole in zip(shape, frames[0], shapes[0], strict=True)][:2]
+    frames.append((side_of(sides[0]), side_of(sides[1]), shape[2]))
+  return tuple(frames)
+
+
+def _hold(frames, shapes):
+  return len(frames) == len(shapes) and all(
+    len(frame) == len(shape) and all(n <= side for n, side in zip(shape, frame, strict=True))
+    for frame, shape in zip(frames, shapes, strict=True)
+  )
 
 
 def pad_to(image, height, width):
@@ -41,9 +104,9 @@ def framed_batches(items, pixels_per_batch, multiple):
     [b, n, h, w, 3] alone), b >= n; rows from n on repeat row 0 and are to be dropped. One frame always gives the same
     b, so it compiles one program.
   """
-  waiting = {}
+  waiting, choice = {}, Frames()
   for index, views in items:
-    frames = tuple(_frame(view) for view in views.values())
+    frames = choice.choose(views)
     capacity = math.ceil(max(1, pixels_per_batch // math.prod(frames[0][:-1])) / multiple) * multiple
     group = waiting.setdefault((frames, capacity), [])
     group.append((index, views))
@@ -51,13 +114,6 @@ def framed_batches(items, pixels_per_batch, multiple):
       yield _stack(waiting.pop((frames, capacity)), frames, capacity)
   for (frames, capacity), group in waiting.items():
     yield _stack(group, frames, capacity)
-
-
-def _frame(view):
-  """The shape that a view has in a batch."""
-  if view.ndim == 4:
-    return view.shape
-  return frame_side(view.shape[0]), frame_side(view.shape[1]), view.shape[2]
 
 
 def _stack(group, frames, capacity):

@@ -4,6 +4,7 @@ import importlib
 
 METHODS = {
   "reiqa": "jiqa.methods.reiqa:ReIQA",
+  "reiqa_content": "jiqa.methods.reiqa_content:ReIQAContent",
   "lml": "jiqa.methods.lml:LML",
 }
 

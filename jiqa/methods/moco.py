@@ -1,7 +1,7 @@
 """What both experts of Re-IQA share: encoder, projector, key encoder and queue (MoCo-v2, Chen et al. 2020), features.
 
-He et al. 2020: queries are contrasted with keys of a slowly following copy of the encoder; keys of earlier steps wait in
-a queue and are the negatives.
+He et al. 2020: queries are contrasted with keys of a slowly following copy of the encoder; keys of earlier steps wait
+in a queue and are the negatives.
 """
 
 import jax
@@ -52,7 +52,10 @@ class MomentumContrast(Method):
         config.bn_groups == 1 or config.loss != "in_batch",
         "config.bn_groups must be 1 for loss 'in_batch', whose two views are normalised together",
       ),
-      (pairs % config.bn_groups == 0, f"config.bn_groups {config.bn_groups} does not divide the {pairs} pairs of a step"),
+      (
+        pairs % config.bn_groups == 0,
+        f"config.bn_groups {config.bn_groups} does not divide the {pairs} pairs of a step",
+      ),
       (
         config.loss == "in_batch" or config.queue >= pairs,
         f"config.queue is {config.queue}; it must hold the {pairs} keys of one step",
@@ -169,7 +172,7 @@ class MomentumContrast(Method):
     return (pixels - jnp.array(self.mean)) / jnp.array(self.std)
 
   def views(self, image):
-    """Full and half scale; the half as published: Pillow's antialiased bicubic to (w // 2, h // 2), at least 1 pixel."""
+    """Full and half scale; the half as published: Pillow's antialiased bicubic to (w // 2, h // 2), at least 1."""
     height, width = image.shape[:2]
     half = Image.fromarray(image).resize((max(width // 2, 1), max(height // 2, 1)), Image.Resampling.BICUBIC)
     return {"full": image, "half": np.asarray(half)}
@@ -177,9 +180,7 @@ class MomentumContrast(Method):
   def predict(self, state, batch):
     """The published features: the query encoder's, full and half scale, not brought to unit length."""
     encoder = merge_module(self.graphdef, state.params, state.stats).encoder
-    scales = [
-      tiles.features(encoder, batch[name], batch[name + "_size"], self.normalise) for name in ("full", "half")
-    ]
+    scales = [tiles.features(encoder, batch[name], batch[name + "_size"], self.normalise) for name in ("full", "half")]
     return {"features": jnp.concatenate(scales, -1)}
 
 

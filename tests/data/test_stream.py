@@ -1,12 +1,13 @@
 """Windows, frames and the training stream."""
 
 import collections
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jiqa.data.batching import LADDER, frame_side, framed_batches
+from jiqa.data.batching import LADDER, Frames, frame_side, framed_batches
 from jiqa.data.crops import random_window
 from jiqa.data.mixture import Subset, training_batches
 
@@ -143,13 +144,32 @@ def test_window_of_a_small_image_is_mirrored_and_says_how_much_is_real():
   assert (tiny["image"] == image[0, 0]).all()
 
 
-def test_frames_hold_their_images_and_are_few():
+@pytest.mark.parametrize("extremes", [(300, 800), (20, 3000), (4000, 9000)])
+def test_a_folder_of_fifty_sizes_needs_a_handful_of_frames(extremes):
   for pixels in (1, 32, 33, 500, 9999, 30000):
     assert frame_side(pixels) >= pixels
   assert all(frame_side(side) == side for side in LADDER)
-  rng = np.random.default_rng(0)
-  sizes = [(int(rng.integers(300, 800)), int(rng.integers(300, 800))) for _ in range(50)]
-  assert len({(frame_side(h), frame_side(w)) for h, w in sizes}) <= 16
+  assert frame_side(12_300) == 13_312  # not the next power of two, which would be a gigabyte
+  rng, choice, padded, real = np.random.default_rng(0), Frames(), 0, 0
+  for _ in range(50):
+    height, width = (int(n) for n in rng.integers(*extremes, 2))
+    shapes = {"full": (height, width, 3), "half": (height // 2, width // 2, 3)}
+    views = {name: np.broadcast_to(np.uint8(0), shape) for name, shape in shapes.items()}
+    for (name, shape), frame in zip(shapes.items(), choice.choose(views), strict=True):
+      assert all(n <= side for n, side in zip(shape, frame, strict=True)), name
+    padded, real = padded + math.prod(choice.choose(views)[0]), real + math.prod(shapes["full"])
+  assert len(choice.in_use) <= 8
+  assert padded < 3 * real
+
+
+def test_frames_of_one_size_never_change():
+  choice = Frames()
+  exact = {"full": np.zeros((768, 1024, 3), np.uint8), "half": np.zeros((384, 512, 3), np.uint8)}
+  assert choice.choose(exact) == ((768, 1024, 3), (384, 512, 3))
+  for height in (100, 200, 300, 400, 600, 900, 1500):
+    choice.choose({"full": np.zeros((height, 64, 3), np.uint8), "half": np.zeros((height // 2, 32, 3), np.uint8)})
+  assert choice.choose(exact) == ((768, 1024, 3), (384, 512, 3))
+  assert choice.in_use[-1] == ((2048, 64, 3), (1024, 32, 3))  # one more, which all that are higher can share
 
 
 def test_views_of_one_size_are_stacked_as_they_are():

@@ -1,5 +1,6 @@
 """Schedules and LARS against their formulas, computed by hand in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,25 @@ def test_published_learning_rates():
   assert float(schedule(500)) == float(schedule(599)) == pytest.approx(11.347, abs=5e-4)
   assert float(schedule(3999)) == float(schedule(4500)) == pytest.approx(0.012, abs=5e-4)
   assert float(optimizer.reiqa_schedule(12.0, 25, 1000)(4999)) == pytest.approx(10.855, abs=5e-3)
+
+
+def test_the_content_experts_learning_rate_falls_from_the_first_epoch_on():
+  _, schedule = optimizer.build(config(name="sgd", schedule="moco", learning_rate=0.03), 2000, 10)
+  for epoch in (1, 2, 100, 200):
+    expected = 3e-5 + (0.03 - 3e-5) * (1 + np.cos(np.pi * epoch / 200)) / 2
+    first, last = 10 * (epoch - 1), 10 * epoch - 1
+    assert float(schedule(first)) == float(schedule(last)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_sgd_decays_everything_and_remembers():
+  params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+  tx, _ = optimizer.build(config(name="sgd", learning_rate=0.5, warmup_steps=0), steps=1000, steps_per_epoch=5)
+  gradient = {"kernel": jnp.ones((2, 2)), "scale": jnp.zeros(2)}
+  updates, state = tx.update(gradient, tx.init(params), params)
+  np.testing.assert_allclose(updates["kernel"], -0.5 * 1.1, rtol=1e-5)
+  np.testing.assert_allclose(updates["scale"], -0.5 * 0.1, rtol=1e-5)
+  updates, _ = tx.update(gradient, state, params)
+  np.testing.assert_allclose(updates["kernel"], -0.5 * 1.1 * 1.9, rtol=1e-4)
 
 
 def test_lars_is_its_formula_over_several_steps():
@@ -54,6 +74,35 @@ def test_weight_decay_spares_biases_and_norms():
   assert float(schedule(0)) == 0.5
   np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1, rtol=1e-6)
   assert not updates["scale"].any()
+
+
+def test_weight_decay_goes_by_name():
+  params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2, 2)), "block": {"pos_embed": jnp.ones((1, 4, 2))}}
+  tx, _ = optimizer.build(config(), steps=10, steps_per_epoch=5)
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  assert updates["kernel"].any() and not updates["bias"].any() and not updates["block"]["pos_embed"].any()
+
+
+# Epochs 0..9 of a warm-up of 3 and a decay every 3, as timm 0.6.13 and timm 1.0.15 compute them.
+@pytest.mark.parametrize(
+  ("name", "expected"),
+  [
+    ("step", [2e-7, 6.68e-5, 1.334e-4, 2e-5, 2e-5, 2e-5, 2e-6, 2e-6, 2e-6, 2e-7]),
+    ("step_after_warmup", [2e-7, 6.68e-5, 1.334e-4, 2e-4, 2e-4, 2e-4, 2e-5, 2e-5, 2e-5, 2e-6]),
+  ],
+)
+def test_step_schedules_in_both_readings(name, expected):
+  wanted = config(schedule=name, learning_rate=2e-4, warmup_epochs=3, decay_epochs=3)
+  _, schedule = optimizer.build(wanted, steps=9 * 116, steps_per_epoch=116)
+  np.testing.assert_allclose([float(schedule(116 * epoch)) for epoch in range(10)], expected, rtol=1e-5)
+  last_of_warmup = 2e-7 + (2e-4 - 2e-7) * 347 / 348
+  assert float(schedule(347)) == pytest.approx(last_of_warmup, rel=1e-5)
+  assert float(schedule(348 + 347)) == pytest.approx(expected[5], rel=1e-5)
+
+
+def test_a_decay_of_no_epochs_is_refused():
+  with pytest.raises(ValueError, match="decay_epochs is 0"):
+    optimizer.build(config(schedule="step", warmup_epochs=3, decay_epochs=0), 50, 5)
 
 
 def test_clipping_bounds_the_gradient():
