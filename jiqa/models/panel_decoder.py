@@ -3,11 +3,10 @@
 Attribute paths are torch's for one pre-norm `TransformerDecoderLayer`, so that weights can be renamed.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jiqa.models.vit import LayerNorm, Linear, attend, normal_init
+from jiqa.models.vit import LayerNorm, Linear, attend, gelu, normal_init
 
 MEMBERS = 6
 EPSILON = 1e-5  # torch's default here; the encoder has 1e-6
@@ -46,7 +45,7 @@ class DecoderLayer(nnx.Module):
     own = self.norm1(x)
     x = x + self.self_attn(own, own)
     x = x + self.multihead_attn(self.norm2(x), memory)
-    return x + self.linear2(jax.nn.gelu(self.linear1(self.norm3(x)), approximate=False))
+    return x + self.linear2(gelu(self.linear1(self.norm3(x))))
 
 
 class PanelDecoder(nnx.Module):

@@ -28,8 +28,10 @@ class Linear(nnx.Module):
   def __call__(self, x, columns=slice(None)):
     """[..., inputs] to [..., outputs] of `dtype`; `columns`: the outputs wanted."""
     kernel = self.kernel[...][:, columns].astype(self.dtype)
-    y = jnp.matmul(x.astype(self.dtype), kernel, precision=precision_of(self.dtype))
-    return y if self.bias is None else y + self.bias[...][columns].astype(self.dtype)
+    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+    y = jnp.matmul(rows, kernel, precision=precision_of(self.dtype))
+    y = y if self.bias is None else y + self.bias[...][columns].astype(self.dtype)
+    return y.reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.Module):
@@ -44,6 +46,17 @@ class LayerNorm(nnx.Module):
     x = x.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon) * self.scale[...] + self.bias[...]
+
+
+def gelu(x):
+  """x times the standard normal distribution function, exactly; by erf, which costs half of `jax.nn.gelu`'s erfc.
+
+  Example:
+    >>> [round(float(gelu(jnp.float32(x))), 5) for x in (-2.0, 0.0, 1.0)]
+    [-0.0455, 0.0, 0.84134]
+  """
+  x = x.astype(jnp.float32)
+  return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 class PatchEmbed(nnx.Module):
@@ -66,9 +79,9 @@ class PatchEmbed(nnx.Module):
     patch, width = kernel.shape[0], kernel.shape[-1]
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(b, -1, patch * patch * c).astype(self.dtype)
+    x = x.reshape(-1, patch * patch * c).astype(self.dtype)
     x = jnp.matmul(x, kernel.reshape(-1, width).astype(self.dtype), precision=precision_of(self.dtype))
-    return x.astype(jnp.float32) + self.proj.bias[...]
+    return x.reshape(b, -1, width).astype(jnp.float32) + self.proj.bias[...]
 
 
 def attend(query, key, value, heads):
@@ -84,14 +97,17 @@ def attend(query, key, value, heads):
   """
 
   def split(x):
-    return x.reshape(*x.shape[:2], heads, -1)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
   precision = precision_of(query.dtype)
   scale = (query.shape[-1] // heads) ** -0.5
-  logits = jnp.einsum("bqhc,bthc->bhqt", split(query) * scale, split(key), precision=precision)
-  weights = jax.nn.softmax(logits.astype(jnp.float32), -1)
-  mixed = jnp.einsum("bhqt,bthc->bqhc", weights.astype(value.dtype), split(value), precision=precision)
-  return mixed.reshape(query.shape), weights
+  logits = jnp.matmul(split(query) * scale, split(key).transpose(0, 1, 3, 2), precision=precision).astype(jnp.float32)
+  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+  total = weights.sum(-1, keepdims=True)
+  # Divided after the product: there are fewer values then.
+  mixed = jnp.matmul(weights.astype(value.dtype), split(value), precision=precision) / total
+  mixed = mixed.astype(query.dtype).transpose(0, 2, 1, 3)
+  return mixed.reshape(query.shape), weights / total
 
 
 class Attention(nnx.Module):
@@ -116,7 +132,7 @@ class MLP(nnx.Module):
     self.fc2 = Linear(hidden, width, dtype=dtype, rngs=rngs)
 
   def __call__(self, x):
-    return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+    return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nnx.Module):
