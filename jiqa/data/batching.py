@@ -90,7 +90,7 @@ def pad_to(image, height, width):
   return np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)))
 
 
-def framed_batches(items, pixels_per_batch, multiple):
+def framed_batches(items, pixels_per_batch, multiple, choice=None):
   """Collects items into batches whose views share their frames.
 
   Args:
@@ -98,13 +98,14 @@ def framed_batches(items, pixels_per_batch, multiple):
       shape for all images, which is stacked as it is.
     pixels_per_batch: a batch is closed when its first view's frames hold this many pixels.
     multiple: batch sizes are rounded up to a multiple of this (the number of devices).
+    choice: Frames that earlier calls have used, whose programs are compiled; None: new ones.
 
   Yields:
     (indices [n], batch): batch has for every view `name` [b, H, W, 3] uint8 and `name_size` [b, 2] int32 (or `name`
     [b, n, h, w, 3] alone), b >= n; rows from n on repeat row 0 and are to be dropped. One frame always gives the same
     b, so it compiles one program.
   """
-  waiting, choice = {}, Frames()
+  waiting, choice = {}, choice or Frames()
   for index, views in items:
     frames = choice.choose(views)
     capacity = math.ceil(max(1, pixels_per_batch // math.prod(frames[0][:-1])) / multiple) * multiple

@@ -8,7 +8,13 @@ class Method:
 
   It holds no arrays, so that its functions can be jitted. A config that cannot run raises ValueError. What has a body
   here is what most methods want.
+
+  Attributes:
+    training_only: beginnings of paths in the State, such as "params/head", of what `predict` does not read: weights
+      without it can still predict.
   """
+
+  training_only = ()
 
   def init(self, key, mesh, weights=None) -> State:
     """Parameters, statistics and `extra` at step 0, replicated over `mesh`; `opt_state` is left None.

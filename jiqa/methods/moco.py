@@ -41,6 +41,7 @@ class MomentumContrast(Method):
   """
 
   losses = ("queue", "in_batch")
+  training_only = ("params/head", "extra")  # projector; key encoder and queue
   mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
   def __init__(self, config, shards, pairs):

@@ -1,0 +1,94 @@
+"""The head of a metric: from its own file, or from what an evaluation left in a run."""
+
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+
+from jiqa.errors import UserError
+from jiqa.evaluation import head as heads
+
+SUFFIX = ".safetensors"
+BESIDE = "head" + SUFFIX  # in a folder of weights
+
+
+def beside(folder):
+  """The heads that lie in a folder of weights or in the working directory of a run.
+
+  Args:
+    folder: pathlib.Path.
+
+  Returns:
+    dict from name (of the database, in a run) to file.
+  """
+  own = {path.stem.removeprefix("head").lstrip("_") or "head": path for path in sorted(folder.glob(f"head*{SUFFIX}"))}
+  return own | {path.stem.removeprefix("heads_"): path for path in sorted(folder.glob("heads_*.npz"))}
+
+
+def read(path):
+  """Reads a head.
+
+  Args:
+    path: file of `jiqa fit`; or heads_DATABASE.npz of a run, of which the first split's counts.
+
+  Returns:
+    evaluation.head.Head. Its card has 'weights_sha256' where it is known whose features it takes.
+
+  Raises:
+    UserError: there is no such file, or it holds something else.
+  """
+  path = pathlib.Path(path)
+  return _of_run(path) if path.suffix == ".npz" else heads.load(path)
+
+
+def _of_run(path):
+  if not path.is_file():
+    raise UserError(f"{path}: no such head; launch.py writes heads_DATABASE.npz at the end of a run")
+  try:
+    with np.load(path) as file:
+      arrays = {name: file[name].astype(np.float64)[0] for name in heads.ARRAYS}
+      card = {"regressor": "ridge", "alpha": float(file["alpha"][0])}
+  except (KeyError, IndexError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    raise UserError(f"{path}: holds no heads ({error}); run launch.py --mode=evaluate again") from error
+  return heads.Head(**arrays, card={**card, **_facts(path), "split": 0, "direction": "higher is better"})
+
+
+def _facts(path):
+  """What the results of the run say of the first split's head."""
+  results = path.parent / "results.json"
+  if not results.is_file():
+    return {}
+  databases = json.loads(results.read_text()).get("databases", {})
+  for name, found in databases.items():
+    if f"heads_{name.replace('/', '_')}.npz" == path.name:
+      train, validation, test = found["images"][0]
+      return {
+        "database": name,
+        "label": found["label"],
+        "images": train + validation,
+        "test": {"images": test, **{key: found[key][0] for key in ("srcc", "krcc", "plcc", "rmse")}},
+        **{key: found[key] for key in ("protocol", "split_sha256", "labels_sha256")},
+      }
+  return {}
+
+
+def check_fits(head, path, weights_sha256):
+  """Refuses a head that was fitted to the features of other weights.
+
+  Args:
+    head: Head.
+    path: its file, for the message.
+    weights_sha256: list of the checksums of the networks, in the order of their features.
+
+  Raises:
+    UserError: naming both.
+  """
+  expected = head.card.get("weights_sha256")
+  expected = list(expected.values()) if isinstance(expected, dict) else expected
+  expected = expected.split("+") if isinstance(expected, str) else expected
+  if expected and list(expected) != list(weights_sha256):
+    raise UserError(
+      f"{path}: was fitted to features of the weights {' + '.join(expected)}, but these are "
+      f"{' + '.join(weights_sha256)}; fit a head to these with `jiqa fit`, or name the weights it belongs to"
+    )

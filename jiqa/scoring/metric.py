@@ -1,0 +1,253 @@
+"""The metric: pictures in, scores out, in batches of padded frames on all devices."""
+
+import collections
+import os
+import time
+from concurrent import futures
+from typing import NamedTuple
+
+import numpy as np
+
+from jiqa.data.batching import Frames, framed_batches
+from jiqa.data.prompts import DISTORTIONS, SCENES
+from jiqa.errors import UserError
+from jiqa.scoring.pictures import as_items, load
+
+# Pixels of a batch. A CPU computes one image a device as fast as many; an accelerator wants its memory filled.
+PIXELS_PER_BATCH = {"cpu": 1}
+ON_ACCELERATORS = 2**25
+CLASSES = {"scene": SCENES, "distortion": DISTORTIONS}
+SEVERAL = "+"  # between the checksums of several networks
+
+
+class Scored(NamedTuple):
+  """One picture's result.
+
+  Attributes:
+    index: place among the items.
+    name: of the item.
+    outputs: dict of NumPy values, 'score' float or 'features' [d] among them; None where there is an error.
+    height, width: pixels.
+    seconds: of reading and decoding, and this picture's part of its batch.
+    error: text, '' where there is none.
+  """
+
+  index: int
+  name: str
+  outputs: dict | None
+  height: int
+  width: int
+  seconds: float
+  error: str = ""
+
+
+class Scores:
+  """Scores of n pictures, in the order in which they were handed over.
+
+  Attributes:
+    names: list of n str.
+    score: [n] float64.
+    columns: dict from name to [n, ...] array of whatever else the model says.
+  """
+
+  def __init__(self, names, score, columns):
+    self.names, self.score, self.columns = names, score, columns
+
+  def __len__(self):
+    return len(self.names)
+
+  def __float__(self):
+    """The score of a single picture."""
+    if len(self) != 1:
+      raise TypeError(f"{len(self)} scores are not one number; use .score")
+    return float(self.score[0])
+
+  def __repr__(self):
+    shown = ", ".join(f"{name}: {score:.4g}" for name, score in zip(self.names[:3], self.score[:3], strict=True))
+    return f"Scores({shown}{', ...' if len(self) > 3 else ''})"
+
+
+class Metric:
+  """What `jiqa.load` returns: call it with pictures.
+
+  Args:
+    models: list of `Model`; the features of several are joined in this order.
+    head: Head or None; needed where the models give features and no score.
+    mesh: the devices.
+
+  Attributes:
+    card: dict of plain values: what it was trained on and how, range and direction of the score, input policy, licence.
+    weights_sha256: checksum of the weights, of several joined by +.
+  """
+
+  def __init__(self, models, head, mesh, card):
+    self.models, self.head, self.mesh, self.card = models, head, mesh, card
+    self.weights_sha256 = SEVERAL.join(model.card["weights_sha256"] for model in models)
+    self._frames = Frames()
+
+  def __call__(self, images):
+    """Scores pictures.
+
+    Args:
+      images: a picture or a list of pictures of any sizes: path or address, PIL image, [h, w, 3] array (NumPy, JAX) of
+        uint8 or of floats in [0, 1]; or a [n, h, w, 3] array.
+
+    Returns:
+      Scores.
+
+    Raises:
+      UserError: naming the picture that cannot be read or has a wrong shape, type or range; or the model gives
+        features and there is no head.
+    """
+    items, rows = self._all(images)
+    if rows and "score" not in rows[0]:
+      raise UserError(
+        f"{self.models[0].folder}: gives features; a score needs a head. Fit one to your ratings with `jiqa fit`, or "
+        "name one: jiqa.load(..., head=FILE)"
+      )
+    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in ("score", "features")}
+    return Scores([item.name for item in items], np.array([row["score"] for row in rows], np.float64), columns)
+
+  def features(self, images):
+    """Features of pictures, before any head.
+
+    Args:
+      images: as for a call.
+
+    Returns:
+      [n, d] float32.
+
+    Raises:
+      UserError: as for a call; or the model gives no features.
+    """
+    rows = self._all(images)[1]
+    if "features" not in rows[0]:
+      raise UserError(f"{self.models[0].folder}: method {self.models[0].name!r} gives scores and no features")
+    return np.stack([row["features"] for row in rows])
+
+  def _all(self, images):
+    items, rows = as_items(images), {}
+    for found in self.stream(items):
+      if found.error:
+        raise UserError(found.error)
+      rows[found.index] = found.outputs
+    return items, [rows[i] for i in range(len(items))]
+
+  def stream(self, items, threads=None):
+    """Scores items one batch after the other, in bounded memory; decodes ahead of the devices in threads.
+
+    Args:
+      items: iterable of pictures.Item; those of a generator are taken as they are needed.
+      threads: that read and decode; None: one a core, at most 16.
+
+    Yields:
+      Scored, in the order in which batches are complete. What cannot be read is yielded with an error.
+    """
+    pixels = PIXELS_PER_BATCH.get(self.mesh.devices.flat[0].platform, ON_ACCELERATORS)
+    unread, read = collections.deque(), {}
+
+    def readable():
+      for index, item, (views, size, seconds, error) in ahead(enumerate(items), self._read, threads):
+        if error:
+          unread.append(Scored(index, item.name, None, *size, seconds, error))
+        else:
+          read[index] = item.name, size, seconds
+          yield index, views
+
+    def finished(indices, outputs, started):
+      outputs = self._finish([{name: np.asarray(x) for name, x in part.items()} for part in outputs], len(indices))
+      share = (time.perf_counter() - started) / len(indices)
+      for row, index in enumerate(indices):
+        name, size, seconds = read.pop(index)
+        yield Scored(index, name, {key: value[row] for key, value in outputs.items()}, *size, seconds + share)
+
+    # The device computes one batch while the results of the one before are fetched.
+    running = None
+    for indices, batch in framed_batches(readable(), pixels, self.mesh.size, self._frames):
+      started = time.perf_counter()
+      outputs = [model(_of(batch, number)) for number, model in enumerate(self.models)]
+      if running:
+        yield from finished(*running)
+      running = indices, outputs, started
+      while unread:
+        yield unread.popleft()
+    if running:
+      yield from finished(*running)
+    yield from unread
+
+  def _read(self, item):
+    """(views, (height, width), seconds, error) of an item; in a thread."""
+    started = time.perf_counter()
+    try:
+      image = load(item)
+      views = {
+        f"{number}:{name}": view
+        for number, model in enumerate(self.models)
+        for name, view in model.method.views(image).items()
+      }
+    except UserError as error:
+      return None, (0, 0), time.perf_counter() - started, str(error)
+    return views, image.shape[:2], time.perf_counter() - started, ""
+
+  def _finish(self, outputs, count):
+    """Outputs of all models, whole batches, to those of the metric, `count` rows."""
+    outputs = [{name: value[:count] for name, value in part.items()} for part in outputs]
+    joined = dict(outputs[0]) if len(outputs) == 1 else {}
+    if all("features" in part for part in outputs):
+      joined["features"] = np.concatenate([part["features"] for part in outputs], 1)
+    if self.head is not None:
+      joined["score"] = self.head(joined["features"])
+    return joined
+
+
+def _of(batch, number):
+  """The views of one model, under its own names for them."""
+  prefix = f"{number}:"
+  return {name.removeprefix(prefix): views for name, views in batch.items() if name.startswith(prefix)}
+
+
+def ahead(numbered, function, threads=None):
+  """Calls a function in threads, a few items ahead of whoever takes the results.
+
+  Args:
+    numbered: iterable of (index, item).
+    function: of an item.
+    threads: int; None: one a core, at most 16.
+
+  Yields:
+    (index, item, result), in order.
+  """
+  threads = threads or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
+  waiting = collections.deque()
+  pool = futures.ThreadPoolExecutor(threads)
+  try:
+    for index, item in numbered:
+      waiting.append((index, item, pool.submit(function, item)))
+      if len(waiting) > 2 * threads:
+        index, item, result = waiting.popleft()
+        yield index, item, result.result()
+    while waiting:
+      index, item, result = waiting.popleft()
+      yield index, item, result.result()
+  finally:
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def probabilities(outputs):
+  """The answers of a picture that are probabilities over named classes.
+
+  Args:
+    outputs: dict of one picture's outputs.
+
+  Returns:
+    dict from name, such as 'scene', to (likeliest class, its probability).
+
+  Example:
+    >>> probabilities({"score": 3.0, "scene": np.eye(9)[2]})
+    {'scene': ('human', 1.0)}
+  """
+  return {
+    name: (classes[int(np.argmax(outputs[name]))], float(np.max(outputs[name])))
+    for name, classes in CLASSES.items()
+    if name in outputs
+  }

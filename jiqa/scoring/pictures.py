@@ -1,0 +1,110 @@
+"""Pictures as a caller may hand them over: files, PIL images, arrays. All become [h, w, 3] uint8."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jiqa.data.decode import decode_rgb
+from jiqa.errors import UserError
+from jiqa.scoring import locations
+
+
+class Item(NamedTuple):
+  """One picture to score.
+
+  Attributes:
+    name: what results and errors call it.
+    source: path or address as text, or the picture itself.
+  """
+
+  name: str
+  source: object
+
+
+def load(item):
+  """The pixels of an item.
+
+  Args:
+    item: Item.
+
+  Returns:
+    [h, w, 3] uint8.
+
+  Raises:
+    UserError: naming the item and what is wrong with it.
+  """
+  name, source = item
+  if isinstance(source, (str, os.PathLike)):
+    return decode_rgb(locations.read_bytes(os.fspath(source)), name)
+  if isinstance(source, Image.Image):
+    return _from_pil(source, name)
+  return _from_array(source, name)
+
+
+def _from_pil(image, name):
+  try:
+    # As files are decoded: 16-bit grays are scaled, alpha is dropped.
+    if image.mode.startswith("I"):
+      gray = ((np.clip(np.asarray(image).astype(np.int64), 0, 65535) + 128) // 257).astype(np.uint8)
+      return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode == "F":
+      raise UserError(f"{name}: 32-bit float pixels have no declared range; convert the picture to 8 or 16 bits")
+    return np.asarray(image.convert("RGB"))
+  except OSError as error:
+    raise UserError(f"{name}: cannot be decoded, the file is damaged or incomplete ({error})") from error
+
+
+def _from_array(array, name):
+  try:
+    array = np.asarray(array)
+  except Exception as error:
+    raise UserError(f"{name}: {type(array).__name__} is no picture ({error}); {EXPECTED}") from error
+  if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+    raise UserError(f"{name}: has the shape {array.shape}; expected [height, width, 3]")
+  if array.dtype == np.uint8:
+    return array
+  # By kind and name: bfloat16 is a float that NumPy does not know as one.
+  if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+    raise UserError(f"{name}: holds {array.dtype}; {EXPECTED}")
+  array = array.astype(np.float32)
+  if not np.isfinite(array).all():
+    y, x, channel = np.argwhere(~np.isfinite(array))[0]
+    raise UserError(f"{name}: holds {array[y, x, channel]} at row {y}, column {x}, channel {channel}")
+  low, high = array.min(), array.max()
+  if low < 0 or high > 1:
+    raise UserError(
+      f"{name}: float pixels from {low:g} to {high:g}; expected [0, 1]. Divide by 255, or hand over uint8."
+    )
+  return np.round(array * 255).astype(np.uint8)
+
+
+EXPECTED = "expected a path, a PIL image, or [height, width, 3] of uint8 or of floats in [0, 1]"
+
+
+def as_items(images):
+  """What a caller handed over, as a list of items.
+
+  Args:
+    images: a picture or a list (or other iterable) of pictures: path or address, PIL image, [h, w, 3] array of uint8
+      or of floats in [0, 1]; a [n, h, w, 3] array counts as n pictures.
+
+  Returns:
+    list of Item; paths are called by their own names, others "image 0", "image 1", ...
+
+  Raises:
+    UserError: there is no picture, or a path is a folder.
+  """
+  single = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", None) == 3
+  images = [images] if single else list(images)
+  if not images:
+    raise UserError("no image to score")
+  items = []
+  for i, image in enumerate(images):
+    path = isinstance(image, (str, os.PathLike))
+    if path and pathlib.Path(image).is_dir():
+      raise UserError(f"{image}: is a folder; list its pictures with jiqa.scoring.locations.expand([{str(image)!r}])")
+    items.append(Item(os.fspath(image) if path else f"image {i}", image))
+  return items
