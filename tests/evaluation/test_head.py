@@ -1,0 +1,94 @@
+"""Heads: chosen like scikit-learn's on the validation part, saved in a file, refused where they do not fit."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.linear_model
+
+from jiqa.errors import UserError
+from jiqa.evaluation import head, protocol
+
+ALPHAS, RATIOS = np.geomspace(1e-3, 1, 4), (0.2, 1.0)
+
+
+@pytest.fixture(scope="module")
+def problem():
+  rng = np.random.default_rng(0)
+  x = rng.normal(3, 2, (120, 12)).astype(np.float32)
+  mos = 50 + 5 * x[:, 0] - 3 * x[:, 1] + rng.normal(0, 6, 120)
+  splits = np.stack([rng.permutation(np.repeat([0, 1, 2], [70, 25, 25])) for _ in range(2)]).astype(np.int8)
+  return x, mos, splits
+
+
+def by_sklearn(x, mos, split):
+  """Validation-chosen penalty and test predictions of one split, penalties tried from the largest down."""
+  train, validation, test = (split == part for part in range(3))
+
+  def fit(rows, alpha, ratio):
+    mean, scale = x[rows].mean(0, dtype=float), x[rows].std(0, dtype=float)
+    model = sklearn.linear_model.ElasticNet(alpha=alpha * mos.std(), l1_ratio=ratio, tol=1e-10, max_iter=100_000)
+    model.fit((x[rows] - mean) / scale, mos[rows])
+    return lambda rows: model.predict((x[rows] - mean) / scale)
+
+  best = (-2,)
+  for ratio in sorted(RATIOS, reverse=True):
+    for alpha in sorted(ALPHAS, reverse=True):
+      value = scipy.stats.spearmanr(fit(train, alpha, ratio)(validation), mos[validation])[0]
+      if value > best[0] + 1e-12:
+        best = (value, alpha, ratio)
+  return best, fit(train | validation, *best[1:])(test)
+
+
+def test_elastic_net_is_searched_as_one_would_with_scikit_learn(problem):
+  x, mos, splits = problem
+  result, ratios = head.search(x, mos, splits, "elastic_net", ALPHAS, RATIOS)
+  for k, split in enumerate(splits):
+    (value, alpha, ratio), expected = by_sklearn(x, mos, split)
+    assert result.validation_srcc[k] == pytest.approx(value, abs=2e-3)
+    if (ratios[k], result.alpha[k]) == (ratio, pytest.approx(alpha * mos.std())):
+      np.testing.assert_allclose(result.predictions[k][split == 2], expected, atol=1e-3)
+      assert result.srcc[k] == pytest.approx(scipy.stats.spearmanr(expected, mos[split == 2])[0], abs=1e-3)
+    else:  # equally good on the validation part but for rounding
+      assert result.validation_srcc[k] == pytest.approx(value, abs=1e-6)
+  assert np.isnan(result.predictions[:, :]).sum() == 2 * 95
+
+
+def test_ridge_is_that_of_the_protocol(problem):
+  x, mos, splits = problem
+  result, ratios = head.search(x, mos, splits, "ridge", ALPHAS)
+  expected = protocol.in_database(x, mos, splits, ALPHAS)
+  np.testing.assert_array_equal(result.predictions, expected.predictions)
+  assert not ratios.any()
+
+
+def test_a_head_comes_back_from_its_file_and_scores_as_in_the_search(problem, tmp_path):
+  x, mos, splits = problem
+  result, _ = head.search(x, mos, splits, "ridge", ALPHAS)
+  saved = head.of_split(result, 1, {"database": "some", "range": [0, 100], "features": ["quality"]})
+  saved.save(tmp_path / "head.safetensors")
+  loaded = head.load(tmp_path / "head.safetensors")
+  test = splits[1] == 2
+  np.testing.assert_allclose(loaded(x[test]), result.predictions[1][test], rtol=1e-9)
+  assert loaded.card == json.loads(json.dumps(saved.card))
+  assert loaded.card["direction"] == "higher is better" and loaded.card["images"] == 95 and loaded.card["split"] == 1
+  assert loaded.card["test"]["srcc"] == pytest.approx(scipy.stats.spearmanr(loaded(x[test]), mos[test])[0])
+  assert (tmp_path / "head.safetensors").stat().st_size < 2000
+  with pytest.raises(UserError, match=r"takes 12 features \(\['quality'\]\), but there are 5"):
+    loaded(x[:, :5])
+
+
+def test_mistakes_are_refused(problem, tmp_path):
+  x, mos, splits = problem
+  with pytest.raises(UserError, match="no regressor 'svr'"):
+    head.search(x, mos, splits, "svr", ALPHAS)
+  with pytest.raises(UserError, match="at least one l1_ratio"):
+    head.search(x, mos, splits, "elastic_net", ALPHAS)
+  with pytest.raises(UserError, match="smaller net_alphas"):
+    head.search(x, mos, splits, "elastic_net", [1e6], RATIOS)
+  with pytest.raises(UserError, match="no such file"):
+    head.load(tmp_path / "none")
+  (tmp_path / "text").write_text("no head")
+  with pytest.raises(UserError, match="holds no head"):
+    head.load(tmp_path / "text")
