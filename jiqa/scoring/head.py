@@ -7,7 +7,6 @@ import zipfile
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import head as heads
 
 SUFFIX = ".safetensors"
 BESIDE = "head" + SUFFIX  # in a folder of weights
@@ -38,20 +37,22 @@ def read(path):
   Raises:
     UserError: there is no such file, or it holds something else.
   """
+  from jiqa.evaluation import head as heads  # half a second of statistics
+
   path = pathlib.Path(path)
-  return _of_run(path) if path.suffix == ".npz" else heads.load(path)
+  return heads.Head(*_of_run(path, heads.ARRAYS)) if path.suffix == ".npz" else heads.load(path)
 
 
-def _of_run(path):
+def _of_run(path, names):
   if not path.is_file():
     raise UserError(f"{path}: no such head; launch.py writes heads_DATABASE.npz at the end of a run")
   try:
     with np.load(path) as file:
-      arrays = {name: file[name].astype(np.float64)[0] for name in heads.ARRAYS}
+      arrays = [file[name].astype(np.float64)[0] for name in names]
       card = {"regressor": "ridge", "alpha": float(file["alpha"][0])}
   except (KeyError, IndexError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(f"{path}: holds no heads ({error}); run launch.py --mode=evaluate again") from error
-  return heads.Head(**arrays, card={**card, **_facts(path), "split": 0, "direction": "higher is better"})
+  return [*arrays, {**card, **_facts(path), "split": 0, "direction": "higher is better"}]
 
 
 def _facts(path):

@@ -9,14 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from jiqa.data.batching import Frames, framed_batches
-from jiqa.data.prompts import DISTORTIONS, SCENES
 from jiqa.errors import UserError
 from jiqa.scoring.pictures import as_items, load
 
 # Pixels of a batch. A CPU computes one image a device as fast as many; an accelerator wants its memory filled.
 PIXELS_PER_BATCH = {"cpu": 1}
 ON_ACCELERATORS = 2**25
-CLASSES = {"scene": SCENES, "distortion": DISTORTIONS}
 SEVERAL = "+"  # between the checksums of several networks
 
 
@@ -246,8 +244,10 @@ def probabilities(outputs):
     >>> probabilities({"score": 3.0, "scene": np.eye(9)[2]})
     {'scene': ('human', 1.0)}
   """
+  from jiqa.data.prompts import TASKS  # reads tables, which takes pandas
+
   return {
-    name: (classes[int(np.argmax(outputs[name]))], float(np.max(outputs[name])))
-    for name, classes in CLASSES.items()
+    name: (TASKS[name][int(np.argmax(outputs[name]))], float(np.max(outputs[name])))
+    for name in ("scene", "distortion")
     if name in outputs
   }
