@@ -6,6 +6,7 @@ METHODS = {
   "reiqa": "jiqa.methods.reiqa:ReIQA",
   "reiqa_content": "jiqa.methods.reiqa_content:ReIQAContent",
   "lml": "jiqa.methods.lml:LML",
+  "liqe": "jiqa.methods.liqe:LIQE",
 }
 
 

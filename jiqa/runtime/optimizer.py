@@ -165,10 +165,10 @@ def build(config, steps, steps_per_epoch):
   """The gradient transformation and the learning-rate schedule of a config.
 
   Args:
-    config: ConfigDict with name ('lars', 'sgd', 'adamw', or 'adamw_all', which decays all parameters, as torch's does),
-      schedule ('cosine', 'reiqa', 'moco', 'liqe', 'step' or 'step_after_warmup'), learning_rate, weight_decay, clip_norm
-      (0: none), warmup_steps (cosine only), warmup_epochs and decay_epochs (step schedules only), epoch_steps ('liqe'
-      only), and perhaps param_rounding ('fp16': see runtime/half.py; '': none).
+    config: ConfigDict with name ('lars', 'sgd', 'adamw', or 'adamw_all', which decays all parameters, as torch's
+      does), schedule ('cosine', 'reiqa', 'moco', 'liqe', 'step' or 'step_after_warmup'), learning_rate, weight_decay,
+      clip_norm (0: none), warmup_steps (cosine only), warmup_epochs and decay_epochs (step schedules only), epoch_steps
+      ('liqe' only), and perhaps param_rounding ('fp16': see runtime/half.py; '': none).
     steps: length of the run.
     steps_per_epoch: int.
 

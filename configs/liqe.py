@@ -1,0 +1,188 @@
+"""LIQE: CLIP trained to agree with sentences about quality, scene and distortion (docs/liqe.md).
+
+Variants, each with its command, what to expect and how long it takes:
+
+demo: photographs that ship with scikit-image and scikit-learn, a narrow network from scratch; needs nothing else.
+
+    python launch.py --config=configs/liqe.py:demo --workdir=runs/liqe_demo
+
+  The labels are SSIM to the pristine picture, a proxy and no human score; scenes are what the photographs show.
+
+small: the BIQ2021 subset, a narrow network from scratch, quality alone; the official test images are predicted.
+
+    python -m data_builders.biq2021 --manual_dir=BIQ2021
+    python launch.py --config=configs/liqe.py:small --workdir=runs/liqe_small
+
+  Results and times of these on 2 CPU cores: docs/results.md.
+
+joint (the default): the paper's training on LIVE, CSIQ, BID, CLIVE, KonIQ-10k and KADID-10k together, from OpenAI's
+ViT-B/32, on split 0 of the ten published ones.
+
+    jiqa convert clip-vit-b-32 ViT-B-32.pt weights/clip
+    python launch.py --config=configs/liqe.py --workdir=runs/liqe_0 --config.init_from=weights/clip --config.split=0
+
+  The paper's results, as others quote them (SRCC, PLCC): LIVE .970 .951, CSIQ .936 .939, KADID .930 .931, BID .875 .900,
+  CLIVE .904 .910, KonIQ .919 .908. This variant has not been run yet: neither the images nor the weights were available.
+  It wants a GPU or TPU. The published training rounds its weights to float16 after every step: for parity,
+  --config.optimizer.param_rounding=fp16.
+
+quality_scene, quality_distortion, frozen_text: joint with fewer questions, or with the text tower left as it is.
+
+single: one database (KonIQ-10k, its official split) and quality alone, six epochs, as the authors' other script.
+Another one: --config.data[0].name=clive --config.data[0].protocol=folds --config.evaluation.databases=clive,
+--config.evaluation.protocol=folds.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("joint", "single", "quality_scene", "quality_distortion", "frozen_text", "small", "demo")
+# Images of each database in a step.
+COMPOSITION = {"live": 4, "csiq": 4, "bid": 4, "clive": 4, "koniq10k": 16, "kadid10k": 16}
+QUALITY = "a photo with {quality} quality"
+
+
+def get_config(variant="joint"):
+  """The config of a variant.
+
+  Raises:
+    ValueError: if the variant is not one of `VARIANTS`.
+  """
+  if variant not in VARIANTS:
+    raise ValueError(f"configs/liqe.py has no variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+  config = _joint()
+  if variant == "single":
+    _single(config)
+  elif variant == "quality_scene":
+    config.prompt = "a photo of a {scene}, which is of {quality} quality"
+  elif variant == "quality_distortion":
+    config.prompt = "a photo with {distortion} artifacts, which is of {quality} quality"
+  elif variant == "frozen_text":
+    config.freeze_text = True
+  elif variant == "small":
+    _small(config)
+  elif variant == "demo":
+    _demo(config)
+  return config.lock()
+
+
+def _images(name, protocol, count=0):
+  return ConfigDict({"name": name, "weight": 0.0, "count": count, "protocol": protocol, "distortion": ""})
+
+
+def _joint():
+  c = ConfigDict()
+  c.method = "liqe"
+  c.seed = 0
+
+  # Training data, see configs/reiqa.py for the keys; `split` of the published ones.
+  c.data = [_images(name, "liqe", count) for name, count in COMPOSITION.items()]
+  c.data_dir = ""
+  c.threads = 16
+  c.split = 0
+  c.init_from = ""  # folder of converted weights, CLIP's or LIQE's; '' starts from scratch
+  c.labels = "published"  # of scenes and distortions; 'fixed' corrects their known defects
+
+  # Questions: {quality}, and perhaps {scene} and {distortion}. Words that the published prompts do not have need CLIP's
+  # vocabulary: a file, or 'installed' for that of the extra jiqa[prompts].
+  c.prompt = "a photo of a {scene} with {distortion} artifacts, which is of {quality} quality"
+  c.vocabulary = ""
+
+  # Network: CLIP ViT-B/32.
+  c.patch = 32
+  c.width = 768
+  c.depth = 12
+  c.heads = 12
+  c.embedding = 512
+  c.text = ConfigDict({"vocabulary": 49408, "context": 77, "width": 512, "depth": 12, "heads": 8})
+  c.logit_scale = 4.6052  # initial, ln(100); never trained
+  c.freeze_text = False
+  c.dtype = "bfloat16"  # of the matrix products
+
+  # Pictures.
+  c.resize = 768  # shorter side of larger pictures
+  c.crop = 224
+  c.train_crops = 3  # of every picture in a step
+  c.test_crops = 15
+  c.crops = "official"  # grid of 32 or 48 pixels; 'uniform': from edge to edge; 'pyiqa': grid of 32, no resizing
+
+  # Losses.
+  c.soft_targets = False  # True: pairs by the MOS' standard deviations, where a database has them
+  c.weighting = "dwa"  # dynamic weight averaging between tasks, or 'equal'
+  c.epoch_steps = 200  # what DWA and the schedule call an epoch
+
+  # Length and optimiser.
+  c.batch_size = 48
+  c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
+  c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
+  c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
+  c.epochs = 0
+  c.steps = 16_000
+  c.optimizer = ConfigDict(
+    {
+      "name": "adamw_all",
+      "schedule": "liqe",  # the published one; or 'cosine'
+      "learning_rate": 5e-6,
+      "weight_decay": 1e-3,
+      "warmup_steps": 0,
+      "clip_norm": 0.0,
+      "epoch_steps": c.get_ref("epoch_steps"),
+      "param_rounding": "",  # 'fp16': the parameters that the original holds in float16 are rounded to it
+    }
+  )
+  c.checkpoint_every = 200
+  c.checkpoints_kept = 2
+  c.validate_every = 200
+  c.log_every = 20
+
+  # After training: scores of the test parts, with the state that was best on the validation parts.
+  c.evaluation = ConfigDict(
+    {
+      "databases": tuple(COMPOSITION),
+      "protocol": "liqe",
+      "splits": 10,
+      "fractions": (0.7, 0.1, 0.2),
+      "alphas": (1e-2, 1e6, 25),  # for regression, which scores do not need
+      "pixels_per_batch": 16 * 15 * 224 * 224,
+      "untrained": True,
+      "checkpoint": "best",
+    }
+  )
+  return c
+
+
+def _single(c):
+  c.data = [_images("koniq10k", "official")]
+  c.prompt = QUALITY
+  c.batch_size, c.steps = 32, 1200
+  c.evaluation.update(databases=("koniq10k",), protocol="official")
+
+
+def _narrow(c):
+  """A network that trains from scratch on a small set in minutes."""
+  c.threads = 2
+  c.patch, c.width, c.depth, c.heads, c.embedding = 8, 96, 4, 4, 64
+  c.text.update(width=64, depth=2, heads=4)
+  c.logit_scale, c.dtype = 3.0, "float32"
+  c.optimizer.update(name="adamw", schedule="cosine", learning_rate=1e-3, weight_decay=1e-2, clip_norm=1.0)
+
+
+def _small(c):
+  _narrow(c)
+  c.data = [_images("biq2021", "official")]
+  c.prompt = QUALITY
+  c.crop = 96
+  c.batch_size, c.steps, c.epoch_steps = 16, 600, 25
+  c.optimizer.warmup_steps = 50
+  c.checkpoint_every = c.validate_every = 50
+  c.evaluation.update(databases=("biq2021",), protocol="official", pixels_per_batch=16 * 15 * 96 * 96)
+
+
+def _demo(c):
+  _narrow(c)
+  c.data = [_images("demo", "folds")]
+  c.crop = 64
+  c.batch_size, c.steps, c.epoch_steps = 16, 400, 20
+  c.optimizer.warmup_steps = 20
+  c.checkpoint_every = c.validate_every = 50
+  c.log_every = 10
+  c.evaluation.update(databases=("demo",), protocol="folds", pixels_per_batch=16 * 15 * 64 * 64)

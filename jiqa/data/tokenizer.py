@@ -1,0 +1,143 @@
+"""CLIP's tokenizer, byte-pair encoding, for prompts in other words than the published ones.
+
+The vocabulary, bpe_simple_vocab_16e6.txt.gz (MIT, OpenAI 2021), is not part of this project: it is read from a file, or
+from an installed package that has it.
+"""
+
+import functools
+import gzip
+import hashlib
+import html
+import importlib.util
+import itertools
+import pathlib
+import unicodedata
+
+from jiqa.errors import UserError
+
+FILE = "bpe_simple_vocab_16e6.txt.gz"
+SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+MERGES = 49152 - 256 - 2
+# Packages that have the file, and where.
+PACKAGES = ("open_clip", "clip")
+CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+
+
+def open_tokenizer(vocabulary):
+  """A tokenizer.
+
+  Args:
+    vocabulary: path of the vocabulary's file, or 'installed' to take that of an installed open_clip_torch or clip.
+
+  Returns:
+    function from text to a list of token ids, without start and end.
+
+  Raises:
+    UserError: there is no such file or package, or the file is another one.
+  """
+  path = _installed() if vocabulary == "installed" else pathlib.Path(vocabulary)
+  if not path.is_file():
+    raise UserError(f"config.vocabulary: {path}: no such file; expected {FILE} of OpenAI's CLIP, or 'installed'")
+  found = hashlib.sha256(path.read_bytes()).hexdigest()
+  if found != SHA256:
+    raise UserError(f"{path}: SHA-256 {found}, expected {SHA256}: this is not {FILE} of OpenAI's CLIP")
+  lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : 1 + MERGES]
+  return build([tuple(line.split()) for line in lines])
+
+
+def _installed():
+  for package in PACKAGES:
+    spec = importlib.util.find_spec(package)
+    path = pathlib.Path(spec.origin).with_name(FILE) if spec and spec.origin else None
+    if path and path.is_file():
+      return path
+  raise UserError(
+    "config.vocabulary is 'installed', but neither open_clip_torch nor clip is; pip install 'jiqa[prompts]', or give "
+    f"the path of {FILE}"
+  )
+
+
+def build(merges):
+  """A tokenizer from a list of merges.
+
+  Args:
+    merges: list of pairs of symbols, the most frequent first.
+
+  Returns:
+    As `open_tokenizer`. An id is the place among the 256 bytes, the 256 bytes that end a word, the merged symbols.
+
+  Example:
+    >>> tokens = build([("a", "b"), ("ab", "c</w>")])
+    >>> tokens("abc ABC"), tokens("ab")  # one merge joins a and b, the other abc at the end of a word
+    ([513, 513], [64, 321])
+  """
+  symbols = list(_byte_symbols().values())
+  names = [*symbols, *(symbol + "</w>" for symbol in symbols), *map("".join, merges)]
+  ids = {name: i for i, name in enumerate(names)}
+  rank = {pair: i for i, pair in enumerate(merges)}
+
+  @functools.cache
+  def encode_word(word):
+    parts = [_byte_symbols()[byte] for byte in word.encode()]
+    parts[-1] += "</w>"
+    while len(parts) > 1:
+      first = min(itertools.pairwise(parts), key=lambda pair: rank.get(pair, len(rank)))
+      if first not in rank:
+        break
+      parts = _merged(parts, first)
+    return [ids[part] for part in parts]
+
+  return lambda text: [token for word in split_words(text) for token in encode_word(word)]
+
+
+def _merged(parts, pair):
+  """Every occurrence of a pair of neighbours, from the left, as one symbol."""
+  found, i = [], 0
+  while i < len(parts):
+    if tuple(parts[i : i + 2]) == pair:
+      found.append(parts[i] + parts[i + 1])
+      i += 2
+    else:
+      found.append(parts[i])
+      i += 1
+  return found
+
+
+@functools.cache
+def _byte_symbols():
+  """A printable character for every byte, in the order of the vocabulary: those that are printable come first."""
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def split_words(text):
+  """Lower-cased runs of letters, single digits, runs of anything else, and English contractions.
+
+  Example:
+    >>> split_words("It's a still_life, 4K &amp; more")
+    ['it', "'s", 'a', 'still', '_', 'life', ',', '4', 'k', '&', 'more']
+  """
+  text = html.unescape(html.unescape(text)).lower()
+  words, i = [], 0
+  while i < len(text):
+    contraction = next((c for c in CONTRACTIONS if text.startswith(c, i)), None)
+    if contraction:
+      words.append(contraction)
+      i += len(contraction)
+      continue
+    kind, end = _kind(text[i]), i + 1
+    while kind in "LO" and end < len(text) and _kind(text[end]) == kind:
+      end += 1
+    if kind != " ":
+      words.append(text[i:end])
+    i = end
+  return words
+
+
+def _kind(character):
+  """L: a letter, N: a number, space, or O: another character."""
+  if character.isspace():
+    return " "
+  category = unicodedata.category(character)[0]
+  return category if category in "LN" else "O"
