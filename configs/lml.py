@@ -31,8 +31,8 @@ on one of ten random 80/20 splits by reference; papers report the median over te
   All of one database, tested on all of another: --config.data[0].protocol= --config.evaluation.fractions=0,0,1
   --config.evaluation.databases=koniq10k,
 
-ablation: livec for `python -m benchmarks.lml_ablation --variant=ablation --init_from=weights/deit3`, which trains it for
-every entry of ABLATIONS and every seed and goes on where it stopped.
+ablation: livec for `python -m benchmarks.lml_ablation --variant=ablation --init_from=weights/deit3`, which trains it
+for every entry of ABLATIONS and every seed and goes on where it stopped.
 """
 
 from ml_collections import ConfigDict
@@ -128,6 +128,9 @@ def _published():
 
   # Length and optimiser. LiveC: 116 steps of 80 crops an epoch.
   c.batch_size = 8  # pictures
+  c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
+  c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
+  c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
   c.epochs = 9
   c.steps = 0  # instead of epochs
   c.optimizer = ConfigDict(

@@ -111,8 +111,8 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
     raise ValueError(f"anchors is {anchors!r}; expected 'all' or 'salient'")
   b, k, d = query.shape
   row, crop = jnp.repeat(jnp.arange(b), k), jnp.tile(jnp.arange(k), b)
+  salient, image_id = jnp.asarray(salient), jnp.asarray(image_id).reshape(b, -1)
   is_salient = crop == salient[row]
-  image_id = image_id.reshape(b, -1)
   same_image = (image_id[:, None] == image_id).all(-1)[row][:, row]
   if anchors == "salient":
     query = jnp.take_along_axis(query, salient[:, None, None], 1)

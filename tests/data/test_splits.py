@@ -60,6 +60,22 @@ def test_folds_of_few_contents_leave_no_part_empty():
     splits.assign(_table(2, 9), "anything", "folds")
 
 
+def test_a_share_of_nothing_gives_nothing():
+  table = _table(contents=10)
+  counts = {(0.8, 0.0, 0.2): [8, 0, 2], (0.0, 0.0, 1.0): [0, 0, 10], (1.0, 0.0, 0.0): [10, 0, 0]}
+  for fractions, expected in counts.items():
+    parts = splits.assign(table, "anything", "folds", num_splits=1, fractions=fractions)[0]
+    images = np.bincount(parts, minlength=3)
+    assert (images * 10 // len(table)).tolist() == expected
+  # Training on less leaves the test part as it was.
+  less, more = (
+    splits.assign(table, "anything", "folds", fractions=fractions) for fractions in ((0.2, 0.6, 0.2), (0.8, 0.0, 0.2))
+  )
+  assert ((less == splits.TEST) == (more == splits.TEST)).all() and (
+    (less == splits.TRAIN) <= (more == splits.TRAIN)
+  ).all()
+
+
 def test_images_without_reference_are_groups_of_their_own():
   table = _table().assign(reference_name="")
   assert np.bincount(splits.assign(table, "anything", "folds")[0]).tolist() == [84, 12, 24]

@@ -110,8 +110,9 @@ def _fold(groups, fractions, rng):
   cuts = np.round(np.array([train, train + validation]) * len(names)).astype(int)
   if len(names) < 3:
     raise UserError(f"{len(names)} distinct contents cannot be divided into train, validation and test.")
-  # Every part gets something, however few the groups.
-  cuts = np.clip(cuts, [1, 2], [len(names) - 2, len(names) - 1])
+  # Every part that has a share gets something, however few the groups.
+  least = (np.asarray(fractions) > 0).astype(int)
+  cuts = np.clip(cuts, np.cumsum(least)[:2], len(names) - np.cumsum(least[::-1])[1::-1])
   parts = np.empty(len(names), np.int8)
   for part, chosen in enumerate(np.split(rng.permutation(len(names)), cuts)):
     parts[chosen] = part

@@ -1,0 +1,354 @@
+"""LML-IQA behind the contract: its objective, its teacher, its crops, resuming, and configs that cannot run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from flax import nnx
+from PIL import Image
+from scipy import stats
+
+from configs import lml as config_file
+from data_builders.prepare import prepare
+from jiqa import losses
+from jiqa import train as loop
+from jiqa.errors import UserError
+from jiqa.methods import lml
+from jiqa.runtime import optimizer
+from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.sharding import make_mesh, put_batch
+from jiqa.runtime.state import split_module
+from jiqa.weights.store import flatten
+
+B, K, SIDE = 8, 3, 16
+TINY = {
+  "crop": SIDE, "patch": 4, "width": 8, "depth": 1, "heads": 2, "crops": K, "test_crops": 4, "batch_size": B,
+  "steps": 6, "log_every": 1, "checkpoint_every": 3,
+}  # fmt: skip
+RECORD = {"database": "mine", "image_name": "a.png", "mos": 3.0, "range": (1.0, 5.0)}
+
+
+def tiny_config(**changes):
+  config = config_file.get_config("demo")
+  config.update(TINY | changes)
+  config.optimizer.warmup_steps = 0
+  return config
+
+
+@pytest.fixture(scope="module")
+def batch():
+  """Rows 2 and 5 show one picture."""
+  rng = np.random.default_rng(0)
+  corners = rng.uniform(0, 0.5, (B, K, 2)).astype(np.float32)
+  ids = np.arange(2 * B, dtype=np.int32).reshape(B, 2)
+  ids[5] = ids[2]
+  return {
+    "crops": rng.integers(0, 256, (B, K, SIDE, SIDE, 3), dtype=np.uint8),
+    "whole": rng.integers(0, 256, (B, SIDE, SIDE, 3), dtype=np.uint8),
+    "boxes": np.concatenate([corners, corners + np.float32(0.4)], -1),
+    "target": rng.uniform(-5, 5, B).astype(np.float32),
+    "image_id": ids,
+  }
+
+
+def shaken(method, seed=0):
+  """A state whose network and teacher differ and are far from their first values."""
+  state = method.init(jax.random.key(0), make_mesh(jax.devices()[:1]))
+  rng = np.random.default_rng(seed)
+  draw = lambda p: p + jnp.asarray(rng.normal(0, 0.2, p.shape), jnp.float32)  # noqa: E731
+  return state.replace(params=jax.tree.map(draw, state.params), extra=jax.tree.map(draw, state.extra))
+
+
+@pytest.fixture(scope="module")
+def seen(batch):
+  """(method, state, what network and teacher make of the batch)."""
+  method = lml.LML(tiny_config(), 1)
+  state = shaken(method)
+
+  @jax.jit
+  def look(params):
+    network = lml.merge_module(method.graphdef, params, {})
+    crops = network(batch["crops"].reshape(B * K, SIDE, SIDE, 3))
+    return crops["score"].reshape(B, K), crops["feature"].reshape(B, K, -1), method.saliency(network, batch)[0]
+
+  return method, state, look(state.params), look(state.extra["teacher"])
+
+
+def value(config, state, batch, key=0):
+  """(loss, metrics, gradient by the State's extra)."""
+  method = lml.LML(config, 1)
+
+  def loss(extra):
+    total, (_, _, metrics) = method.loss(state.params, state.replace(extra=extra), batch, jax.random.key(key))
+    return total, metrics
+
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))(state.extra)
+
+
+def huber(x):
+  return np.where(np.abs(x) < 1, 0.5 * x * x, np.abs(x) - 0.5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"contrast": 0.0}, {"consistency": 0.5, "anchors": "salient", "w_intra": 0.5}])
+def test_the_objective_is_regression_contrast_and_consistency(seen, batch, changes):
+  config = tiny_config(**changes)
+  _, state, (scores, features, _), (teacher_scores, teacher_features, saliency) = seen
+  (loss, metrics), to_teacher = value(config, state, batch)
+  scores = np.float64(scores)
+  expected = {"regression": huber(scores - batch["target"][:, None]).mean()}
+  weighted = expected["regression"]
+  if config.contrast:
+    expected["contrast"] = float(
+      losses.local_manifold(
+        features, teacher_features, saliency.argmax(-1), jnp.asarray(batch["image_id"]),
+        w_intra=config.w_intra, anchors=config.anchors,
+      ).mean()
+    )  # fmt: skip
+    weighted += 0.1 * expected["contrast"]
+  if config.consistency:
+    expected["consistency"] = huber(scores - np.float64(teacher_scores).mean(1, keepdims=True)).mean()
+    weighted += 0.5 * expected["consistency"]
+  assert {name: float(x) for name, x in metrics.items()} == pytest.approx(expected, rel=1e-5)
+  assert float(loss) == pytest.approx(weighted, rel=1e-5)
+  assert not any(np.any(g) for g in jax.tree.leaves(to_teacher))  # exactly zero
+  assert saliency.argmax(-1).std() > 0
+
+
+def test_the_teacher_chooses_the_crop_and_random_crops_depend_on_the_key(seen, batch):
+  method, state, *_ = seen
+  moved = batch | {"boxes": np.roll(batch["boxes"], 1, 1)}
+  contrast = lambda config, batch, key: float(value(config, state, batch, key)[0][1]["contrast"])  # noqa: E731
+  assert contrast(tiny_config(), batch, 0) == contrast(tiny_config(), batch, 1)
+  assert contrast(tiny_config(), batch, 0) != contrast(tiny_config(), moved, 0)
+  random = tiny_config(saliency="random")
+  assert contrast(random, batch, 0) == contrast(random, moved, 0)
+  assert len({contrast(random, batch, key) for key in range(3)}) == 3
+  del method
+
+
+def test_permuting_the_crops_of_a_picture_leaves_the_loss(seen, batch):
+  _, state, *_ = seen
+  orders = np.stack([np.random.default_rng(i).permutation(K) for i in range(B)])
+  moved = batch | {name: np.take_along_axis(batch[name], orders.reshape(B, K, *[1] * (batch[name].ndim - 2)), 1)
+                   for name in ("crops", "boxes")}  # fmt: skip
+  (one, _), _ = value(tiny_config(), state, batch)
+  (other, _), _ = value(tiny_config(), state, moved)
+  assert (orders != np.arange(K)).any() and float(one) == pytest.approx(float(other), rel=1e-6)
+
+
+def test_steps_on_one_and_on_eight_devices_agree_and_the_teacher_follows(batch):
+  config, results = tiny_config(), []
+  config.optimizer.name = "sgd"  # AdamW makes whole steps of gradients that are rounding errors
+  for devices in (jax.devices()[:1], jax.devices()):
+    mesh = make_mesh(devices)
+    method, tx, schedule, _ = loop.build(config, mesh, 100)
+    state = loop.init_state(config, method, tx, mesh)
+    first = jax.device_get(state)
+    step = loop.make_step(method, tx, schedule, config.seed)
+    state, metrics = step(state, put_batch(batch, mesh))
+    second = jax.device_get(state)
+    state, _ = step(state, put_batch(batch, mesh))
+    results.append((jax.device_get(metrics), second, jax.device_get(state)))
+  (one_metrics, second, one), (eight_metrics, _, eight) = results
+  for name, x in one_metrics.items():
+    assert float(x) == pytest.approx(float(eight_metrics[name]), rel=1e-4), name
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
+  for t, before, after in ((0, first, second), (1, second, one)):
+    momentum = (1 + t) / (10 + t)
+    expected = jax.tree.map(lambda old, new, m=momentum: m * old + (1 - m) * new, before.extra["teacher"], after.params)
+    for a, b in zip(jax.tree.leaves(after.extra["teacher"]), jax.tree.leaves(expected), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_a_frozen_teacher_stays(seen):
+  _, state, *_ = seen
+  after = lml.LML(tiny_config(teacher="frozen"), 1).post_update(state, {})
+  jax.tree.map(np.testing.assert_array_equal, after.extra["teacher"], state.extra["teacher"])
+
+
+def test_without_contrast_it_is_plain_regression(seen, batch):
+  _, state, *_ = seen
+  method = lml.LML(tiny_config(contrast=0.0), 1)
+
+  def plain(params):
+    network = lml.merge_module(method.graphdef, params, {})
+    error = jnp.abs(network(batch["crops"].reshape(B * K, SIDE, SIDE, 3))["score"] - jnp.repeat(batch["target"], K))
+    return jnp.where(error < 1, error**2 / 2, error - 0.5).mean()
+
+  def ours(params):
+    return method.loss(params, state, batch, jax.random.key(0))[0]
+
+  found, expected = jax.jit(lambda params: (jax.grad(ours)(params), jax.grad(plain)(params)))(state.params)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """Small scored pictures with official parts, prepared as a user would; two of them have the same pixels."""
+  pictures, data_dir = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("data")
+  rng, rows = np.random.default_rng(0), []
+  for i in range(24):
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    coarse.resize((20 + i, 18), Image.Resampling.BICUBIC).save(pictures / f"{i}.png")
+    rows.append({"image_name": f"{i}.png", "mos": i / 4, "split": "test" if i % 4 == 3 else "train"})
+  pd.DataFrame(rows).to_csv(pictures / "scores.csv", index=False)
+  prepare("csv/tiny", pictures, data_dir)
+  return data_dir
+
+
+class Killed(BaseException):
+  """Stands for a process that is gone."""
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_bits_teacher_included(data_dir, tmp_path, monkeypatch):
+  config = tiny_config(data_dir=str(data_dir))
+  config.data[0].update(name="csv/tiny", protocol="official")
+  devices = jax.devices()[:1]
+  assert loop.train(config, tmp_path / "whole", devices)
+  with monkeypatch.context() as patch:
+    save = Checkpoints.save
+
+    def save_and_die(self, step, *rest):
+      save(self, step, *rest)
+      if step == 3:
+        raise Killed
+
+    patch.setattr(Checkpoints, "save", save_and_die)
+    with pytest.raises(Killed):
+      loop.train(config, tmp_path / "killed", devices)
+  assert Checkpoints(tmp_path / "killed" / "checkpoints").latest_step() == 3
+  assert loop.train(config, tmp_path / "killed", devices)
+  method, tx, _, _ = loop.build(config, make_mesh(devices), 16)
+  like = loop.init_state(config, method, tx, make_mesh(devices))
+  whole, killed = (Checkpoints(tmp_path / name / "checkpoints").restore(like) for name in ("whole", "killed"))
+  assert int(whole.step) == 6
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(killed), strict=True):
+    np.testing.assert_array_equal(a, b)
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.params, whole.extra["teacher"])
+  assert max(jax.tree.leaves(moved)) > 0
+  losses_of = lambda name: [json.loads(x)["loss"] for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
+  assert losses_of("whole") == losses_of("killed")
+
+
+def test_what_is_cut_of_a_picture():
+  image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+  method = lml.LML(tiny_config(targets=(0.0, 100.0)), 1)
+  cut = method.cut(image, RECORD, np.random.default_rng(1))
+  assert {name: (x.shape, x.dtype.name) for name, x in cut.items()} == {
+    "crops": ((K, SIDE, SIDE, 3), "uint8"),
+    "boxes": ((K, 4), "float32"),
+    "whole": ((SIDE, SIDE, 3), "uint8"),
+    "target": ((), "float32"),
+    "image_id": ((2,), "int32"),
+  }
+  assert cut["target"] == 50
+  assert lml.LML(tiny_config(targets=()), 1).cut(image, RECORD, np.random.default_rng(1))["target"] == 3
+  again = method.cut(image, RECORD, np.random.default_rng(1))
+  assert all((cut[name] == again[name]).all() for name in cut)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [({"mos": np.nan}, "mine: a.png has no score"), ({"range": (-np.inf, np.inf)}, "mine declares no range")],
+)
+def test_pictures_without_a_target_are_refused(changes, message):
+  with pytest.raises(UserError, match=message):
+    lml.LML(tiny_config(), 1).cut(np.zeros((20, 20, 3), np.uint8), RECORD | changes, np.random.default_rng(0))
+
+
+def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
+  method, state, *_ = seen
+  rng = np.random.default_rng(3)
+  images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 30), (17, 50), (9, 9))]
+  views = [method.views(image)["crops"] for image in images]
+  assert all((view == method.views(image.copy())["crops"]).all() for view, image in zip(views, images, strict=True))
+  assert views[0].shape == (4, SIDE, SIDE, 3)
+  predict = jax.jit(method.predict)
+  together = predict(state, {"crops": np.stack(views)})
+  shuffled = predict(state, {"crops": np.stack(views[::-1])})
+  for name, params in (("score", state.params), ("teacher_score", state.extra["teacher"])):
+    network = jax.jit(lambda params, x: lml.merge_module(method.graphdef, params, {})(x)["score"])
+    expected = [np.float64(network(params, view)).mean() for view in views]
+    np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(shuffled[name][::-1], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_teachers_scores_are_judged_beside():
+  rng = np.random.default_rng(0)
+  records = pd.DataFrame({"mos": rng.random(20), "database": "mine"}, index=range(5, 25))
+  scores = records.mos.to_numpy() + rng.normal(0, 0.2, 20)
+  judged = lml.LML(tiny_config(), 1).judge({"score": scores, "teacher_score": scores}, records)
+  assert judged["teacher_srcc"] == pytest.approx(stats.spearmanr(scores, records.mos).statistic)
+  assert judged["teacher_plcc"] == pytest.approx(np.corrcoef(scores, records.mos)[0, 1])
+  assert lml.LML(tiny_config(), 1).judge({"teacher_score": np.ones(20)}, records) == {}
+
+
+def test_weights_start_network_and_teacher():
+  method, mesh = lml.LML(tiny_config(), 1), make_mesh(jax.devices()[:1])
+  given = jax.device_get(shaken(method).params)
+  state = method.init(jax.random.key(1), mesh, ({"encoder": given["encoder"]}, {}))
+  fresh = method.init(jax.random.key(1), mesh)
+  for tree in (state.params, state.extra["teacher"]):
+    jax.tree.map(np.testing.assert_array_equal, tree["encoder"], given["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, tree["head"], fresh.params["head"])
+  whole = method.init(jax.random.key(1), mesh, (given, {}))
+  jax.tree.map(np.testing.assert_array_equal, whole.params, given)
+  del given["encoder"]["norm"]
+  with pytest.raises(UserError, match="missing: encoder/norm"):
+    method.init(jax.random.key(1), mesh, (given, {}))
+
+
+def test_57_tensors_of_the_published_network_are_decayed():
+  config = config_file.get_config("livec")
+  params = split_module(nnx.eval_shape(lambda: lml.QualityNetwork(config, rngs=nnx.Rngs(0))))[1]
+  mask = flatten(optimizer.decayed(params))
+  assert len(mask) == 194 and sum(mask.values()) == 57
+  assert mask["head/bunch_embedding"] and not mask["encoder/pos_embed"] and not mask["encoder/cls_token"]
+  assert all(decays == name.endswith(("kernel", "bunch_embedding")) for name, decays in mask.items())
+
+
+@pytest.mark.parametrize("variant", config_file.VARIANTS)
+def test_the_shipped_variants_can_be_built(variant):
+  config = config_file.get_config(variant)
+  method = lml.LML(config, 1)
+  _, schedule = optimizer.build(config.optimizer, config.steps or config.epochs * 116, 116)
+  assert float(schedule(0)) < config.optimizer.learning_rate
+  image = np.zeros((300, 400, 3), np.uint8)
+  assert method.views(image)["crops"].shape == (config.test_crops, config.crop, config.crop, 3)
+
+
+def test_ablations_change_what_they_name():
+  base = config_file.get_config("small")
+  for name, changes in config_file.ABLATIONS.items():
+    assert all(base[key] != value for key, value in changes.items()), name
+    config = config_file.get_config("small")
+    config.update(changes)
+    lml.LML(config, 1)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"batch_size": 7}, "not a multiple of 2 devices"),
+    ({"saliency": "student"}, "expected one of teacher, random"),
+    ({"teacher": "ema"}, "expected one of average, frozen"),
+    ({"anchors": "none"}, "expected one of all, salient"),
+    ({"teacher_momentum": 1.0}, "config.teacher='frozen'"),
+    ({"attention_percentile": 0.0}, "attention_percentile is 0.0"),
+    ({"targets": (1.0,)}, "expected \\(lowest, highest\\)"),
+    ({"targets": (1.0, 1.0)}, "expected \\(lowest, highest\\)"),
+    ({"resize": (384,)}, "expected \\(height, width\\)"),
+    ({"crops": 0}, "config.crops is 0"),
+    ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
+    ({"w_intra": -1.0}, "w_intra is -1.0; it must not be negative"),
+    ({"patch": 5}, "multiple of patch 5"),
+  ],
+)
+def test_config_mistakes_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    lml.LML(tiny_config(**changes), 2)
