@@ -78,6 +78,81 @@ def convert(
 
 
 @app.command()
+def features(
+  paths: Annotated[list[str], typer.Argument(help="pictures, folders, patterns, addresses")],
+  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; once an expert"),  # noqa: B008
+  model: str = typer.Option("reiqa", "--model", help="the model that the weights belong to"),
+  out: str = typer.Option("features.npz", "--out", help="image_name, features and card"),
+):
+  """Writes an encoder's features: jiqa features photos --model=reiqa --weights=weights/quality --out=features.npz"""
+  from jiqa.features import write_features
+
+  written, refused = write_features(paths, weights, model, out)
+  print(f"{out}: features of {written} pictures")
+  for message in refused:
+    print(f"left out: {message}", file=sys.stderr)
+  if refused:
+    raise typer.Exit(1)
+
+
+@app.command()
+def score(
+  paths: Annotated[list[str], typer.Argument(help="pictures, videos, folders, patterns, addresses, @LIST, - (stdin)")],
+  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
+  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
+  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
+  out: str = typer.Option(None, "--out", help=".csv, .json or .parquet; run again to go on after an interruption"),
+  shard: str = typer.Option(None, "--shard", help="i/n: this process takes every n-th picture"),
+  fps: float = typer.Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
+):
+  """Scores pictures: jiqa score photos --model=liqe --weights=weights/liqe --out=scores.csv
+
+  Exit code 3 where a picture could not be read: its row has an error and no score.
+  """
+  from jiqa.scoring import startup
+
+  startup.prepare()
+  from jiqa.score import score_files
+
+  code = score_files(paths, model, weights or None, head, out=out, shard=shard, frames_per_second=fps)
+  if code:
+    raise typer.Exit(code)
+
+
+@app.command()
+def card(
+  model: str = typer.Argument(None, help="reiqa, liqe or lml; default the weights that come with jiqa"),
+  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run"),  # noqa: B008
+  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
+):
+  """Says what a metric was trained on, how good it is and what its scores mean: jiqa card --weights=runs/reiqa_demo"""
+  import json
+
+  from jiqa.score import load
+
+  print(json.dumps(load(model, weights or None, head).card, indent=2))
+
+
+@app.command()
+def serve(
+  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default the weights that come with jiqa"),
+  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
+  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
+  host: str = typer.Option("127.0.0.1", "--host", help="address to listen on; 0.0.0.0: every network, no password"),
+  port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any free one"),
+  max_megabytes: int = typer.Option(32, "--max_megabytes", min=1, help="of one file"),
+  max_files: int = typer.Option(32, "--max_files", min=1, help="of one request"),
+  max_megapixels: int = typer.Option(50, "--max_megapixels", min=1, help="of one picture"),
+  queue: int = typer.Option(256, "--queue", min=1, help="pictures that may wait; beyond it the answer is 503"),
+):
+  """Scores pictures in the browser: jiqa serve --model=lml --weights=weights/lml --port=8000"""
+  from jiqa.serve.command import serve as run
+
+  sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
+  run(model, weights or None, head, host=host, port=port, sizes=sizes)
+
+
+@app.command()
 def evaluate(
   scores: Annotated[str, typer.Argument(help="CSV or Parquet, one row an image, one column a method")],
   mos: Annotated[str, typer.Option("--mos", help="column of human scores, or a file with image_name and mos")],

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # What each room may import of the project, by prefix. A room may always import itself and jiqa.errors.
 ALLOWED = {
-  "launch": ("jiqa.train", "jiqa.evaluate"),
+  "launch": ("jiqa.train", "jiqa.evaluate", "jiqa.runtime.distributed", "jiqa.regress"),
   "configs": (),
   "data_builders": ("data_builders", "jiqa.data"),
   "jiqa.errors": (),
@@ -35,6 +35,18 @@ ALLOWED = {
     "jiqa.validate",
     "jiqa.train",
   ),
+  "jiqa.scoring": (
+    "configs",
+    "jiqa.methods",
+    "jiqa.data",
+    "jiqa.runtime",
+    "jiqa.evaluation",
+    "jiqa.weights",
+  ),
+  "jiqa.score": ("jiqa.scoring", "jiqa.methods", "jiqa.runtime"),
+  "jiqa.serve": ("jiqa.score", "jiqa.scoring", "jiqa.data"),
+  "jiqa.features": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
+  "jiqa.regress": ("jiqa.features", "jiqa.data", "jiqa.evaluation"),
 }
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 NEVER = ("tensorflow", "torch")

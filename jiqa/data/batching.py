@@ -29,7 +29,7 @@ class Frames:
   """Chooses the frames of images as they come, few for any folder.
 
   The first MOST_FRAMES combinations are taken as they are. Then an image takes the smallest one in use that holds all
-  its views; where none does, one with sides that are powers of two is added, which the next large images can share.
+  its views; where none does, one with sides that are powers of two is added, which the next images can share.
   """
 
   def __init__(self):
@@ -56,22 +56,33 @@ class Frames:
       holding = [frames for frames in self.in_use if _hold(frames, shapes)]
       if holding:
         return min(holding, key=lambda frames: sum(map(math.prod, frames)))
-      wanted = _frames(shapes, lambda pixels: 2 ** math.ceil(math.log2(max(pixels, 32))))
+      wanted = self._roomy(shapes)
     self.in_use.append(wanted)
     return wanted
 
+  def _roomy(self, shapes):
+    """Frames of powers of two, as high and wide as any in use as long as that is not large."""
+    power = lambda pixels: 2 ** math.ceil(math.log2(max(pixels, 32)))  # noqa: E731
+    own = _frames(shapes, power)
+    alike = [frames[0] for frames in self.in_use if len(frames[0]) == len(own[0])]
+    largest = [power(max(sides)) for sides in zip(*alike, own[0], strict=True)][:2]
+    if len(own[0]) == 3 and math.prod(largest) <= LADDER[-1] ** 2:
+      return _frames(shapes, power, largest)
+    return own
 
-def _frames(shapes, side_of):
+
+def _frames(shapes, side_of, least=(0, 0)):
   """Shapes of the views in a batch: that of the first follows the ladder, the others are reduced as the images are.
 
-  Otherwise an image of 385 pixels, whose half has 192, and one of 500 would need two programs.
+  Otherwise an image of 385 pixels, whose half has 192, and one of 500 would need two programs. `least` is the smallest
+  height and width of the first.
   """
   frames = []
   for shape in shapes:
     if len(shape) == 4:
       frames.append(shape)
       continue
-    sides = shape[:2]
+    sides = [max(n, side) for n, side in zip(shape[:2], least, strict=True)] if not frames else shape[:2]
     if frames and len(frames[0]) == 3:
       sides = [max(n, frame * n // whole) for n, frame, whole in zip(shape, frames[0], shapes[0], strict=True)][:2]
     frames.append((side_of(sides[0]), side_of(sides[1]), shape[2]))

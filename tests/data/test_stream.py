@@ -144,7 +144,7 @@ def test_window_of_a_small_image_is_mirrored_and_says_how_much_is_real():
   assert (tiny["image"] == image[0, 0]).all()
 
 
-@pytest.mark.parametrize("extremes", [(300, 800), (20, 3000), (4000, 9000)])
+@pytest.mark.parametrize("extremes", [(300, 800), (40, 200), (20, 3000), (4000, 9000)])
 def test_a_folder_of_fifty_sizes_needs_a_handful_of_frames(extremes):
   for pixels in (1, 32, 33, 500, 9999, 30000):
     assert frame_side(pixels) >= pixels
@@ -159,7 +159,7 @@ def test_a_folder_of_fifty_sizes_needs_a_handful_of_frames(extremes):
       assert all(n <= side for n, side in zip(shape, frame, strict=True)), name
     padded, real = padded + math.prod(choice.choose(views)[0]), real + math.prod(shapes["full"])
   assert len(choice.in_use) <= 8
-  assert padded < 3 * real
+  assert padded < (3 if extremes[0] > 20 else 4) * real
 
 
 def test_frames_of_one_size_never_change():
@@ -169,7 +169,7 @@ def test_frames_of_one_size_never_change():
   for height in (100, 200, 300, 400, 600, 900, 1500):
     choice.choose({"full": np.zeros((height, 64, 3), np.uint8), "half": np.zeros((height // 2, 32, 3), np.uint8)})
   assert choice.choose(exact) == ((768, 1024, 3), (384, 512, 3))
-  assert choice.in_use[-1] == ((2048, 64, 3), (1024, 32, 3))  # one more, which all that are higher can share
+  assert choice.in_use[-1] == ((2048, 1024, 3), (1024, 512, 3))  # one more, which all that are higher can share
 
 
 def test_views_of_one_size_are_stacked_as_they_are():
