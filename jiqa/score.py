@@ -7,6 +7,7 @@ import jax
 from jiqa.errors import UserError
 from jiqa.methods import METHODS
 from jiqa.runtime.sharding import make_mesh
+from jiqa.scoring import command
 from jiqa.scoring import head as heads
 from jiqa.scoring.card import describe
 from jiqa.scoring.metric import Metric
@@ -51,6 +52,14 @@ def load(model=None, weights=None, head=None, devices=None):
     raise UserError(f"{folders[0]}: holds weights of {models[0].name!r}, not of {model!r}")
   chosen, path = _head(models, head)
   return Metric(models, chosen, mesh, describe(models, chosen, path))
+
+
+def score_files(paths, model=None, weights=None, head=None, *, out=None, shard=None, frames_per_second=1.0):
+  """`jiqa score`: see `scoring.command.score`; returns the exit code."""
+  command.check_out(out)
+  metric = load(model, weights, head)
+  command.announce(metric, shipped=weights is None)
+  return command.score(metric, paths, out=out, shard=shard, frames_per_second=frames_per_second)
 
 
 def _folders(model, weights):

@@ -8,7 +8,7 @@ import io
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jiqa.errors import UserError
 
@@ -88,6 +88,8 @@ def _open(data, name):
     image = Image.open(io.BytesIO(data))
   except Image.DecompressionBombError as error:
     raise UserError(f"{name}: more than {MAX_PIXELS:,} pixels, refused; scale the image down first.") from error
+  except UnidentifiedImageError as error:
+    raise UserError(f"{name}: not an image that can be read, no known format begins like this.") from error
   except Exception as error:
     raise UserError(f"{name}: not an image that can be read ({type(error).__name__}: {error}).") from error
   if image.width * image.height > MAX_PIXELS:

@@ -1,6 +1,7 @@
 """The metric: pictures in, scores out, in batches of padded frames on all devices."""
 
 import collections
+import hashlib
 import os
 import time
 from concurrent import futures
@@ -76,12 +77,22 @@ class Metric:
   Attributes:
     card: dict of plain values: what it was trained on and how, range and direction of the score, input policy, licence.
     weights_sha256: checksum of the weights, of several joined by +.
+    head_sha256: checksum of the head, "" where there is none.
   """
 
   def __init__(self, models, head, mesh, card):
     self.models, self.head, self.mesh, self.card = models, head, mesh, card
     self.weights_sha256 = SEVERAL.join(model.card["weights_sha256"] for model in models)
+    self.head_sha256 = "" if head is None else _checksum(head)
     self._frames = Frames()
+
+  def check_scores(self):
+    """Raises a UserError where there is neither a score in what the model gives nor a head that makes one."""
+    if self.head is None and any("score" not in model.gives() for model in self.models):
+      raise UserError(
+        f"{self.models[0].folder}: gives features; a score needs a head. Fit one to your own ratings with `jiqa fit`, "
+        "or name one: --head=FILE, jiqa.load(head=FILE)"
+      )
 
   def __call__(self, images):
     """Scores pictures.
@@ -97,12 +108,8 @@ class Metric:
       UserError: naming the picture that cannot be read or has a wrong shape, type or range; or the model gives
         features and there is no head.
     """
+    self.check_scores()
     items, rows = self._all(images)
-    if rows and "score" not in rows[0]:
-      raise UserError(
-        f"{self.models[0].folder}: gives features; a score needs a head. Fit one to your ratings with `jiqa fit`, or "
-        "name one: jiqa.load(..., head=FILE)"
-      )
     columns = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in ("score", "features")}
     return Scores([item.name for item in items], np.array([row["score"] for row in rows], np.float64), columns)
 
@@ -118,10 +125,15 @@ class Metric:
     Raises:
       UserError: as for a call; or the model gives no features.
     """
+    self.check_features()
     rows = self._all(images)[1]
-    if "features" not in rows[0]:
-      raise UserError(f"{self.models[0].folder}: method {self.models[0].name!r} gives scores and no features")
     return np.stack([row["features"] for row in rows])
+
+  def check_features(self):
+    """Raises a UserError where a model gives no features."""
+    for model in self.models:
+      if "features" not in model.gives():
+        raise UserError(f"{model.folder}: method {model.name!r} gives scores and no features")
 
   def _all(self, images):
     items, rows = as_items(images), {}
@@ -196,6 +208,13 @@ class Metric:
     if self.head is not None:
       joined["score"] = self.head(joined["features"])
     return joined
+
+
+def _checksum(head):
+  digest = hashlib.sha256()
+  for part in (head.weights, head.mean, head.scale, head.intercept):
+    digest.update(np.ascontiguousarray(part, np.float64).tobytes())
+  return digest.hexdigest()[:16]
 
 
 def _of(batch, number):

@@ -39,7 +39,7 @@ class Model:
     own = checksum(*jax.tree.map(np.asarray, (state.params, state.stats)))
     self.card = {"weights_sha256": own, **found.card}
     self._state = jax.jit(self.method.prepare)(state)
-    self._predict = jax.jit(self.method.predict)
+    self._predict, self._gives = jax.jit(self.method.predict), None
 
   def __call__(self, batch):
     """Predicts a batch of views; returns at once, the arrays are still being computed.
@@ -51,6 +51,21 @@ class Model:
       dict of jax arrays [b, ...].
     """
     return self._predict(self._state, put_batch(batch, self.mesh))
+
+  def gives(self):
+    """The names of what it predicts; found without computing anything."""
+    if self._gives is None:
+      self._gives = tuple(jax.eval_shape(self.method.predict, self._state, self._some_batch()))
+    return self._gives
+
+  def _some_batch(self):
+    views = self.method.views(np.full((256, 256, 3), 127, np.uint8))
+    batch = {}
+    for name, view in views.items():
+      batch[name] = np.stack([view] * self.mesh.size)
+      if view.ndim == 3:
+        batch[name + "_size"] = np.full((self.mesh.size, 2), view.shape[:2], np.int32)
+    return batch
 
   @property
   def state(self):

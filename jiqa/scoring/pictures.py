@@ -17,7 +17,7 @@ class Item(NamedTuple):
 
   Attributes:
     name: what results and errors call it.
-    source: path or address as text, or the picture itself.
+    source: path or address as text, or the picture itself; or a UserError that says why there is none.
   """
 
   name: str
@@ -37,6 +37,8 @@ def load(item):
     UserError: naming the item and what is wrong with it.
   """
   name, source = item
+  if isinstance(source, UserError):
+    raise source
   if isinstance(source, (str, os.PathLike)):
     return decode_rgb(locations.read_bytes(os.fspath(source)), name)
   if isinstance(source, Image.Image):

@@ -1,7 +1,9 @@
 """Folders that a metric can be built from: weights with a card, or the working directory of a training run."""
 
+import contextlib
 import importlib
 import json
+import logging
 import pathlib
 from typing import NamedTuple
 
@@ -130,10 +132,26 @@ def read_checkpoint(directory):
   steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
   if not steps:
     raise UserError(f"{directory}: no complete checkpoint; run the same launch.py command again to train on")
-  path = directory.resolve() / str(max(steps)) / "default"
-  with ocp.PyTreeCheckpointer() as reader:
-    tree = reader.metadata(path).item_metadata.tree
-    wanted = {key: tree.get(key, {}) for key in ("params", "stats", "extra")}
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    saved = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
+  newest = directory.resolve() / str(max(steps))
+  path = newest / ("state" if (newest / "state").is_dir() else "default")  # as earlier versions called it
+  try:
+    with _without_warnings("absl"), ocp.PyTreeCheckpointer() as reader:
+      tree = reader.metadata(path).item_metadata.tree
+      wanted = {key: tree.get(key, {}) for key in ("params", "stats", "extra")}
+      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+      saved = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
+  except Exception as error:  # what a damaged file makes the readers raise has no common type
+    raise UserError(f"{newest}: this checkpoint is damaged ({error}); delete it to use the one before") from error
   return max(steps), {key: saved.get(key) or {} for key in wanted}
+
+
+@contextlib.contextmanager
+def _without_warnings(name):
+  """Keeps a logger quiet: Orbax tells of files that older versions wrote and that nobody needs."""
+  logger = logging.getLogger(name)
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
