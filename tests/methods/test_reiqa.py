@@ -9,6 +9,7 @@ from PIL import Image
 from configs import reiqa as config_file
 from jiqa.methods import reiqa, reiqa_pairs
 from jiqa.runtime.sharding import make_mesh, put_batch
+from jiqa.runtime.state import new_state
 
 
 def tiny_config(**changes):
@@ -190,3 +191,42 @@ def test_ablations_change_what_they_name():
   ):
     with pytest.raises(ValueError, match=message):
       config_file.get_config(variant)
+
+
+def unit_vectors(rng, *shape):
+  x = rng.normal(size=shape)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("loss", reiqa.ReIQA.losses)
+def test_the_negatives_of_every_loss_by_loops(loss, monkeypatch):
+  """Two images, two scales, three versions; what the encoder says is given."""
+  b, s, v, t = 2, 2, 3, 0.2
+  config = tiny_config(loss=loss, queue=16, versions=v, batch_size=b, temperature=t)
+  method = reiqa.ReIQA(config, 1)
+  rng = np.random.default_rng(0)
+  first, second = unit_vectors(rng, 2, b * s * v, 3)
+  queue = unit_vectors(rng, 16, 3)
+  alike = np.array([[0, 0, 2], [0, 1, 2]])  # the second version of the first image looks like the first
+  monkeypatch.setattr(method, "_embed", lambda params, stats, crops: (crops[:, 0, 0], stats))
+  state = new_state({}, {}, {"queue": jnp.float32(queue), "key_params": {}, "key_stats": {}})
+  crops = jnp.float32(np.stack([first, second])[:, :, None, None])
+  ours, _ = method.contrast({}, state, crops, jax.random.key(0), jnp.asarray(np.tile(alike, (1, s))))
+
+  label = [(i, alike[i, version]) for i in range(b) for _ in range(s) for version in range(v)]
+
+  def softmax_loss(positive, negatives):
+    return -np.log(np.exp(positive / t) / (np.exp(positive / t) + sum(np.exp(n / t) for n in negatives)))
+
+  terms = []
+  for i, (q, k) in enumerate(zip(first, second, strict=True)):
+    if loss == "in_batch":
+      others = [j for j in range(len(first)) if label[j] != label[i]]
+      terms.append(softmax_loss(q @ k, [q @ second[j] for j in others]) / 2)
+      terms[-1] += softmax_loss(q @ k, [first[j] @ k for j in others]) / 2
+      continue
+    negatives = [q @ old for old in queue]
+    if loss == "queue+chunk":
+      negatives += [q @ second[j] for j in range(len(first)) if label[j][0] == label[i][0] and label[j] != label[i]]
+    terms.append(softmax_loss(q @ k, negatives))
+  assert float(ours) == pytest.approx(np.mean(terms), rel=1e-5)
