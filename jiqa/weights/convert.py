@@ -17,6 +17,9 @@ SOURCES = {
   "resnet50": "jiqa.weights.reiqa:RESNET50",
   "clip-vit-b-32": "jiqa.weights.clip:CLIP_VIT_B_32",
   "liqe": "jiqa.weights.clip:LIQE",
+  "deit3-small": "jiqa.weights.deit:DEIT3_SMALL",
+  "deit3-small-timm": "jiqa.weights.deit:DEIT3_SMALL_TIMM",
+  "deiqt": "jiqa.weights.deit:DEIQT",
 }
 
 
