@@ -18,6 +18,7 @@ from jiqa.data.source import open_database
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
+from jiqa.evaluate import summarise
 from jiqa.evaluation import head, outputs
 from jiqa.features import Experts
 
@@ -68,6 +69,7 @@ def _of_database(config, name, experts, workdir):
   )
   features = _features(config, database, experts, workdir / f"features_{stem}.npz")
   mos, references = table.mos.to_numpy(), table.reference_name.to_numpy(str)
+  domains = np.array(database.domains)
   card = {
     "model": experts.card["model"], "database": name, "range": list(database.metadata["range"]),
     "scores": database.metadata["score"], "labels_sha256": database.metadata["labels_sha256"],
@@ -84,7 +86,7 @@ def _of_database(config, name, experts, workdir):
       np.concatenate([features[part] for part in parts], 1), mos, splits, regressor,
       np.geomspace(first, last, int(count)), tuple(wanted.l1_ratios), groups=references,
     )  # fmt: skip
-    candidates[f"{what} {regressor}"] = {**result.summary(), "l1_ratio": [float(ratio) for ratio in ratios]}
+    candidates[f"{what} {regressor}"] = {**summarise(result, domains), "l1_ratio": [float(ratio) for ratio in ratios]}
     validation = float(np.median(result.validation_srcc))
     if validation > best[0]:
       own = {"features": list(parts), "regressor": regressor, "l1_ratio": float(ratios[0])}
@@ -138,11 +140,13 @@ def _print(results, workdir):
     table.add_column(column)
   for name, found in results["databases"].items():
     for candidate, summary in found["candidates"].items():
-      cells = [
-        f"{summary['median'][key]:.3f}" if summary["median"][key] is not None else "-" for key in ("srcc", "plcc")
-      ]
-      kept = " (kept)" if candidate == found["chosen"] else ""
-      table.add_row(name, candidate + kept, *cells, f"{np.median(summary['validation_srcc']):.3f}")
+      rows = {candidate: summary["median"]} | {f"  {part}": inside for part, inside in summary["domains"].items()}
+      for shown, measured in rows.items():
+        cells = [f"{measured[key]:.3f}" if measured[key] is not None else "undefined" for key in ("srcc", "plcc")]
+        whole = shown == candidate
+        kept = " (kept)" if whole and candidate == found["chosen"] else ""
+        validation = f"{np.median(summary['validation_srcc']):.3f}" if whole else ""
+        table.add_row(name if whole else "", shown + kept, *cells, validation)
   console = Console(width=110)
   console.print(table)
   for name, found in results["databases"].items():

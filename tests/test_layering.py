@@ -44,9 +44,10 @@ ALLOWED = {
     "jiqa.weights",
   ),
   "jiqa.score": ("jiqa.scoring", "jiqa.methods", "jiqa.runtime"),
+  "jiqa.explain": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
   "jiqa.serve": ("jiqa.score", "jiqa.scoring", "jiqa.data"),
   "jiqa.features": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
-  "jiqa.regress": ("jiqa.features", "jiqa.data", "jiqa.evaluation"),
+  "jiqa.regress": ("jiqa.features", "jiqa.data", "jiqa.evaluation", "jiqa.evaluate"),
 }
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 NEVER = ("tensorflow", "torch")
