@@ -120,6 +120,53 @@ def score(
 
 
 @app.command()
+def fit(
+  images: str = typer.Option(..., "--images", help="folder that the image names start from"),
+  scores: str = typer.Option(..., "--scores", help="CSV or Parquet with image_name and ratings, perhaps split"),
+  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir; several are compared"),  # noqa: B008
+  features: str = typer.Option(None, "--features", help="reiqa, liqe, lml or concat; default all of the weights"),
+  mos: str = typer.Option("mos", "--mos", help="column of the ratings, higher is better"),
+  group: str = typer.Option(None, "--group", help="column that says what a picture shows"),
+  out: str = typer.Option("head.safetensors", "--out", help="head for jiqa score --head"),
+  report: str = typer.Option("fit_report", "--report", help="folder for the evaluation report"),
+):
+  """Fits a head to your own ratings: jiqa fit --images=photos --scores=mos.csv --group=scene --out=head.safetensors"""
+  import shlex
+
+  from jiqa.scoring import startup
+
+  startup.prepare()
+  from jiqa.score import fit_head
+
+  shell = shlex.join(["jiqa", *sys.argv[1:]])
+  fit_head(
+    images, scores, weights or None, features=features, mos=mos, group=group, out=out, report_folder=report, shell=shell
+  )
+
+
+@app.command("export-weights")
+def export_weights(
+  run: Annotated[str, typer.Argument(help="the --workdir of a finished run")],
+  out: Annotated[str, typer.Argument(help="folder to write: weights, card and head")],
+  head: str = typer.Option(..., "--head", help="database whose head goes with it, such as biq2021"),
+  dtype: str = typer.Option("float16", "--dtype", help="float16 or float32, of the stored numbers"),
+  data_dir: str = typer.Option(None, "--data_dir", help="where the prepared database lies; default $TFDS_DATA_DIR"),
+  recipe: str = typer.Option(None, "--recipe", help="the command that trains such a run, for the card"),
+  licence: str = typer.Option(None, "--licence", help="for the card"),
+):
+  """Makes a run small enough to give away, its test images scored anew: jiqa export-weights RUN OUT --head=biq2021"""
+  import json
+
+  from jiqa.scoring import startup
+
+  startup.prepare()
+  from jiqa.scoring.package import package
+
+  written = package(run, out, database=head, dtype=dtype, data_dir=data_dir, recipe=recipe, licence=licence)
+  print(json.dumps({key: value for key, value in written.items() if key != "config"}, indent=2))
+
+
+@app.command()
 def card(
   model: str = typer.Argument(None, help="reiqa, liqe or lml; default the weights that come with jiqa"),
   weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run"),  # noqa: B008
@@ -150,6 +197,19 @@ def serve(
 
   sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
   run(model, weights or None, head, host=host, port=port, sizes=sizes)
+
+
+@app.command()
+def explain(
+  model: Annotated[str, typer.Argument(help="lml: saliency, crops and their scores")],
+  image: Annotated[str, typer.Argument(help="a picture")],
+  weights: str = typer.Option(..., "--weights", help="folder of weights or workdir of a run"),
+  out: str = typer.Option("explained.png", "--out", help="picture to write"),
+):
+  """Draws what a score is made of: jiqa explain lml photo.jpg --weights=runs/lml_demo --out=explained.png"""
+  from jiqa.explain import explain as draw
+
+  print(draw(model, image, weights, out))
 
 
 @app.command()

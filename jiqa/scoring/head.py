@@ -74,22 +74,28 @@ def _facts(path):
   return {}
 
 
-def check_fits(head, path, weights_sha256):
-  """Refuses a head that was fitted to the features of other weights.
+def in_order(head, path, models):
+  """The models in the order in which the head takes their features.
 
   Args:
     head: Head.
     path: its file, for the message.
-    weights_sha256: list of the checksums of the networks, in the order of their features.
+    models: list of Model.
+
+  Returns:
+    list of Model.
 
   Raises:
-    UserError: naming both.
+    UserError: it was fitted to the features of other weights.
   """
   expected = head.card.get("weights_sha256")
-  expected = list(expected.values()) if isinstance(expected, dict) else expected
-  expected = expected.split("+") if isinstance(expected, str) else expected
-  if expected and list(expected) != list(weights_sha256):
+  if expected is None:
+    return models
+  expected = expected.split("+") if isinstance(expected, str) else list(expected.values())
+  own = {model.card["weights_sha256"]: model for model in models}
+  if sorted(expected) != sorted(own):
     raise UserError(
-      f"{path}: was fitted to features of the weights {' + '.join(expected)}, but these are "
-      f"{' + '.join(weights_sha256)}; fit a head to these with `jiqa fit`, or name the weights it belongs to"
+      f"{path}: was fitted to features of the weights {' + '.join(expected)}, but these are {' + '.join(own)}; fit a "
+      "head to these with `jiqa fit`, or name the weights it belongs to"
     )
+  return [own[each] for each in expected]

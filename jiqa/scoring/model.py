@@ -53,9 +53,10 @@ class Model:
     return self._predict(self._state, put_batch(batch, self.mesh))
 
   def gives(self):
-    """The names of what it predicts; found without computing anything."""
+    """What it predicts, found without computing anything: dict from name to the shape of one picture's entry."""
     if self._gives is None:
-      self._gives = tuple(jax.eval_shape(self.method.predict, self._state, self._some_batch()))
+      found = jax.eval_shape(self.method.predict, self._state, self._some_batch())
+      self._gives = {name: array.shape[1:] for name, array in found.items()}
     return self._gives
 
   def _some_batch(self):

@@ -17,7 +17,8 @@ class Item(NamedTuple):
 
   Attributes:
     name: what results and errors call it.
-    source: path or address as text, or the picture itself; or a UserError that says why there is none.
+    source: path or address as text, the bytes of a file, or the picture itself; or a UserError that says why there is
+      none.
   """
 
   name: str
@@ -41,6 +42,8 @@ def load(item):
     raise source
   if isinstance(source, (str, os.PathLike)):
     return decode_rgb(locations.read_bytes(os.fspath(source)), name)
+  if isinstance(source, bytes):
+    return decode_rgb(source, name)
   if isinstance(source, Image.Image):
     return _from_pil(source, name)
   return _from_array(source, name)
