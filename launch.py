@@ -1,8 +1,11 @@
 """Trains and evaluates: `python launch.py --config=configs/reiqa.py[:variant] --workdir=DIR [--config.key=value ...]`.
 
+On several hosts the same command runs on each, with --distributed, see cloud/.
+
 Flags only; everything heavy is imported in `main`, because data-loading workers import this file again.
 """
 
+import errno
 import os
 import pathlib
 import platform
@@ -19,6 +22,13 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 MODE = flags.DEFINE_enum(
   "mode", "train", ["train", "evaluate"], "train (evaluates at the end), or evaluate the newest checkpoint again."
 )
+DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "This is one of several processes of a run; TPU and SLURM tell the rest themselves."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed, elsewhere: HOST:PORT of process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is.", lower_bound=0)
+PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of a few steps in WORKDIR/profile.")
 
 
 def parse_flags(argv):
@@ -30,6 +40,9 @@ def parse_flags(argv):
     for flag in (CONFIG, WORKDIR):
       if flag.value is None:
         raise flags.Error(f"--{flag.name} is missing; see python launch.py --help")
+    for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID):
+      if flag.value is not None and not DISTRIBUTED.value:
+        raise flags.Error(f"--{flag.name} is given without --distributed")
     CONFIG.value.keys()  # a config file that cannot be read shows here, not in main
   except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
     print(f"launch.py: {plain(error)}", file=sys.stderr)
@@ -48,27 +61,45 @@ def plain(error):
 
 def main(_):
   """Runs the mode; a `UserError` is printed without a traceback and exits with status 2."""
-  logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
-  # One folder a host, since programs for CPUs fit one kind of CPU only.
-  compiled = pathlib.Path(WORKDIR.value).resolve() / f"compiled_{platform.node()}"
+  # Orbax reports every file it touches, and what goes wrong with one also as an exception, which we report.
+  logging.set_verbosity(logging.FATAL)
   # A resumed run and the evaluation find what has been compiled before; must be set before jax is imported.
-  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.fspath(compiled))
-
-  use_every_core(CONFIG.value.batch_size)
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled_folder(WORKDIR.value))
 
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate
+  from jiqa.runtime import distributed
   from jiqa.train import train
 
-  workdir = pathlib.Path(WORKDIR.value)
+  workdir = WORKDIR.value
   try:
-    if MODE.value == "train" and not train(CONFIG.value, workdir):
+    if DISTRIBUTED.value:
+      distributed.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    else:
+      use_every_core(CONFIG.value.batch_size)
+    if CONFIG.value.method == "regress":  # heads on frozen features: nothing to train
+      from jiqa.regress import regress
+
+      regress(CONFIG.value, pathlib.Path(workdir))
+      return
+    if MODE.value == "train" and not train(CONFIG.value, workdir, profile=PROFILE.value):
       print("launch.py: stopped by SIGTERM after a checkpoint; run the same command to go on", file=sys.stderr)
       sys.exit(143)
     evaluate(CONFIG.value, workdir)
   except UserError as error:
     print(f"launch.py: {error}", file=sys.stderr)
     sys.exit(2)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      raise
+    print(f"launch.py: no room left ({error}); make some, then run the same command to go on", file=sys.stderr)
+    sys.exit(2)
+
+
+def compiled_folder(workdir):
+  """Where compiled programs are kept: one folder a host, since programs for CPUs fit one kind of CPU only."""
+  name = f"compiled_{platform.node()}"
+  return f"{workdir}/{name}" if "://" in workdir else os.fspath(pathlib.Path(workdir).resolve() / name)
 
 
 def use_every_core(batch_size):

@@ -141,6 +141,9 @@ def _quality():
 
   # Length and optimiser.
   c.batch_size = 640  # images; each gives versions * len(scales) pairs. Published: 630
+  c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
+  c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
+  c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
   c.epochs = 40
   c.steps = 0  # instead of epochs
   c.optimizer = ConfigDict(

@@ -23,8 +23,10 @@ from jiqa.errors import UserError
 from jiqa.evaluation import correlation, protocol, report, study
 from jiqa.predict import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
-from jiqa.runtime.sharding import make_mesh
-from jiqa.train import build, check_workdir, init_state, splits_of
+from jiqa.runtime.distributed import is_main
+from jiqa.runtime.sharding import make_mesh, on_own_devices
+from jiqa.runtime.workdir import Workdir, check
+from jiqa.train import build, init_state, splits_of
 from jiqa.validate import BEST
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy", "pillow")
@@ -52,7 +54,8 @@ def evaluate_database(config, name, states, predictor, workdir):
     workdir: pathlib.Path; gets the heads or the scores of the trained state, and a scatter plot.
 
   Returns:
-    dict: what `summarise` says of the trained state, the untrained one's under 'untrained', and what was used.
+    dict: what `summarise` says of the trained state, the untrained one's under 'untrained', and what was used; empty in
+    any process but the main one.
   """
   wanted = config.evaluation
   database = open_database(name, config.data_dir or None)
@@ -67,6 +70,8 @@ def evaluate_database(config, name, states, predictor, workdir):
     started = time.perf_counter()
     outputs = predictor(state, database, positions, what)
     seconds = time.perf_counter() - started
+    if not is_main():  # the others have done their share of the predictions
+      continue
     print(
       f"{what}: {len(positions)} images in {seconds:.1f} s, {len(positions) / seconds:.1f} images/s", file=sys.stderr
     )
@@ -74,6 +79,8 @@ def evaluate_database(config, name, states, predictor, workdir):
     records = table.iloc[positions].assign(database=name)
     further = predictor.method.judge(outputs, records)
     summaries[label] = summarise(results[label], domains) | ({"further": further} if further else {})
+  if not is_main():
+    return {}
   results["trained"].save(workdir, stem)
   write_report(config, database, results, workdir)
   return {
@@ -184,24 +191,28 @@ def evaluate(config, workdir, devices=None):
 
   Args:
     config: ConfigDict, see configs/.
-    workdir: pathlib.Path of a run.
+    workdir: folder of a run, or gs://BUCKET/FOLDER.
     devices: the jax devices to use; None: all.
 
   Returns:
     dict, the contents of results.json: `srcc`, `plcc` (a value for every split) and their `median` for the trained
     encoder, the same under `untrained`, and what it takes to repeat the run. Of several databases the first stands at
-    the top, all of them under `databases`.
+    the top, all of them under `databases`. None in any process but the main one.
 
   Raises:
     UserError: if the run has no checkpoint or a database is not prepared.
   """
-  workdir = pathlib.Path(workdir)
-  mesh = make_mesh(devices)
+  with Workdir(workdir) as folder:
+    return _evaluate(config, folder, make_mesh(devices))
+
+
+def _evaluate(config, folder, mesh):
+  workdir = folder.local
   plain_config = json.loads(config.to_json_best_effort())
-  checkpoints = newest_or_best(config, workdir)
+  checkpoints = newest_or_best(config, folder.remote)
   # What the training data were is the business of the run that trained on them.
   trained_on = json.loads((workdir / "config.json").read_text())["data_sha256"]
-  check_workdir(plain_config | {"data_sha256": trained_on}, workdir)
+  check(plain_config | {"data_sha256": trained_on}, workdir)
   method, tx, _, _ = build(config, mesh, config.batch_size)
   fresh = init_state(config, method, tx, mesh)
   state = checkpoints.restore(fresh)
@@ -211,13 +222,16 @@ def evaluate(config, workdir, devices=None):
   databases = {
     name: evaluate_database(config, name, states, predictor, workdir) for name in config.evaluation.databases
   }
+  at_hand, _ = on_own_devices(state, mesh)
+  if not is_main():
+    return None
   results = {
     **next(iter(databases.values()), {}),
     "databases": databases,
     "step": int(state.step),
     "checkpoint": config.evaluation.checkpoint,
     "seed": config.seed,
-    "weights_sha256": checksum((state.params, state.stats)),
+    "weights_sha256": checksum((at_hand.params, at_hand.stats)),
     "command": command(),
     "config": plain_config,
     "data_sha256": trained_on,
@@ -231,7 +245,7 @@ def evaluate(config, workdir, devices=None):
   temporary = workdir / "results.tmp"
   temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
   temporary.replace(workdir / "results.json")
-  print_table(results, workdir)
+  print_table(results, folder.remote)
   return results
 
 

@@ -9,7 +9,8 @@ from rich.progress import track
 
 from jiqa.data.batching import framed_batches
 from jiqa.data.decode import decode_rgb
-from jiqa.runtime.sharding import put_batch
+from jiqa.runtime.distributed import gather_rows, is_main
+from jiqa.runtime.sharding import on_own_devices, put_batch
 
 
 class Predictor:
@@ -28,6 +29,9 @@ class Predictor:
   def __call__(self, state, database, positions, what):
     """Predicts records of a database.
 
+    Of several processes each predicts every so many-th record on its own devices, so that they need not agree on
+    frames, and all get all rows.
+
     Args:
       state: State.
       database: random-access source of records with 'image' and 'image_name'.
@@ -37,19 +41,23 @@ class Predictor:
     Returns:
       dict of NumPy arrays [n, ...], rows in the order of `positions`.
     """
-    state = self._prepare(state)
+    # Prepared by all processes together, which may share that work out among their devices.
+    state, own = on_own_devices(self._prepare(state), self.mesh)
+    # As many for every process: the last is predicted again where they do not divide evenly.
+    padded = np.pad(positions, (0, -len(positions) % jax.process_count()), mode="edge")
+    mine = padded[jax.process_index() :: jax.process_count()]
 
     def items():
-      hidden = not sys.stderr.isatty()
-      for i in track(range(len(positions)), what, console=Console(file=sys.stderr), disable=hidden):
-        record = database[int(positions[i])]
+      hidden = not (is_main() and sys.stderr.isatty())
+      for i in track(range(len(mine)), what, console=Console(file=sys.stderr), disable=hidden):
+        record = database[int(mine[i])]
         yield i, self.method.views(decode_rgb(record["image"], record["image_name"]))
 
     outputs = {}
-    for indices, batch in framed_batches(items(), self.pixels_per_batch, self.mesh.size):
-      for name, rows in self._predict(state, put_batch(batch, self.mesh)).items():
+    for indices, batch in framed_batches(items(), self.pixels_per_batch, own.size):
+      for name, rows in self._predict(state, put_batch(batch, own)).items():
         rows = np.asarray(rows)
         if name not in outputs:
-          outputs[name] = np.empty((len(positions), *rows.shape[1:]), rows.dtype)
+          outputs[name] = np.empty((len(mine), *rows.shape[1:]), rows.dtype)
         outputs[name][indices] = rows[: len(indices)]
-    return outputs
+    return gather_rows(outputs, len(positions))

@@ -3,13 +3,13 @@
 Evaluation of the loop's conditions, checkpoint and stop stand before the step, so a resumed run repeats nothing: the
 checkpoint of step n is the state from which step n starts, and both the data and the random numbers of step n are pure
 functions of (seed, n).
+
+Several processes run this same loop, each on its rows of every batch; see runtime/distributed.py.
 """
 
+import contextlib
 import json
 import math
-import pathlib
-import signal
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +21,26 @@ from jiqa.data.source import open_database
 from jiqa.data.splits import TEST, TRAIN, assign
 from jiqa.errors import UserError
 from jiqa.methods import build_method
-from jiqa.runtime import optimizer
+from jiqa.runtime import flops, optimizer
+from jiqa.runtime.accumulate import accumulated
 from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.distributed import StopNotice, on_main
+from jiqa.runtime.feed import Feed
 from jiqa.runtime.logbook import Logbook
-from jiqa.runtime.sharding import make_mesh, put_batch, replicated
+from jiqa.runtime.meter import Meter
+from jiqa.runtime.sharding import SHARDINGS, layout, make_mesh, replicated
+from jiqa.runtime.state import BLOCK
+from jiqa.runtime.trace import Trace
+from jiqa.runtime.workdir import Workdir, claim
 from jiqa.validate import Validation
 from jiqa.weights.store import load_weights
-
-# May change between the runs on one workdir: they do not change what is computed.
-FREE_KEYS = ("checkpoint_every", "checkpoints_kept", "log_every", "threads", "data_dir", "evaluation")
 
 
 class NotFinite(UserError):
   """The loss or its gradient is NaN or infinite."""
 
 
-def make_step(method, tx, schedule, seed):
+def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=False):
   """The jitted training step.
 
   Args:
@@ -44,16 +48,31 @@ def make_step(method, tx, schedule, seed):
     tx: optax gradient transformation.
     schedule: function from step to learning rate, to be logged.
     seed: int.
+    places: State of the shardings that the state has before and after a step; None leaves them to XLA. Whatever is
+      split is gathered for the loss, and gradients are split again before the update.
+    accumulate: number of micro-batches in a step, see runtime/accumulate.py.
+    remat: keep only what blocks of the network hand on to each other, and compute the rest again for the gradient.
 
   Returns:
     function (state, batch) -> (state, metrics); the state passed in is donated. metrics are scalars, among them 'loss',
     'learning_rate', 'gradient_norm'.
   """
+  whole = split = lambda tree: tree
+  if places is not None:
+    whole = lambda tree: jax.lax.with_sharding_constraint(tree, replicated(places.step.mesh))  # noqa: E731
+    split = lambda gradient: jax.lax.with_sharding_constraint(gradient, places.params)  # noqa: E731
+  loss = method.loss
+  if remat:
+    loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
+  value_and_grad = jax.value_and_grad(loss, has_aux=True)
+  if accumulate > 1:
+    value_and_grad = accumulated(value_and_grad, method.join, accumulate, places.step.mesh)
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
-    (loss, (stats, aux, metrics)), gradient = value_and_grad(state.params, state, batch, key)
+    at_hand = whole(state.replace(opt_state=None))
+    (loss, (stats, aux, metrics)), gradient = value_and_grad(at_hand.params, at_hand, batch, key)
+    gradient = split(gradient)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
@@ -65,7 +84,15 @@ def make_step(method, tx, schedule, seed):
     state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
     return method.post_update(state, aux), metrics
 
-  return jax.jit(step, donate_argnums=0)
+  if places is None:
+    return jax.jit(step, donate_argnums=0)
+  return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(places.step.mesh)))
+
+
+def compile_step(step, state, batch):
+  """(the compiled step, its model FLOPs on all devices)."""
+  traced = step.trace(state, batch)
+  return traced.lower().compile(), flops.count(traced.jaxpr)
 
 
 def splits_of(config, table, name, protocol):
@@ -125,7 +152,8 @@ def init_state(config, method, tx, mesh):
   """The state before the first step: from config.init_from, if given, else fresh; the same on any number of devices."""
   weights = load_weights(config.init_from)[:2] if config.init_from else None
   state = method.init(jax.random.key(config.seed), mesh, weights)
-  return state.replace(opt_state=jax.jit(tx.init, out_shardings=replicated(mesh))(state.params))
+  complete = lambda state: state.replace(opt_state=tx.init(state.params))  # noqa: E731
+  return jax.jit(complete, out_shardings=layout(jax.eval_shape(complete, state), mesh, config.sharding))(state)
 
 
 def build(config, mesh, images):
@@ -134,64 +162,50 @@ def build(config, mesh, images):
   try:
     method = build_method(config, mesh.size)
     tx, schedule = optimizer.build(config.optimizer, steps, steps_per_epoch)
+    check_sharing(config, mesh)
   except ValueError as error:
     raise UserError(str(error)) from error
   return method, tx, schedule, steps
 
 
-def check_workdir(config, workdir):
-  """Refuses a workdir in which another config, or other data, has trained.
-
-  Args:
-    config: dict of plain values, as config.json holds them.
-    workdir: pathlib.Path.
-
-  Raises:
-    UserError: naming every key that differs, its value then and now.
-  """
-  path = workdir / "config.json"
-  if not path.exists():
-    return
-  found = json.loads(path.read_text())
-  changed = sorted(key for key in {*config, *found} if config.get(key) != found.get(key) and key not in FREE_KEYS)
-  if changed:
-    lines = "; ".join(f"{key} was {found.get(key)!r}, is {config.get(key)!r}" for key in changed)
-    raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
+def check_sharing(config, mesh):
+  """Raises ValueError if the devices and micro-batches of this run cannot share a batch."""
+  parts = mesh.size * config.accumulate
+  if config.accumulate < 1 or config.batch_size % parts:
+    raise ValueError(
+      f"config.batch_size {config.batch_size} is not a multiple of {mesh.size} devices times config.accumulate "
+      f"{config.accumulate}"
+    )
+  if config.accumulate > 1 and any(entry.count for entry in config.data):
+    raise ValueError(
+      f"config.accumulate is {config.accumulate}, but config.data fixes by count what a batch holds, and a micro-batch "
+      "would hold something else; use more devices, or config.remat=True to save memory"
+    )
+  if config.sharding not in SHARDINGS:
+    raise ValueError(f"config.sharding is {config.sharding!r}; expected {' or '.join(SHARDINGS)}")
 
 
-def claim_workdir(config, workdir):
-  """Records the config, a dict of plain values, in a new workdir; see `check_workdir`."""
-  check_workdir(config, workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / "config.json"
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(config, indent=2) + "\n")
-  temporary.replace(path)
+def batches_from(config, sources, weights, method, start):
+  """This process's rows of every batch from step `start` on."""
+  counts = [entry.count for entry in config.data]
+  return training_batches(
+    sources,
+    weights,
+    method.cut,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    start=start,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+    threads=config.threads,
+    buffered=2 * config.batch_size // jax.process_count(),
+    counts=counts if any(counts) else None,
+  )
 
 
-class StopNotice:
-  """True once SIGTERM (a preemption notice, a scheduler's time limit) has arrived."""
-
-  def __init__(self):
-    self.received = False
-
-  def __enter__(self):
-    # Signals can be handled in the main thread only; elsewhere (a notebook's worker) there is nothing to listen to.
-    if threading.current_thread() is threading.main_thread():
-      self._previous = signal.signal(signal.SIGTERM, self._receive)
-    return self
-
-  def __exit__(self, *_):
-    if threading.current_thread() is threading.main_thread():
-      signal.signal(signal.SIGTERM, self._previous)
-
-  def _receive(self, *_):
-    self.received = True
-
-
-def record(log, step, metrics, log_every, checkpoints):
+def record(log, meter, step, metrics, log_every, checkpoints):
   """Fetches the metrics of a finished step, stops the run if they are not finite, and logs those that are due."""
-  values = {name: float(value) for name, value in metrics.items()}
+  values = {name: float(value) for name, value in jax.device_get(metrics).items()}
   if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
     checkpoints.wait()
     raise NotFinite(
@@ -199,67 +213,79 @@ def record(log, step, metrics, log_every, checkpoints):
       f"{checkpoints.latest_step()} in {checkpoints.directory}. Lower config.optimizer.learning_rate or set "
       "config.optimizer.clip_norm, in a new --workdir."
     )
+  meter.step()
   log.advance(step + 1)
   if (step + 1) % log_every == 0 or step == 0:
-    log.write(step, values)
+    log.write(step, values | meter.read())
 
 
-def train(config, workdir, devices=None):
-  """Trains a method, or goes on where an earlier process stopped.
+def train(config, workdir, devices=None, *, profile=False):
+  """Trains a method, or goes on where an earlier process stopped, on as many processes and devices as there are now.
 
   Args:
     config: ConfigDict, see configs/.
-    workdir: pathlib.Path; gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+    workdir: folder, or gs://BUCKET/FOLDER; gets config.json, metrics.jsonl, tensorboard/ and checkpoints/. All
+      processes must see it.
     devices: the jax devices to use; None: all.
+    profile: record a trace of a few steps in workdir/profile.
 
   Returns:
     True when the last step is reached, False when SIGTERM ended the run early (a checkpoint is saved).
 
   Raises:
-    UserError: for a database that is not prepared, a config that cannot be run, or a loss that is not finite.
+    UserError: for a database that is not prepared, a config that cannot be run, a workdir in which another run works,
+      or a loss that is not finite.
   """
-  workdir = pathlib.Path(workdir)
-  if jax.process_count() > 1:
-    raise UserError("training on several processes is not supported yet; use the devices of one")
   mesh = make_mesh(devices)
   sources, weights, checksums = open_sources(config)
   method, tx, schedule, steps = build(config, mesh, sum(len(source) for source in sources))
-  claim_workdir(json.loads(config.to_json_best_effort()) | {"data_sha256": checksums}, workdir)
-  checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoints_kept)
-  state = init_state(config, method, tx, mesh)
-  state = checkpoints.restore(state) or state
-  start = int(state.step)
-  batches = training_batches(
-    sources,
-    weights,
-    method.cut,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    start=start,
-    threads=config.threads,
-    buffered=2 * config.batch_size,
-    counts=[entry.count for entry in config.data] if any(entry.count for entry in config.data) else None,
-  )
-  validation = Validation(config, method, mesh, splits_of, workdir) if config.validate_every else None
-  run_step = make_step(method, tx, schedule, config.seed)
-  unread = None  # the metrics of the step before, read while the device computes the next
-  with checkpoints, Logbook(workdir, start, steps, config.batch_size) as log, StopNotice() as stop:
+  with Workdir(workdir) as folder, contextlib.ExitStack() as stack:
+    claimed = json.loads(config.to_json_best_effort()) | {"data_sha256": checksums}
+    lock = stack.enter_context(claim(folder, claimed))
+    checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
+    fresh = init_state(config, method, tx, mesh)
+    state = checkpoints.restore(fresh) or fresh
+    start = int(state.step)
+    run_step = make_step(
+      method,
+      tx,
+      schedule,
+      config.seed,
+      places=jax.tree.map(lambda x: x.sharding, state),
+      accumulate=config.accumulate,
+      remat=config.remat,
+    )
+    validation = Validation(config, method, mesh, splits_of, folder.remote) if config.validate_every else None
+    feed = stack.enter_context(Feed(batches_from(config, sources, weights, method, start), mesh))
+    log = stack.enter_context(Logbook(folder.local, start, steps))
+    stop = stack.enter_context(StopNotice())
+    trace = stack.enter_context(Trace(folder.local / "profile" if profile else None, start))
+    program = meter = unread = None  # unread: metrics of the step before, read while the devices compute the next
     for step in range(start, steps + 1):
-      last = step == steps or stop.received
+      last = stop.received(step) or step == steps
       saves = last or (step % config.checkpoint_every == 0 and step > start)
       # Also at the first step of a resumed run: the one before may have ended between checkpoint and validation.
       validates = validation and step and (step == steps or step % config.validate_every == 0)
       if unread and (saves or validates):
-        record(log, *unread, config.log_every, checkpoints)
+        record(log, meter, *unread, config.log_every, checkpoints)
         unread = None
       if saves:
+        on_main(lock.check)
         checkpoints.save(step, state)
+        folder.sync()
       if validates:
         validation.judge(step, state, log)
       if last:
-        break
-      state, metrics = run_step(state, put_batch(next(batches), mesh))
+        return step == steps
+      batch = next(feed)
+      if program is None:
+        program, operations = compile_step(run_step, state, batch)
+        meter = Meter(config.batch_size, operations, mesh, feed)
+      elif validates:
+        meter.skip()
+      trace.before(step, state)
+      with jax.transfer_guard("disallow"):  # nothing may wait for the host inside the step
+        state, metrics = program(state, batch)
       if unread:
-        record(log, *unread, config.log_every, checkpoints)
+        record(log, meter, *unread, config.log_every, checkpoints)
       unread = (step, metrics)
-  return step == steps

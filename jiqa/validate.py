@@ -1,7 +1,5 @@
 """Validation during training: keeps the state whose scores agree best with the human scores of the validation part."""
 
-import pathlib
-
 import numpy as np
 
 from jiqa.data.source import open_database
@@ -10,6 +8,7 @@ from jiqa.errors import UserError
 from jiqa.evaluation.correlation import srcc
 from jiqa.predict import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.distributed import from_main
 
 BEST = "best"
 
@@ -22,7 +21,7 @@ class Validation:
     method: see methods/base.py; must predict 'score'.
     mesh: the devices.
     splits_of: function (config, table, name, protocol) -> [1, n] int8, the split of this run.
-    workdir: pathlib.Path; the best state is kept in its folder `best`.
+    workdir: folder, or gs://BUCKET/FOLDER; the best state is kept in its folder `best`.
 
   Raises:
     UserError: if the run has no split, or a validation part is too small.
@@ -39,7 +38,7 @@ class Validation:
       if len(positions) < 3:
         raise UserError(f"{name}: split {config.split} has {len(positions)} validation image(s); at least 3 are needed")
       self._parts[name] = (database, positions)
-    self._directory = pathlib.Path(workdir) / BEST
+    self._directory = workdir / BEST
 
   def judge(self, step, state, log):
     """Logs the SRCC of every validation part and their mean, and keeps the state if the mean is the best so far.
@@ -53,10 +52,11 @@ class Validation:
     for name, (database, positions) in self._parts.items():
       scores = self._predict(state, database, positions, f"{name}, validation")["score"]
       measured[name] = float(srcc(scores, database.table.mos.to_numpy()[positions]))
-    mean = float(np.mean(list(measured.values())))
+    # The processes must agree on whether it is the best, to the last bit.
+    mean = from_main(float(np.mean(list(measured.values()))))
     log.note(step, {"validation_srcc": mean, **{f"validation_srcc/{name}": x for name, x in measured.items()}})
     # A constant score has no rank correlation; it is never the best.
-    if np.isfinite(mean) and mean > best_srcc(self._directory):
+    if np.isfinite(mean) and mean > from_main(best_srcc(self._directory)):
       with Checkpoints(self._directory, keep=1, best="srcc") as best:
         best.save(step, state, {"srcc": mean})
 

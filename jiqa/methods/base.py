@@ -1,5 +1,7 @@
 """The contract between a method and the loop: what `train.py`, `evaluate.py` and `score.py` may call."""
 
+import jax
+
 from jiqa.runtime.state import State
 
 
@@ -59,6 +61,10 @@ class Method:
       of scalars to log.
     """
     raise NotImplementedError
+
+  def join(self, aux):
+    """The aux of a step from those of its micro-batches, stacked along a new leading axis: their mean."""
+    return jax.tree.map(lambda x: x.mean(0), aux)
 
   def post_update(self, state, aux) -> State:
     """What happens after the optimiser step: moving averages, queues, schedules."""

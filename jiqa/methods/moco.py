@@ -151,6 +151,12 @@ class MomentumContrast(Method):
     embedding = network(crops, train=True)
     return embedding, split_module(network)[2]
 
+  def join(self, aux):
+    if self.config.loss == "in_batch":
+      return aux
+    keys = aux["keys"].reshape(-1, aux["keys"].shape[-1])
+    return {"keys": keys, "key_stats": super().join(aux["key_stats"])}
+
   def post_update(self, state, aux):
     if self.config.loss == "in_batch":
       return state

@@ -123,7 +123,8 @@ class ReIQA(MomentumContrast):
 
   def loss(self, params, state, batch, key):
     crop_key, shuffle_key = jax.random.split(key)
-    crops, alike = self.crop_pairs(batch, crop_key)
+    with jax.named_scope("augment"):  # its arithmetic is not the model's
+      crops, alike = self.crop_pairs(batch, crop_key)
     labels = jnp.tile(alike, (1, len(self.config.scales)))  # in the order of the pairs: scales, then versions
     return self.contrast(params, state, crops.reshape(2, -1, *crops.shape[-3:]), shuffle_key, labels)
 

@@ -43,4 +43,6 @@ class ReIQAContent(MomentumContrast):
 
   def loss(self, params, state, batch, key):
     view_key, shuffle_key = jax.random.split(key)
-    return self.contrast(params, state, self.two_views(batch, view_key), shuffle_key)
+    with jax.named_scope("augment"):  # its arithmetic is not the model's
+      views = self.two_views(batch, view_key)
+    return self.contrast(params, state, views, shuffle_key)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 # 10 is the smallest that has every kind of layer: it compiles in half the time of 18.
 STAGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -244,6 +245,7 @@ class ResNet(nnx.Module):
     for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
       for block in layer:
         x, part = block(x, part, train)
+        x = checkpoint_name(x, "block")
     return x, part
 
 

@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+# What blocks of a network hand on bears this name (`jax.ad_checkpoint.checkpoint_name`); with config.remat nothing else
+# is kept for the gradient.
+BLOCK = "block"
+
 
 @flax.struct.dataclass
 class State:

@@ -1,0 +1,51 @@
+"""What devices tell each other in a compiled program, read from the program itself."""
+
+import collections
+import math
+import re
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+_LINE = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
+_SHAPE = re.compile(r"(pred|bf16|[a-z]\d+)\[([\d,]*)\]")
+
+
+def find(text):
+  """The collectives of a program.
+
+  Args:
+    text: HLO, such as `compiled.as_text()`.
+
+  Returns:
+    list of (kind, list of (type, shape)): what every collective gives each device.
+
+  Example:
+    >>> find("%s = (f32[2,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1")
+    [('all-reduce', [('f32', (2, 3)), ('f32', ())])]
+  """
+  found = []
+  for line in text.splitlines():
+    match = _LINE.search(line)
+    if match:
+      shapes = [(kind, tuple(map(int, filter(None, dims.split(","))))) for kind, dims in _SHAPE.findall(match[1])]
+      found.append((match[2], shapes[len(shapes) // 2 :] if match[3] and match[2] != "all-reduce" else shapes))
+  return found
+
+
+def size(arrays):
+  """Bytes of a list of (type, shape).
+
+  Example:
+    >>> size([("f32", (2, 3)), ("u8", (5,))])
+    29
+  """
+  return sum(_BYTES.get(kind, 4) * math.prod(shape) for kind, shape in arrays)
+
+
+def totals(text):
+  """Number and bytes of every kind of collective of a program: dict from kind to (number, bytes)."""
+  result = collections.defaultdict(lambda: (0, 0))
+  for kind, arrays in find(text):
+    number, bytes_so_far = result[kind]
+    result[kind] = number + 1, bytes_so_far + size(arrays)
+  return dict(result)

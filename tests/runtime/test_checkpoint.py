@@ -1,0 +1,116 @@
+"""Checkpoints that disks have damaged or refuse to take."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jiqa.errors import UserError
+from jiqa.runtime.checkpoint import Checkpoints, digest
+from jiqa.runtime.sharding import layout, make_mesh
+from jiqa.runtime.state import new_state
+
+
+def state_of(step):
+  weights = np.random.default_rng(0).normal(size=(160, 160)).astype(np.float32)
+  return new_state({"a": jnp.asarray(weights), "b": jnp.ones(3)}, {}).replace(step=jnp.int32(step))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  with Checkpoints(tmp_path / "run") as checkpoints:
+    for step in (4, 8):
+      checkpoints.save(step, state_of(step))
+  return tmp_path / "run"
+
+
+def largest_file(folder):
+  return max((p for p in folder.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
+
+
+def cut(folder):
+  path = largest_file(folder)
+  path.write_bytes(path.read_bytes()[:1000])
+
+
+def flip(folder):
+  path = largest_file(folder)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 255
+  path.write_bytes(bytes(content))
+
+
+def empty(folder):
+  for path in folder.rglob("manifest.ocdbt"):
+    path.write_bytes(b"")
+
+
+def forget(folder):
+  for path in list(folder.rglob("_METADATA")):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, forget])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(folder, damage, capsys):
+  damage(folder / "8")
+  with Checkpoints(folder) as checkpoints:
+    state = checkpoints.restore(state_of(0))
+    assert int(state.step) == checkpoints.latest_step() == 4
+    np.testing.assert_array_equal(state.params["a"], state_of(0).params["a"])
+    assert f"{folder / '8'} is damaged" in capsys.readouterr().err
+    checkpoints.save(6, state_of(6))  # as SIGTERM would ask for, between the two
+    checkpoints.save(8, state_of(8))
+  with Checkpoints(folder) as checkpoints:
+    assert checkpoints.steps() == [8, 6] and int(checkpoints.restore(state_of(0)).step) == 8
+
+
+def test_nothing_but_damage_is_an_error_that_says_where(folder):
+  for step in ("4", "8"):
+    flip(folder / step)
+  with Checkpoints(folder) as checkpoints, pytest.raises(UserError, match=r"8: .* damaged .*params\['a'\]"):
+    checkpoints.restore(state_of(0))
+
+
+def test_another_structure_is_an_error(folder):
+  other = new_state({"a": jnp.zeros((2, 2))}, {})
+  with Checkpoints(folder) as checkpoints, pytest.raises(UserError, match="does not fit the configured model"):
+    checkpoints.restore(other)
+
+
+def test_a_disk_that_is_full_ends_with_what_to_do(folder):
+  code = f"""
+import resource, sys
+from jiqa.runtime.checkpoint import Checkpoints, UserError
+from tests.runtime.test_checkpoint import state_of
+state = state_of(12)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+  with Checkpoints({str(folder)!r}) as checkpoints:
+    checkpoints.save(12, state)
+except UserError as error:
+  sys.exit(str(error))
+"""
+  if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
+    pytest.skip("files are limited already")
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+  done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+  assert "could not be written" in done.stderr and "The last complete one is step 8" in done.stderr
+  with Checkpoints(folder) as checkpoints:
+    assert int(checkpoints.restore(state_of(0)).step) == 8
+    checkpoints.save(12, state_of(12))  # there is room again
+  with Checkpoints(folder) as checkpoints:
+    assert checkpoints.latest_step() == 12
+
+
+def test_checksums_see_values_and_places_but_not_shardings():
+  state = state_of(0)
+  spread_out = jax.device_put(state, layout(state, make_mesh(), "fsdp"))
+  assert not spread_out.params["a"].sharding.is_fully_replicated
+  assert digest(state) == digest(spread_out)
+  for changed in (state.params["a"].at[3, 4].add(1e-3), state.params["a"][::-1], state.params["a"].T):
+    assert digest(state.replace(params=state.params | {"a": changed})) != digest(state)

@@ -1,0 +1,67 @@
+"""Model FLOPs, against the formulas and against XLA's own count."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jiqa.models.resnet import ResNet
+from jiqa.runtime import flops
+from jiqa.runtime.state import BLOCK, merge_module, split_module
+
+
+def test_strided_convolution_forward_and_backward():
+  x, kernel = jnp.ones((2, 32, 32, 8)), jnp.ones((3, 3, 8, 16))
+
+  def total(x, kernel):
+    y = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return (y**2).sum()
+
+  forward = 2 * 2 * 16 * 16 * 16 * 9 * 8
+  assert flops.count(jax.make_jaxpr(total)(x, kernel)) == forward
+  assert flops.count(jax.make_jaxpr(jax.value_and_grad(total, (0, 1)))(x, kernel)) == 3 * forward
+
+
+def test_loops_branches_and_what_does_not_count():
+  x = jnp.ones((10, 10))
+
+  def f(x):
+    x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=3)
+    x = jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
+    with jax.named_scope(flops.AUGMENT):
+      return jax.vmap(lambda row: row @ x)(x)
+
+  assert flops.count(jax.make_jaxpr(jax.jit(f))(x)) == 5 * 2000
+
+
+@pytest.fixture(scope="module")
+def encoder():
+  graphdef, params, stats = split_module(nnx.eval_shape(lambda: ResNet(18, 32, rngs=nnx.Rngs(0))))
+
+  def loss(params, stats, x):
+    with jax.named_scope("encoder"):
+      return merge_module(graphdef, params, stats)(x, train=True).sum()
+
+  return loss, params, stats, jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+
+
+def test_a_resnet_agrees_with_xla(encoder):
+  loss, *arguments = encoder
+  lowered = jax.jit(jax.value_and_grad(loss)).lower(*arguments)
+  theirs = lowered.cost_analysis()["flops"]
+  ours = flops.count(jax.make_jaxpr(jax.value_and_grad(loss))(*arguments))
+  # XLA also counts what is not a product, and skips the padding that we count.
+  assert ours == pytest.approx(theirs, rel=0.1)
+
+
+def test_what_remat_computes_again_does_not_count(encoder):
+  loss, *arguments = encoder
+  remat = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
+  once, twice = (jax.jit(jax.value_and_grad(f)).trace(*arguments) for f in (loss, remat))
+  assert flops.count(twice.jaxpr) == flops.count(once.jaxpr)
+  assert twice.lower().cost_analysis()["flops"] > 1.2 * once.lower().cost_analysis()["flops"]
+
+
+def test_peaks():
+  assert flops.peak("TPU v5 lite") == 197e12 and flops.peak("TPU v5") == 459e12
+  assert flops.peak("NVIDIA H100 PCIe") == 756e12 and flops.peak("Radeon") is None
