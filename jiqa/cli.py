@@ -61,7 +61,7 @@ def convert(
   source: Annotated[str, typer.Argument(help="reiqa-quality, reiqa-content, resnet50, ...; `list` shows all")],
   file: str = typer.Argument(None, help="the published checkpoint: .safetensors, or a file of torch"),
   out: str = typer.Argument(None, help="folder of weights to write"),
-  back: bool = typer.Option(False, "--back", help="FILE is a folder of weights, OUT a checkpoint as published"),
+  back: bool = typer.Option(False, "--back", help="FILE is a folder of weights or a run, OUT as published"),
 ):
   """Converts published weights, strict about every tensor: jiqa convert reiqa-quality quality_aware_r50.pth weights"""
   from jiqa.weights import convert as weights
@@ -72,7 +72,13 @@ def convert(
   elif file is None or out is None:
     raise UserError("expected three arguments: SOURCE FILE OUT; see jiqa convert --help")
   elif back:
-    print(f"{out}: {weights.convert_back(source, file, out)} tensors")
+    from jiqa.scoring.weights import find
+
+    def read(folder):
+      found = find(folder)
+      return found.params, found.stats, found.card
+
+    print(f"{out}: {weights.convert_back(source, file, out, read)} tensors")
   else:
     print(f"{weights.describe(weights.convert(source, file, out))}\nweights: {out}")
 

@@ -8,6 +8,8 @@ import numpy as np
 LADDER = (*(int(base * 2**power) for power in range(5, 11) for base in (1, 1.5)), 2048)
 # Beyond the ladder: large images are encoded in tiles that stop where the image does, and padding costs memory alone.
 LARGE = 1024
+# Pixels beyond which memory matters more than one program more to compile.
+HUGE = 2**26
 # Every combination of frames is a program to compile. Once so many are in use, an image takes one that holds it.
 MOST_FRAMES = 6
 
@@ -64,6 +66,8 @@ class Frames:
     """Frames of powers of two, as high and wide as any in use as long as that is not large."""
     power = lambda pixels: 2 ** math.ceil(math.log2(max(pixels, 32)))  # noqa: E731
     own = _frames(shapes, power)
+    if math.prod(own[0][:-1]) > HUGE:
+      return _frames(shapes, frame_side)
     alike = [frames[0] for frames in self.in_use if len(frames[0]) == len(own[0])]
     largest = [power(max(sides)) for sides in zip(*alike, own[0], strict=True)][:2]
     if len(own[0]) == 3 and math.prod(largest) <= LADDER[-1] ** 2:

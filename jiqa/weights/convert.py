@@ -101,13 +101,14 @@ def summary(features):
   }
 
 
-def convert_back(name, directory, out):
+def convert_back(name, directory, out, read=load_weights):
   """Writes a folder of weights in the layout of the published checkpoint.
 
   Args:
     name: a key of `SOURCES`.
     directory: folder of weights.
     out: file to write: `.safetensors`, or any other name for a file of torch, which then must be installed.
+    read: function from `directory` to (params, stats, card), for folders of another kind.
 
   Returns:
     Number of tensors written.
@@ -116,7 +117,7 @@ def convert_back(name, directory, out):
     UserError: the weights have another layout, or torch is needed and not installed.
   """
   source, out = source_of(name), pathlib.Path(out)
-  params, stats, card = load_weights(directory)
+  params, stats, card = read(directory)
   tensors = rename.to_theirs(params, stats, source.rules(), card.get("left_out", {}))
   tensors = {source.prefix + key: value for key, value in tensors.items()}
   partial = out.with_name(out.name + ".part")

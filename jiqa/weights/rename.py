@@ -103,15 +103,19 @@ def to_theirs(params, stats, rules, left_out):
   Raises:
     UserError: naming our paths that the rules do not know, or lack.
   """
-  flat = flatten({"params": params, "stats": stats})
-  wanted = {rule.ours for rule in rules if rule.ours}
+  # Places in a list may have become text, as checkpoints of a run keep them.
+  plain = lambda path: path.replace("[", "/").replace("]", "")  # noqa: E731
+  flat = {plain(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
+  wanted = {plain(rule.ours) for rule in rules if rule.ours}
   missing, surplus = sorted(wanted - set(flat)), sorted(set(flat) - wanted)
   if missing or surplus:
     raise UserError("these weights have another layout than the table:\n" + describe_misfit(missing, surplus, []))
   tensors = {}
   for rule in rules:
     if rule.ours:
-      tensors[rule.theirs] = np.asarray(rule.transform.to_theirs(np.asarray(flat[rule.ours], np.float32)), order="C")
+      tensors[rule.theirs] = np.asarray(
+        rule.transform.to_theirs(np.asarray(flat[plain(rule.ours)], np.float32)), order="C"
+      )
     else:
       tensors[rule.theirs] = np.asarray(left_out.get(rule.theirs, 0), np.int64).reshape(rule.shape)
   return tensors

@@ -162,6 +162,14 @@ def test_a_folder_of_fifty_sizes_needs_a_handful_of_frames(extremes):
   assert padded < (3 if extremes[0] > 20 else 4) * real
 
 
+def test_huge_images_are_padded_little_whatever_came_before():
+  choice = Frames()
+  for side in (64, 128, 256, 512, 1024, 2048, 12_700):
+    views = {"full": np.broadcast_to(np.uint8(0), (side, side, 3))}
+    frame = choice.choose(views)[0]
+  assert frame == (13_312, 13_312, 3)
+
+
 def test_frames_of_one_size_never_change():
   choice = Frames()
   exact = {"full": np.zeros((768, 1024, 3), np.uint8), "half": np.zeros((384, 512, 3), np.uint8)}

@@ -33,7 +33,9 @@ def test_names_and_layouts_change_and_come_back():
   assert params["conv1"]["kernel"][1, 2, 0, 3] == tensors["conv1.weight"][3, 0, 1, 2]
   assert params["fc"]["kernel"][6, 1] == tensors["fc.weight"][1, 6]
   assert left_out == {"bn.num_batches_tracked": 17}
-  back = rename.to_theirs(params, stats, RULES, left_out)
+  params["list"] = {"0": {"bias": params["fc"].pop("bias")}}  # a place in a list, as a run's checkpoint keeps it
+  rules = [rule._replace(ours="params/list[0]/bias") if rule.theirs == "fc.bias" else rule for rule in RULES]
+  back = rename.to_theirs(params, stats, rules, left_out)
   assert set(back) == set(tensors)
   for name, value in tensors.items():
     np.testing.assert_array_equal(back[name], value)
