@@ -173,6 +173,23 @@ def export_weights(
 
 
 @app.command()
+def export(
+  out: Annotated[str, typer.Argument(help="folder to write: model.stablehlo, model.json, example.npz")],
+  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
+  weights: str = typer.Option(None, "--weights", help="folder of weights or workdir; default those of jiqa"),
+  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
+):
+  """Writes a metric as a program that runs without jiqa (StableHLO): jiqa export exported --weights=runs/reiqa_demo"""
+  from jiqa.export import export
+  from jiqa.score import load
+
+  sheet = export(load(model, weights, head), out)
+  for name, text in sheet["inputs"].items():
+    print(f"{name}: {text}")
+  print(f"exported: {out}")
+
+
+@app.command()
 def card(
   model: str = typer.Argument(None, help="reiqa, liqe or lml; default the weights that come with jiqa"),
   weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run"),  # noqa: B008

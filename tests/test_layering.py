@@ -46,6 +46,7 @@ ALLOWED = {
   "jiqa.score": ("jiqa.scoring", "jiqa.methods", "jiqa.runtime"),
   "jiqa.explain": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
   "jiqa.serve": ("jiqa.score", "jiqa.scoring", "jiqa.data"),
+  "jiqa.export": ("jiqa.evaluation",),
   "jiqa.features": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
   "jiqa.regress": ("jiqa.features", "jiqa.data", "jiqa.evaluation", "jiqa.evaluate"),
 }

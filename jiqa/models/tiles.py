@@ -49,7 +49,7 @@ def features(encoder, pixels, size, normalise, tile=TILE):
   Returns:
     [b, d] float32: the mean over the image of the last activation.
   """
-  if max(pixels.shape[1:3]) <= tile:
+  if all(side <= tile for side in pixels.shape[1:3]):  # each for itself: they may be symbols of an export
     return encoder(normalise(pixels), size)
   edge = margin(encoder.depth)
   inner = tile - 2 * edge
