@@ -13,23 +13,21 @@ from jiqa.scoring.metric import probabilities
 from jiqa.scoring.pictures import Item
 
 MAP_SIDE = 64  # pixels of a saliency map, at most; the page stretches it over the picture
-MAP_COLOUR = (255, 96, 0)
-MAP_ALPHA = 215
+DARKEST = 205  # of 255: how opaque the shade is where the model looks least
 
 
 class Backend:
   """What the server needs of a metric.
 
   Args:
-    metric: what `jiqa.load` gives. Where it has `saliency`, that takes a list of [h, w, 3] uint8 and gives a list of
-      maps [g, g'], not negative.
+    metric: what `jiqa.load` gives.
 
   Attributes:
     name: of the method.
     weights_sha256: checksum of its weights.
     card: dict of plain values: what it was trained on, licence, ...; without the folders of this machine.
     scale: dict of 'low', 'high' (None where the card has no range) and 'higher_is_better'.
-    saliency: True where it has maps.
+    saliency: True where its method says what it looks at (`explain`).
   """
 
   def __init__(self, metric):
@@ -39,7 +37,8 @@ class Backend:
     score = metric.card["score"]
     low, high = score["range"] or (None, None)
     self.scale = {"low": low, "high": high, "higher_is_better": score["direction"] == "higher is better"}
-    self.saliency = hasattr(metric, "saliency")
+    self._model = metric.models[0]
+    self.saliency = len(metric.models) == 1 and hasattr(self._model.method, "explain")
 
   def warm_up(self):
     """Scores a gray picture: a metric that cannot score is found before anybody waits for it.
@@ -47,7 +46,11 @@ class Backend:
     Raises:
       UserError: it cannot.
     """
-    self._metric(np.full((256, 256, 3), 127, np.uint8))
+    self._metric.check_scores()
+    gray = np.full((256, 256, 3), 127, np.uint8)
+    for row in self.score([gray], [True]):
+      if isinstance(row, UserError):
+        raise row
 
   def score(self, images, saliency):
     """Scores pictures.
@@ -63,10 +66,9 @@ class Backend:
     rows = [None] * len(images)
     for found in self._metric.stream([Item("the picture", image) for image in images]):
       rows[found.index] = UserError(found.error) if found.error else _row(found.outputs)
-    wanted = [i for i, row in enumerate(rows) if saliency[i] and isinstance(row, dict)]
-    if wanted and self.saliency:
-      for i, values in zip(wanted, self._metric.saliency([images[i] for i in wanted]), strict=True):
-        rows[i]["saliency"] = map_as_png(values)
+    for image, row, wanted in zip(images, rows, saliency, strict=True):
+      if wanted and self.saliency and isinstance(row, dict):
+        row["saliency"] = map_as_png(self._model.method.explain(self._model.state, image)["map"])
     return rows
 
 
@@ -88,10 +90,10 @@ def _row(outputs):
 
 
 def map_as_png(values):
-  """A saliency map as the data URI of a PNG: one colour, more opaque where the model looks more.
+  """A saliency map as the data URI of a PNG: a shade that lets through what the model looks at.
 
   Args:
-    values: [g, g'] float, not negative; stretched over the whole picture.
+    values: [g, g'] float; stretched over the whole picture. Only differences inside the map count.
 
   Returns:
     str.
@@ -101,8 +103,10 @@ def map_as_png(values):
     'data:image/png;base64,iVBORw0K'
   """
   values = np.asarray(values, np.float64)
-  alpha = np.round(values / max(values.max(), 1e-12) * MAP_ALPHA).astype(np.uint8)
-  pixels = np.concatenate([np.broadcast_to(np.uint8(MAP_COLOUR), (*alpha.shape, 3)), alpha[..., None]], -1)
+  low, high = values.min(), values.max()
+  shade = DARKEST * (high - values) / max(high - low, 1e-12)
+  pixels = np.zeros((*shade.shape, 4), np.uint8)
+  pixels[..., 3] = np.round(shade)
   image = Image.fromarray(pixels)
   image.thumbnail((MAP_SIDE, MAP_SIDE))
   file = io.BytesIO()

@@ -12,6 +12,7 @@ from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
 
 LOG = logging.getLogger("jiqa.serve")
+NAMELESS = "picture"  # the answer has its name
 LONGEST_WAIT = 60  # seconds that a refused client is asked to wait, at most
 
 
@@ -127,7 +128,7 @@ class Batcher:
     images = []
     for job in jobs:
       try:
-        images.append((job, decode_rgb(job.picture.data)))
+        images.append((job, decode_rgb(job.picture.data, NAMELESS)))
       except Exception as error:
         job.future.set_exception(_told(error))
       job.picture.data = b""
@@ -152,6 +153,6 @@ class Batcher:
 def _told(error):
   """What the sender is told of an exception: the reason if it is the picture's fault, else only that it failed."""
   if isinstance(error, UserError):
-    return error
+    return UserError(str(error).removeprefix(f"{NAMELESS}: "))
   LOG.error("a picture could not be scored", exc_info=error)
   return UserError("could not be scored because of an error in the server, whose log has the details")

@@ -13,17 +13,19 @@ const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds
 const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4, useGrouping: false });
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
+const words = (key) => key.replaceAll("_", " ");
+
 function describe(value) {
   if (value === null || value === undefined) return "";
-  if (Array.isArray(value)) return value.map(describe).join(", ");
-  if (typeof value === "object") return Object.entries(value).map(([k, v]) => `${k}: ${describe(v)}`).join("\n");
+  if (Array.isArray(value)) return value.map(describe).join(value.some((one) => typeof one === "object") ? "\n\n" : ", ");
+  if (typeof value === "object") return Object.entries(value).map(([k, v]) => `${words(k)}: ${describe(v)}`).join("\n");
   return String(value);
 }
 
 function addFacts(list, facts) {
   for (const [key, value] of facts) {
     const term = document.createElement("dt"), text = document.createElement("dd");
-    term.textContent = key.replaceAll("_", " ");
+    term.textContent = words(key);
     text.textContent = typeof value === "number" ? number(value) : describe(value);
     list.append(term, text);
   }
@@ -104,7 +106,9 @@ async function drawThumbnail({ file, element }) {
     canvas.getContext("2d").drawImage(whole, 0, 0, canvas.width, canvas.height);
     whole.close();
   } catch {
-    canvas.remove();  // a format that the browser cannot show; the server may read it all the same
+    // A format that the browser cannot show, such as TIFF; the server may read it all the same.
+    canvas.remove();
+    element.querySelector(".blind").hidden = false;
   }
 }
 
