@@ -39,9 +39,9 @@ class LIQE(Method):
     self.config, self.shards, self.mesh = config, shards, None
     self.tasks, self.shape = prompts.tasks(config.prompt), prompts.shape(config.prompt)
     self.databases = list(dict.fromkeys(entry.name for entry in config.data))
-    tokens = prompts.encode(config.prompt, open_tokenizer(config.vocabulary) if config.vocabulary else None)
-    _check(config, shards, tokens)
-    self.prompts = share_prefixes(tokens, shards)
+    self.tokens = prompts.encode(config.prompt, open_tokenizer(config.vocabulary) if config.vocabulary else None)
+    _check(config, shards, self.tokens)
+    self.prompts = share_prefixes(self.tokens, shards)
     self.graphdef = split_module(nnx.eval_shape(lambda: self._network(nnx.Rngs(0))))[0]
 
   def _network(self, rngs):
