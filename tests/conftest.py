@@ -26,3 +26,40 @@ def real_data():
   if not REAL_DATA.is_dir():
     pytest.skip(f"no real data at {REAL_DATA} (set JIQA_REAL_DATA)")
   return REAL_DATA
+
+
+@pytest.fixture
+def brightness_run(tmp_path, monkeypatch):
+  """(config, workdir) of a run that takes a second: a method of one parameter on forty gray pictures."""
+  from ml_collections import ConfigDict
+  from PIL import Image
+
+  from data_builders.prepare import prepare
+  from jiqa import methods
+
+  monkeypatch.setitem(methods.METHODS, "brightness", "tests.brightness_method:Brightness")
+  pictures = tmp_path / "pictures"
+  pictures.mkdir()
+  rows = ["image_name,mos"]
+  for i in range(40):
+    Image.new("RGB", (16, 16), (6 * i,) * 3).save(pictures / f"{i}.png")
+    rows.append(f"{i}.png,{2.5 * i}")
+  (pictures / "scores.csv").write_text("\n".join(rows))
+  prepare("csv/gray", pictures, tmp_path / "data")
+  config = ConfigDict(
+    {
+      "method": "brightness", "seed": 0, "split": -1, "threads": 1, "data_dir": str(tmp_path / "data"), "init_from": "",
+      "data": [ConfigDict({"name": "csv/gray", "weight": 0.0, "count": 0, "protocol": "", "distortion": ""})],
+      "batch_size": 8, "accumulate": 1, "remat": False, "sharding": "replicated", "epochs": 0, "steps": 15,
+      "optimizer": {
+        "name": "sgd", "schedule": "cosine", "learning_rate": 0.2, "weight_decay": 0.0, "warmup_steps": 0,
+        "clip_norm": 0.0,
+      },
+      "checkpoint_every": 5, "checkpoints_kept": 2, "validate_every": 0, "log_every": 1,
+      "evaluation": {
+        "databases": (), "protocol": "folds", "splits": 3, "fractions": (0.6, 0.2, 0.2), "alphas": (1.0, 1.0, 1),
+        "pixels_per_batch": 8 * 32 * 32, "untrained": True, "checkpoint": "newest",
+      },
+    }
+  )  # fmt: skip
+  return config, tmp_path / "workdir"

@@ -70,7 +70,7 @@ def flags_of(method, data_dir, workdir, **changes):
   """The same as flags of launch.py."""
   file, variant, _ = RUNS[method]
   text = {
-    key: ",".join(map(str, value)) + ("," if len(value) == 1 else "") if isinstance(value, tuple) else value
+    key: f"({','.join(map(repr, value))},)" if isinstance(value, tuple) and value else value
     for key, value in changes_of(method, data_dir, **changes).items()
   }
   return [

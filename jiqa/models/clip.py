@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.models.vit import LayerNorm, Linear, precision_of
 
@@ -183,7 +184,7 @@ class VisionTransformer(nnx.Module):
     x = self.ln_pre(jnp.concatenate([first, patches], 1) + self.positional_embedding[...])
     *blocks, last = self.transformer.resblocks
     for block in blocks:
-      x = block(x)
+      x = checkpoint_name(block(x), "block")
     return project(self.ln_post(last.first_token(x)[:, 0]), self.proj[...], self.dtype)
 
   def embed(self, x):

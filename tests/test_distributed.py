@@ -1,0 +1,145 @@
+"""Two processes as one run: the same numbers as one process, preemption, a process that dies, other numbers of them."""
+
+import json
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from data_builders.prepare import prepare
+from jiqa import train as loop
+from jiqa.evaluate import evaluate
+from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.sharding import make_mesh
+from tests.processes import finish, start
+from tests.tiny_runs import config_of, flags_of
+
+DRILL = {"steps": 60, "checkpoint_every": 7, "evaluation__databases": ()}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """The demo's photographs and labels."""
+  folder = tmp_path_factory.mktemp("data")
+  prepare("demo", data_dir=folder)
+  return folder
+
+
+def curve(workdir):
+  records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return np.array([(record["step"], record["loss"], record["gradient_norm"]) for record in records])
+
+
+def arrays(config, workdir):
+  """dict from path to array: the newest state of a run, as one process sees it."""
+  mesh = make_mesh()
+  method, tx, _, _ = loop.build(config, mesh, 64)
+  state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
+  return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def without_noise(path, array):
+  """An array without the biases of attention's keys: softmax cancels them, so that their gradient is rounding alone.
+
+  AdamW divides it by its own size, which makes steps as large as any other of it.
+  """
+  if path.endswith("['bias']") and ("'qkv'" in path or "'in_proj'" in path):
+    query, _, value = np.split(array, 3)
+    return np.concatenate([query, value])
+  return array
+
+
+def wait_for(workdir, step, processes):
+  """Returns once a run has recorded `step`."""
+  deadline, path = time.monotonic() + 240, workdir / "metrics.jsonl"
+  while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+    if path.exists() and len(path.read_text().splitlines()) > step:
+      return
+    time.sleep(0.02)
+  raise AssertionError([(workdir / f"stderr_{i}").read_text()[-3000:] for i in range(len(processes))])
+
+
+@pytest.mark.parametrize("method", ["reiqa", "lml", "liqe"])
+def test_two_processes_with_four_devices_equal_one_with_eight(method, data_dir, tmp_path):
+  changes = {"steps": 3, "evaluation__databases": ("demo",) if method == "lml" else ()}
+  one, two = tmp_path / "one", tmp_path / "two"
+  finish(start(flags_of(method, data_dir, two, **changes), two, processes=2, devices=4), two)
+  config = config_of(method, data_dir, **changes)
+  assert loop.train(config, one)
+  np.testing.assert_allclose(curve(two), curve(one), rtol=1e-5, atol=1e-5)
+  expected, found = arrays(config, one), arrays(config, two)
+  for path, array in expected.items():
+    ours, theirs = without_noise(path, found[path]), without_noise(path, array)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=path)
+  if method == "lml":
+    results, shared = evaluate(config, one), json.loads((two / "results.json").read_text())
+    assert shared["srcc"] == pytest.approx(results["srcc"], abs=0.02) and len(shared["devices"]) == 8
+    scores = [np.load(run / "scores_demo.npz")["predictions"] for run in (one, two)]
+    np.testing.assert_allclose(*scores, atol=1e-3, rtol=1e-4)
+  assert [name.name for name in two.glob("metrics*")] == ["metrics.jsonl"] and not (two / "lock.json").exists()
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, tmp_path_factory):
+  """An uninterrupted run of two processes."""
+  workdir = tmp_path_factory.mktemp("whole")
+  finish(start(flags_of("lml", data_dir, workdir, **DRILL), workdir, processes=2, devices=4), workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def preempted(data_dir, tmp_path_factory):
+  """A run of two processes of which one got SIGTERM."""
+  workdir = tmp_path_factory.mktemp("preempted")
+  processes = start(flags_of("lml", data_dir, workdir, **DRILL), workdir, processes=2, devices=4)
+  wait_for(workdir, 10, processes)
+  processes[1].send_signal(signal.SIGTERM)
+  said = finish(processes, workdir, expected=143)
+  assert all("stopped by SIGTERM after a checkpoint" in text for text in said)
+  return workdir
+
+
+def test_preempted_and_killed_runs_end_with_the_bits_of_an_uninterrupted_one(whole, preempted, data_dir, tmp_path):
+  workdir = shutil.copytree(preempted, tmp_path / "run")
+  stopped_at = Checkpoints(workdir / "checkpoints").latest_step()
+  assert 10 < stopped_at < DRILL["steps"] - 15 and len(curve(workdir)) == stopped_at
+  flags = flags_of("lml", data_dir, workdir, **DRILL)
+  processes = start(flags, workdir, processes=2, devices=4)
+  wait_for(workdir, stopped_at + 10, processes)
+  processes[1].kill()
+  processes[1].wait()
+  # The survivor notices by itself, ends, and leaves its lock behind.
+  assert processes[0].wait(timeout=120) != 0 and (workdir / "lock.json").exists()
+  assert len(curve(workdir)) < DRILL["steps"]
+  finish(start(flags, workdir, processes=2, devices=4), workdir)
+  np.testing.assert_array_equal(curve(workdir), curve(whole))
+  config = config_of("lml", data_dir, **DRILL)
+  expected, found = arrays(config, whole), arrays(config, workdir)
+  for path, array in expected.items():
+    np.testing.assert_array_equal(found[path], array, err_msg=path)
+
+
+def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(whole, preempted, data_dir, tmp_path):
+  workdir = shutil.copytree(preempted, tmp_path / "run")
+  begun = len(curve(workdir))
+  assert loop.train(config_of("lml", data_dir, **DRILL, sharding="fsdp"), workdir, jax.devices()[:4])
+  assert len(curve(workdir)) == DRILL["steps"] > begun
+  np.testing.assert_array_equal(curve(workdir)[:begun], curve(whole)[:begun])
+  np.testing.assert_allclose(curve(workdir)[begun : begun + 5], curve(whole)[begun : begun + 5], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--distributed"], "--coordinator=HOST:PORT --num_processes=N --process_id=I"),
+    (["--distributed", "--coordinator=localhost:1"], "give all three"),
+    (["--coordinator=localhost:1"], "without --distributed"),
+    (["--distributed", "--coordinator=a:1", "--num_processes=2", "--process_id=2"], "expected 0 to 1"),
+  ],
+)
+def test_mistakes_in_the_flags_say_what_to_give(flags, message, data_dir, tmp_path):
+  said = finish(start([*flags_of("lml", data_dir, tmp_path / "run"), *flags], tmp_path), tmp_path, expected=2)[0]
+  assert message in said and "Traceback" not in said

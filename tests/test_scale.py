@@ -1,0 +1,223 @@
+"""The compiled step on eight devices: what they tell each other, what they hold, what the host may not do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jiqa import methods
+from jiqa import train as loop
+from jiqa.errors import UserError
+from jiqa.runtime import collectives, sharding
+from jiqa.runtime.accumulate import split
+from jiqa.runtime.lock import Lock
+from jiqa.runtime.sharding import make_mesh, over_batch, put_batch, spread
+from tests.tiny_runs import RUNS, config_of
+
+# Collectives of a step beside the sum of the gradients: (most all-reduces, their bytes), (most others, their bytes).
+# Re-IQA: sums for batch normalisation; the keys for the queue. LML: features and numbers of pictures, of which every
+# device contrasts its own; the place of the salient crop. LIQE: prompts' features and the gradient towards them, the
+# token table's gradient once for beginnings and once for endings, losses of pairs.
+EXPECTED = {
+  "reiqa": ((28, 2_888), (2, 5_184)),
+  "reiqa_content": ((28, 2_888), (2, 576)),
+  "lml": ((3, 100), (7, 4_500)),
+  "liqe": ((5, 3_240_000), (4, 200)),
+}
+
+
+def example(method, config, rows):
+  """A batch cut from random pictures, NumPy arrays."""
+  rng, cut = np.random.default_rng(0), []
+  for i in range(rows):
+    record = {
+      "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "database": "demo", "entry": 0, "range": (0.0, 1.0),
+      "mos": (i % 3) / 2, "mos_std": np.nan, "distortion": ("pristine", "gaussian blur")[i % 2],
+    }  # fmt: skip
+    cut.append(method.cut(rng.integers(0, 256, (90, 100, 3), dtype=np.uint8), record, np.random.default_rng(i)))
+  return {name: np.stack([row[name] for row in cut]) for name in cut[0]}
+
+
+def compiled(config, devices=None):
+  """(program, state, batch) of a config's step on `devices`."""
+  mesh = make_mesh(devices)
+  method, tx, schedule, _ = loop.build(config, mesh, 64)
+  state = loop.init_state(config, method, tx, mesh)
+  places = jax.tree.map(lambda x: x.sharding, state)
+  step = loop.make_step(
+    method, tx, schedule, 0, places=places, accumulate=config.accumulate, remat=config.remat
+  )
+  batch = put_batch(example(method, config, config.batch_size), mesh)
+  return loop.compile_step(step, state, batch)[0], state, batch
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_devices_share_gradients_and_little_else(name):
+  config = config_of(name, "", steps=4)
+  program, state, batch = compiled(config)
+  parameters = jax.tree.leaves(state.params)
+  gradient = sum(4 * x.size for x in parameters)
+  found = collectives.find(program.as_text())
+  sums = [arrays for kind, arrays in found if kind == "all-reduce"]
+  others = [arrays for kind, arrays in found if kind != "all-reduce"]
+  (most_sums, sum_bytes), (most_others, other_bytes) = EXPECTED[name]
+  assert 1 <= len(sums) <= most_sums and len(others) <= most_others
+  assert 0 <= sum(map(collectives.size, sums)) - gradient <= sum_bytes * 1.05
+  assert sum(map(collectives.size, others)) <= other_bytes * 1.05
+  # No pictures: nothing that has an axis of colours travels but gradients of kernels; no parameters.
+  kernels = {x.shape for x in parameters if x.ndim > 1}
+  travelling = {shape for arrays in sums for _, shape in arrays if len(shape) > 2 and 3 in shape}
+  assert travelling <= kernels
+  assert not {shape for arrays in others for _, shape in arrays if len(shape) > 2 or shape in kernels}
+  assert all(x.dtype == np.uint8 for x in batch.values() if x.ndim > 3), "pixels travel as bytes"
+
+
+def test_fsdp_gives_the_same_numbers_from_an_eighth_of_the_memory(monkeypatch):
+  monkeypatch.setattr(sharding, "SMALL", 256)
+  results = {}
+  for how in ("replicated", "fsdp"):
+    program, state, batch = compiled(config_of("lml", "", steps=4, sharding=how))
+    held = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(state))
+    whole = {x.shape for x in jax.tree.leaves(state.params)}
+    found = collectives.find(program.as_text())
+    gathered = [shape for kind, arrays in found if kind == "all-gather" for _, shape in arrays if shape in whole]
+    big = sum(x.size >= 256 for x in jax.tree.leaves(state.params))
+    after, metrics = program(state, batch)
+    results[how] = held, len(gathered), jax.device_get((after, metrics))
+    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+      assert before.sharding == now.sharding
+  assert results["fsdp"][0] < results["replicated"][0] / 6
+  # Each split array of network and teacher is gathered once, and nothing is where all is at hand.
+  assert results["replicated"][1] == 0 and 0 < results["fsdp"][1] <= 2 * big
+  for a, b in zip(*(jax.tree.leaves(results[how][2]) for how in results), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_remat_gives_the_same_numbers_in_less_memory():
+  outcomes, memory = [], []
+  for remat in (False, True):
+    config = config_of("lml", "", steps=4, remat=remat, depth=6, contrast=0.0)
+    program, state, batch = compiled(config, jax.devices()[:1])
+    memory.append(program.memory_analysis().temp_size_in_bytes)
+    outcomes.append(jax.device_get(program(state, batch)))
+  assert memory[1] < 0.8 * memory[0]
+  for a, b in zip(*map(jax.tree.leaves, outcomes), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_rule_of_fsdp():
+  mesh = make_mesh()
+  for shape, expected in {
+    (256, 64): PartitionSpec("data"),
+    (64, 256): PartitionSpec(None, "data"),
+    (3, 3, 250, 512): PartitionSpec(None, None, None, "data"),
+    (255, 65): PartitionSpec(),
+    (8,): PartitionSpec(),
+  }.items():
+    assert spread(shape, mesh) == NamedSharding(mesh, expected), shape
+  with pytest.raises(ValueError, match="expected replicated or fsdp"):
+    loop.layout(None, mesh, "zero")
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+  monkeypatch.setitem(methods.METHODS, "brightness", "tests.brightness_method:Brightness")
+
+
+def test_micro_batches_keep_rows_on_their_devices_and_add_up(brightness):
+  mesh = make_mesh()
+  batch = put_batch({"x": np.arange(48.0, dtype=np.float32).reshape(48, 1)}, mesh)
+  program = jax.jit(lambda batch: split(batch, 3, mesh)).lower(batch).compile()
+  assert not collectives.find(program.as_text())
+  parts = program(batch)["x"]
+  assert parts.shape == (3, 16, 1) and sorted(np.ravel(parts)) == list(range(48))
+  assert parts.sharding == NamedSharding(mesh, PartitionSpec(None, "data"))
+
+  outcomes = []
+  for accumulate in (1, 3):
+    config = config_of("lml", "", steps=4, batch_size=48, accumulate=accumulate)
+    config.unlock()
+    config.method = "brightness"
+    method, tx, schedule, _ = loop.build(config, mesh, 64)
+    state = loop.init_state(config, method, tx, mesh)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    step = loop.make_step(method, tx, schedule, 0, places=places, accumulate=accumulate)
+    rng = np.random.default_rng(0)
+    batch = put_batch({name: rng.random(48, np.float32) for name in ("brightness", "target")}, mesh)
+    outcomes.append(jax.device_get(step(state, batch)))
+  for a, b in zip(*map(jax.tree.leaves, outcomes), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_micro_batches_of_a_queue_hand_on_all_keys():
+  config = config_of("reiqa", "", steps=4)
+  method = methods.build_method(config, 8)
+  stacked = {"keys": jnp.arange(24.0).reshape(3, 4, 2), "key_stats": {"mean": jnp.array([[1.0], [2.0], [6.0]])}}
+  joined = method.join(stacked)
+  np.testing.assert_array_equal(joined["keys"], np.arange(24.0).reshape(12, 2))
+  np.testing.assert_allclose(joined["key_stats"]["mean"], [3.0])
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"accumulate": 2, "batch_size": 8}, "not a multiple of 8 devices times config.accumulate 2"),
+    ({"accumulate": 2, "batch_size": 16, "data[0].count": 16}, "fixes by count"),
+    ({"sharding": "zero"}, "expected replicated or fsdp"),
+  ],
+)
+def test_what_devices_cannot_share_is_refused(changes, message):
+  with pytest.raises(UserError, match=message):
+    loop.build(config_of("lml", "", steps=4, **changes), make_mesh(), 64)
+
+
+def test_a_step_that_waits_for_the_host_is_refused(brightness, brightness_run, monkeypatch):
+  config, workdir = brightness_run
+
+  def leaking(step, state, batch):
+    add = jax.jit(lambda x, y: x + y)
+    metrics = {name: jnp.float32(0) for name in ("loss", "gradient_norm", "learning_rate")}
+    return (lambda state, batch: (state.replace(step=add(state.step, np.int32(1))), metrics)), 0.0
+
+  monkeypatch.setattr(loop, "compile_step", leaking)
+  with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+    loop.train(config, workdir, jax.devices()[:1])
+
+
+def test_two_runs_on_one_workdir_refuse_each_other(brightness_run):
+  config, workdir = brightness_run
+  with Lock(workdir), pytest.raises(UserError, match="works in this --workdir"):
+    loop.train(config, workdir, jax.devices()[:1])
+  assert not (workdir / "metrics.jsonl").exists()
+  assert loop.train(config, workdir, jax.devices()[:1])
+
+
+def test_a_reader_that_dies_ends_the_run_which_then_goes_on(brightness_run, monkeypatch, tmp_path):
+  config, workdir = brightness_run
+  assert loop.train(config, tmp_path / "whole", jax.devices()[:1])
+  read = loop.Subset.__getitem__
+  seen = []
+
+  def failing(self, i):
+    seen.append(i)
+    if len(seen) == 50:
+      raise OSError("the network file system is gone")
+    return read(self, i)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Subset, "__getitem__", failing)
+    with pytest.raises(OSError, match="the network file system is gone"):
+      loop.train(config, workdir, jax.devices()[:1])
+  assert 0 < len((workdir / "metrics.jsonl").read_text().splitlines()) < config.steps
+  assert not (workdir / "lock.json").exists()
+  assert loop.train(config, workdir, jax.devices()[:1])
+  losses = [[line.split('"loss": ')[1].split(",")[0] for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in (workdir, tmp_path / "whole")]  # fmt: skip
+  assert losses[0] == losses[1] and len(losses[0]) == config.steps
+
+
+def test_a_trace_is_recorded_when_asked_for(brightness_run):
+  config, workdir = brightness_run
+  assert loop.train(config, workdir, jax.devices()[:1], profile=True)
+  assert list((workdir / "profile").rglob("*.xplane.pb"))
