@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from jiqa.errors import UserError
 from jiqa.methods import build_method
+from jiqa.methods.base import Method
 from jiqa.runtime.sharding import put_batch, replicated
 from jiqa.runtime.state import new_state
 from jiqa.scoring import weights
@@ -38,7 +39,9 @@ class Model:
     state = _state(self.method, found, mesh)
     own = checksum(*jax.tree.map(np.asarray, (state.params, state.stats)))
     self.card = {"weights_sha256": own, **found.card}
-    self._state = jax.jit(self.method.prepare)(state)
+    # What most methods prepare is nothing, which need not be compiled.
+    prepares = type(self.method).prepare is not Method.prepare
+    self._state = jax.jit(self.method.prepare)(state) if prepares else state
     self._predict, self._gives = jax.jit(self.method.predict), None
 
   def __call__(self, batch):

@@ -18,7 +18,7 @@ RUN_CONFIG = "config.json"
 PUBLISHED = {
   ("reiqa", "quality"): ("configs.reiqa", "quality", ("depth", "width", "embedding")),
   ("reiqa", "content"): ("configs.reiqa", "content", ("depth", "width", "embedding")),
-  ("liqe", None): ("configs.liqe", None, ()),
+  ("liqe", None): ("configs.liqe", None, ("prompt",)),
   ("lml", None): ("configs.lml", None, ()),
 }
 
@@ -100,7 +100,7 @@ def _published_config(folder, card):
     )
   module, variant, taken = PUBLISHED[kind]
   get_config = importlib.import_module(module).get_config
-  config = (get_config(variant) if variant else get_config()).to_dict()
+  config = json.loads((get_config(variant) if variant else get_config()).to_json_best_effort())
   # Published weights are float32; half precision would be seen in the third digit of a score.
   return config | {key: card[key] for key in taken} | ({"dtype": "float32"} if "dtype" in config else {})
 
