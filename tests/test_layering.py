@@ -21,7 +21,7 @@ ALLOWED = {
   "jiqa.data": ("data_builders",),
   "jiqa.runtime": (),
   "jiqa.evaluation": (),
-  "jiqa.weights": ("jiqa.models", "jiqa.runtime"),
+  "jiqa.weights": ("jiqa.models", "jiqa.runtime", "jiqa.data"),
   "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.data", "jiqa.runtime", "jiqa.weights"),
   "jiqa.predict": ("jiqa.methods", "jiqa.data", "jiqa.runtime"),
   "jiqa.validate": ("jiqa.predict", "jiqa.data", "jiqa.runtime", "jiqa.evaluation"),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jiqa.data.prompts import JOINT, QUALITY
 from jiqa.models.clip import VisionTransformer, normalise
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights.rename import CONV, LINEAR, Rule
@@ -159,22 +160,26 @@ def probe(params, stats, card):
   return np.asarray(run(params["visual"], jnp.asarray(probe_image()[None])))[0]
 
 
+_SOURCE = {"rules": clip_rules, "probe": probe, "ignored": (*SIZES, "position_ids"), "wrapper": ""}
+_LICENCE = "the authors give no licence for these weights; their code is MIT"
+
 CLIP_VIT_B_32 = Source(
   what="OpenAI's CLIP ViT-B/32 (ViT-B-32.pt, or model.safetensors of transformers)",
-  rules=clip_rules,
   card={"model": "clip", "licence": "MIT, OpenAI 2021"},
-  probe=probe,
-  ignored=(*SIZES, "position_ids"),
-  not_named="LIQE",
-  wrapper="",
+  not_named=("LIQE", "liqe"),
   adapt=openai_names,
+  **_SOURCE,
 )
 LIQE = Source(
-  what="LIQE (LIQE.pt; liqe_mix.pt or liqe_koniq.pt of pyiqa)",
-  rules=clip_rules,
-  card={"model": "liqe", "licence": "the authors give no licence for these weights; their code is MIT"},
-  probe=probe,
-  ignored=SIZES,
-  not_named="ViT-B-32",
-  wrapper="",
+  what="LIQE, trained on six databases (LIQE.pt; liqe_mix.pt of pyiqa)",
+  card={"model": "liqe", "prompt": JOINT, "licence": _LICENCE},
+  not_named=("ViT-B-32", "koniq"),
+  **_SOURCE,
+)
+# The same tensors, but other prompts: it knows nothing of scenes and distortions.
+LIQE_KONIQ = Source(
+  what="LIQE, trained on KonIQ-10k for quality alone (liqe_koniq.pt of pyiqa)",
+  card={"model": "liqe", "prompt": QUALITY, "licence": _LICENCE},
+  not_named=("ViT-B-32", "LIQE", "mix"),
+  **_SOURCE,
 )

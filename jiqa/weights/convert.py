@@ -17,6 +17,7 @@ SOURCES = {
   "resnet50": "jiqa.weights.reiqa:RESNET50",
   "clip-vit-b-32": "jiqa.weights.clip:CLIP_VIT_B_32",
   "liqe": "jiqa.weights.clip:LIQE",
+  "liqe-koniq": "jiqa.weights.clip:LIQE_KONIQ",
   "deit3-small": "jiqa.weights.deit:DEIT3_SMALL",
   "deit3-small-timm": "jiqa.weights.deit:DEIT3_SMALL_TIMM",
   "deiqt": "jiqa.weights.deit:DEIQT",
@@ -46,9 +47,10 @@ def convert(name, path, out):
     UserError: the file is not what the name says, listing missing and surplus tensors, or cannot be read.
   """
   source, path = source_of(name), pathlib.Path(path)
-  if source.not_named and source.not_named in path.name:
+  said = next((word for word in source.not_named if word in path.name), None)
+  if said:
     raise UserError(
-      f"{path}: its name says {source.not_named}, but {name} is {source.what}. The files hold the same tensors and "
+      f"{path}: its name says {said}, but {name} is {source.what}. The files hold the same tensors and "
       "cannot be told apart by them; rename the file if its name is wrong."
     )
   tensors = source.adapt(rename.read_checkpoint(path))

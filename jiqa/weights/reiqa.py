@@ -120,7 +120,7 @@ QUALITY = Source(
   rules=expert_rules,
   card={**_NETWORK, "expert": "quality", **_UNIT, "embedding": 128, "licence": _LICENCE},
   probe=probe,
-  not_named="content",
+  not_named=("content",),
   prefix="module.",
 )
 CONTENT = Source(
@@ -128,7 +128,7 @@ CONTENT = Source(
   rules=expert_rules,
   card={**_NETWORK, "expert": "content", **_IMAGENET, "embedding": 128, "licence": _LICENCE},
   probe=probe,
-  not_named="quality",
+  not_named=("quality",),
   prefix="module.",
 )
 # Old torchvision files lack the counters, timm and torchvision have a classifier.

@@ -14,7 +14,7 @@ class Source(NamedTuple):
     probe: function (params, stats, card) -> [d] float32, features of an image that the source makes itself; printed
       and kept on the card, so that two conversions can be compared.
     ignored: endings of names that the file may or may not have and that are not used.
-    not_named: a word that must not stand in the file's name; for files that no table can tell apart.
+    not_named: words that must not stand in the file's name; for files that no table can tell apart.
     wrapper, prefix: on the way back, the entry that holds the tensors in a file of torch ("": the file is nothing
       else), and what stands before every name.
     adapt: function from the tensors of a file, dict from name to array, to those that the rules know; for networks of
@@ -26,7 +26,7 @@ class Source(NamedTuple):
   card: dict
   probe: Callable
   ignored: tuple = ()
-  not_named: str = ""
+  not_named: tuple = ()
   wrapper: str = "model"
   prefix: str = ""
   adapt: Callable = dict

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jiqa.data.prompts import JOINT, QUALITY
 from jiqa.errors import UserError
 from jiqa.weights import clip, convert, rename
 from jiqa.weights.store import flatten, load_weights
@@ -14,7 +15,7 @@ RULES = clip.clip_rules(VISION, TEXT, 8)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-  for name in ("CLIP_VIT_B_32", "LIQE"):
+  for name in ("CLIP_VIT_B_32", "LIQE", "LIQE_KONIQ"):
     source = getattr(clip, name)._replace(rules=lambda: RULES, probe=lambda params, stats, card: np.ones(3))
     monkeypatch.setattr(clip, name, source)
 
@@ -66,6 +67,7 @@ def test_every_layout_gives_the_same_weights_and_they_come_back(layout, tmp_path
   safetensors.numpy.save_file(stored, tmp_path / "file.safetensors")
   card = convert.convert(name, tmp_path / "file.safetensors", tmp_path / "weights")
   assert card["tensors"] == len(RULES) == 62 and card["source"] == name
+  assert card.get("prompt") == (None if name == "clip-vit-b-32" else JOINT)
   params, stats, _ = load_weights(tmp_path / "weights")
   kernel = flatten(params)["visual/transformer/resblocks[1]/attn/in_proj/kernel"]
   np.testing.assert_array_equal(kernel, tensors["visual.transformer.resblocks.1.attn.in_proj_weight"].T)
@@ -125,3 +127,11 @@ def test_what_does_not_fit_is_listed(tmp_path):
   with pytest.raises(UserError, match="its name says ViT-B-32"):
     convert.convert("liqe", tmp_path / "ViT-B-32.pt", tmp_path / "weights")
   assert rename.compare(checkpoint(), RULES) == ""
+  with pytest.raises(UserError, match="its name says koniq"):
+    convert.convert("liqe", tmp_path / "liqe_koniq.pt", tmp_path / "weights")
+
+
+def test_the_card_says_which_prompts_the_weights_know(tmp_path):
+  safetensors.numpy.save_file(checkpoint(), tmp_path / "liqe_koniq.safetensors")
+  card = convert.convert("liqe-koniq", tmp_path / "liqe_koniq.safetensors", tmp_path / "weights")
+  assert card["prompt"] == QUALITY
