@@ -6,7 +6,8 @@ step    a whole training step, 48 images with 3 crops; for an accelerator.
 score   one 512x384 photograph, 15 crops, cached texts: PyTorch in eager mode (needs torch) and ours, same weights.
 memory  the largest memory of a process that scores a picture of 1024x768, and of 6000x8000.
 
-Both sides run in one process on the same seeded weights at full size, taking turns; medians of wall time are shown.
+Both sides run in one process on the same seeded weights at full size, taking turns. Medians of wall time and of CPU time
+are shown; on a shared machine the CPU time is the fairer one.
 """
 
 import argparse
@@ -57,21 +58,23 @@ def started(method):
 
 
 def measure(sides, repeats):
-  """Median seconds of each side, taking turns after one turn that is not counted."""
+  """Median (wall, CPU) seconds of each side, taking turns after one turn that is not counted."""
   times = {name: [] for name in sides}
   for turn in range(repeats + 1):
     for name, work in sides.items():
-      start = time.perf_counter()
+      wall, cpu = time.perf_counter(), time.process_time()
       work()
+      took = time.perf_counter() - wall, time.process_time() - cpu
       if turn:
-        times[name].append(time.perf_counter() - start)
-        print(f"{name}: {times[name][-1]:.3f} s", flush=True)
-  return {name: float(np.median(seconds)) for name, seconds in times.items()}
+        times[name].append(took)
+        print(f"{name}: {took[0]:.3f} s (CPU {took[1]:.3f} s)", flush=True)
+  return {name: np.median(found, axis=0) for name, found in times.items()}
 
 
 def report(what, seconds, theirs, ours):
-  print(f"{what}: {theirs} {seconds[theirs]:.3f} s, {ours} {seconds[ours]:.3f} s, "
-        f"ratio {seconds[theirs] / seconds[ours]:.2f}, on {jax.devices()[0].device_kind}")  # fmt: skip
+  shown = ", ".join(f"{name} {seconds[name][0]:.3f} s (CPU {seconds[name][1]:.3f} s)" for name in (theirs, ours))
+  ratio = seconds[theirs] / np.maximum(seconds[ours], 1e-9)
+  print(f"{what}: {shown}, ratio {ratio[0]:.2f} (CPU {ratio[1]:.2f}), on {jax.devices()[0].device_kind}")
 
 
 def text(dtype, repeats):
