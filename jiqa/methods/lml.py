@@ -68,11 +68,14 @@ def teacher_momentum(updates, most):
 class LML(Method):
   """LML-IQA behind the contract of `methods/base.py`."""
 
+  training_only = ("extra",)
+
   def __init__(self, config, shards):
     self.config = config
     _check(config, shards)
     abstract = nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0)))
     self.graphdef = split_module(abstract)[0]
+    self._look = jax.jit(self._look_at)  # compiled once, however many pictures are explained
 
   def init(self, key, mesh, weights=None):
     whole = replicated(mesh)
@@ -163,21 +166,49 @@ class LML(Method):
 
   def views(self, image):
     """Crops at places drawn from the picture's own pixels: the same for one picture, wherever it comes up."""
+    return {"crops": self._test_crops(image)["crops"]}
+
+  def _test_crops(self, image):
     config = self.config
     rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(image)))
     image = fitted(image, config.crop, tuple(config.resize))
-    return {"crops": grouped_crops(image, config.test_crops, config.crop, rng, flip=False)["crops"]}
+    return grouped_crops(image, config.test_crops, config.crop, rng, flip=False) | {"image": image}
+
+  def explain(self, params, teacher, image):
+    """What the score of one picture is made of.
+
+    Args:
+      params, teacher: nested dicts of arrays, the network and its teacher.
+      image: [h, w, 3] uint8.
+
+    Returns:
+      dict of NumPy arrays: 'image' [h', w', 3] uint8 in the size from which crops are cut, 'crops' [n, s, s, 3] uint8,
+      'boxes' [n, 4] as fractions of height and width, 'scores' [n] of the crops, their mean 'score', 'map' [g, g], what
+      the teacher looks at, and 'saliency' [n], its mean in every box.
+    """
+    found = self._test_crops(image)
+    batch = {"whole": whole_view(found["image"], self.config.crop)[None], "boxes": found["boxes"][None]}
+    return found | jax.device_get(self._look(params, teacher, found["crops"], batch))
+
+  def _look_at(self, params, teacher, crops, batch):
+    scores = merge_module(self.graphdef, params, {})(crops)["score"]
+    saliency, maps = self.saliency(merge_module(self.graphdef, teacher, {}), batch)
+    return {"scores": scores, "score": scores.mean(), "map": maps[0], "saliency": saliency[0]}
 
   def predict(self, state, batch):
     b, n = batch["crops"].shape[:2]
     crops = batch["crops"].reshape(b * n, *batch["crops"].shape[2:])
-    outputs = {}
-    for name, params in (("score", state.params), ("teacher_score", state.extra["teacher"])):
+    outputs, networks = {}, {"score": state.params}
+    if state.extra:  # in evaluations during and after training, not when pictures are scored
+      networks["teacher_score"] = state.extra["teacher"]
+    for name, params in networks.items():
       outputs[name] = merge_module(self.graphdef, params, {})(crops)["score"].reshape(b, n).mean(1)
     return outputs
 
   def judge(self, outputs, records):
     """The teacher's correlations with the human scores; medians where there are several databases."""
+    if "teacher_score" not in outputs:
+      return {}
     measured = {"teacher_srcc": [], "teacher_plcc": []}
     for positions in records.reset_index(drop=True).groupby("database").groups.values():
       scores, mos = outputs["teacher_score"][positions], records.mos.to_numpy()[positions]

@@ -18,8 +18,8 @@ class CrossAttention(nnx.Module):
   def __init__(self, width, heads, *, dtype, rngs):
     # torch initialises the joint matrix, and DEIQT leaves it so.
     xavier = nnx.initializers.xavier_uniform()
-    self.in_proj = Linear(width, 3 * width, init=xavier, dtype=dtype, rngs=rngs)
-    self.out_proj = Linear(width, width, dtype=dtype, rngs=rngs)
+    self.in_proj = Linear(width, 3 * width, xavier, dtype=dtype, rngs=rngs)
+    self.out_proj = Linear(width, width, normal_init(width), dtype=dtype, rngs=rngs)
     self.heads = heads
 
   def __call__(self, x, memory):
@@ -36,8 +36,8 @@ class DecoderLayer(nnx.Module):
   def __init__(self, width, heads, *, dtype, rngs):
     self.self_attn = CrossAttention(width, heads, dtype=dtype, rngs=rngs)
     self.multihead_attn = CrossAttention(width, heads, dtype=dtype, rngs=rngs)
-    self.linear1 = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
-    self.linear2 = Linear(4 * width, width, dtype=dtype, rngs=rngs)
+    self.linear1 = Linear(width, 4 * width, normal_init(width), dtype=dtype, rngs=rngs)
+    self.linear2 = Linear(4 * width, width, normal_init(width), dtype=dtype, rngs=rngs)
     self.norm1, self.norm2, self.norm3 = (LayerNorm(width, EPSILON) for _ in range(3))
 
   def __call__(self, x, memory):
@@ -59,9 +59,9 @@ class PanelDecoder(nnx.Module):
   """
 
   def __init__(self, width, heads, *, dtype=jnp.float32, rngs):
-    self.bunch_embedding = nnx.Param(normal_init(rngs.params(), (1, MEMBERS, width), jnp.float32))
+    self.bunch_embedding = nnx.Param(normal_init(width)(rngs.params(), (1, MEMBERS, width), jnp.float32))
     self.bunch_decoder = nnx.Dict(layers=nnx.List([DecoderLayer(width, heads, dtype=dtype, rngs=rngs)]))
-    self.heads = Linear(width, 1, bias=False, dtype=jnp.float32, rngs=rngs)
+    self.heads = Linear(width, 1, normal_init(width), bias=False, dtype=jnp.float32, rngs=rngs)
 
   def __call__(self, tokens):
     """[b, 1 + t, width] float32, class token first, to scores [b] float32."""

@@ -278,6 +278,15 @@ def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
     np.testing.assert_allclose(shuffled[name][::-1], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_pictures_are_scored_without_a_teacher(seen):
+  method, state, *_ = seen
+  crops = np.random.default_rng(4).integers(0, 256, (2, 4, SIDE, SIDE, 3), dtype=np.uint8)
+  with_teacher = jax.jit(method.predict)(state, {"crops": crops})
+  alone = jax.jit(method.predict)(state.replace(extra={}), {"crops": crops})
+  assert set(with_teacher) == {"score", "teacher_score"} and set(alone) == {"score"}
+  np.testing.assert_allclose(alone["score"], with_teacher["score"], rtol=1e-5)
+
+
 def test_the_teachers_scores_are_judged_beside():
   rng = np.random.default_rng(0)
   records = pd.DataFrame({"mos": rng.random(20), "database": "mine"}, index=range(5, 25))
