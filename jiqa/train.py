@@ -24,7 +24,7 @@ from jiqa.methods import build_method
 from jiqa.runtime import flops, optimizer
 from jiqa.runtime.accumulate import accumulated
 from jiqa.runtime.checkpoint import Checkpoints
-from jiqa.runtime.distributed import StopNotice, on_main
+from jiqa.runtime.distributed import StopNotice, meet, on_main
 from jiqa.runtime.feed import Feed
 from jiqa.runtime.logbook import Logbook
 from jiqa.runtime.meter import Meter
@@ -92,7 +92,9 @@ def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=Fa
 def compile_step(step, state, batch):
   """(the compiled step, its model FLOPs on all devices)."""
   traced = step.trace(state, batch)
-  return traced.lower().compile(), flops.count(traced.jaxpr)
+  program = traced.lower().compile()
+  meet()
+  return program, flops.count(traced.jaxpr)
 
 
 def splits_of(config, table, name, protocol):

@@ -71,9 +71,8 @@ def test_two_processes_with_four_devices_equal_one_with_eight(method, data_dir, 
   assert loop.train(config, one)
   np.testing.assert_allclose(curve(two), curve(one), rtol=1e-5, atol=1e-5)
   expected, found = arrays(config, one), arrays(config, two)
-  for path, array in expected.items():
-    ours, theirs = without_noise(path, found[path]), without_noise(path, array)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=path)
+  gaps = {path: np.abs(without_noise(path, found[path] - array)).max() for path, array in expected.items()}
+  assert max(gaps.values()) < 1e-5, {path: gap for path, gap in gaps.items() if gap >= 1e-5}
   if method == "lml":
     results, shared = evaluate(config, one), json.loads((two / "results.json").read_text())
     assert shared["srcc"] == pytest.approx(results["srcc"], abs=0.02) and len(shared["devices"]) == 8

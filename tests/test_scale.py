@@ -12,7 +12,7 @@ from jiqa.errors import UserError
 from jiqa.runtime import collectives, sharding
 from jiqa.runtime.accumulate import split
 from jiqa.runtime.lock import Lock
-from jiqa.runtime.sharding import make_mesh, over_batch, put_batch, spread
+from jiqa.runtime.sharding import make_mesh, put_batch, spread
 from tests.tiny_runs import RUNS, config_of
 
 # Collectives of a step beside the sum of the gradients: (most all-reduces, their bytes), (most others, their bytes).
@@ -45,9 +45,7 @@ def compiled(config, devices=None):
   method, tx, schedule, _ = loop.build(config, mesh, 64)
   state = loop.init_state(config, method, tx, mesh)
   places = jax.tree.map(lambda x: x.sharding, state)
-  step = loop.make_step(
-    method, tx, schedule, 0, places=places, accumulate=config.accumulate, remat=config.remat
-  )
+  step = loop.make_step(method, tx, schedule, 0, places=places, accumulate=config.accumulate, remat=config.remat)
   batch = put_batch(example(method, config, config.batch_size), mesh)
   return loop.compile_step(step, state, batch)[0], state, batch
 

@@ -3,11 +3,13 @@
 Everything here also works in a single process, where there is nobody to agree with.
 """
 
+import itertools
 import signal
 import threading
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jiqa.errors import UserError
@@ -15,6 +17,8 @@ from jiqa.errors import UserError
 # A process that has not been heard of for so long has died; the others then end too, instead of waiting for ever.
 SILENCE_SECONDS = 30
 _LONGEST_MESSAGE = 4096
+_PATIENCE_SECONDS = 6 * 3600
+_meetings = itertools.count()
 
 
 def join(coordinator=None, num_processes=None, process_id=None):
@@ -49,6 +53,16 @@ def is_main():
   return jax.process_index() == 0
 
 
+def meet():
+  """Returns when all processes have come here.
+
+  Devices that exchange something for the first time give up on each other after half a minute; so processes meet
+  before that wherever one may have more to do than another: compiling, reading, fitting regressors.
+  """
+  if jax.process_count() > 1:
+    ocp.multihost.get_barrier_sync_fn()(key=f"jiqa_{next(_meetings)}", timeout_ms=1000 * _PATIENCE_SECONDS)
+
+
 def on_main(function):
   """Calls a function on the main process alone and waits for it.
 
@@ -71,13 +85,18 @@ def on_main(function):
 
 def from_main(number):
   """A number as the main process knows it, on all processes."""
-  return number if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float64(number)))
+  if jax.process_count() == 1:
+    return number
+  meet()
+  as_bytes = np.array([number]).view(np.uint8)  # jax would round it to float32
+  return float(np.asarray(multihost_utils.broadcast_one_to_all(as_bytes)).view(float)[0])
 
 
 def _from_main(text):
   if jax.process_count() == 1:
     return text
   room = np.zeros(_LONGEST_MESSAGE, np.uint8)
+  meet()
   told = np.frombuffer(text.encode()[:_LONGEST_MESSAGE], np.uint8)
   room[: len(told)] = told
   return bytes(np.asarray(multihost_utils.broadcast_one_to_all(room))).rstrip(b"\0").decode(errors="ignore")
@@ -96,6 +115,7 @@ def gather_rows(outputs, wanted):
   """
   if jax.process_count() == 1:
     return {name: rows[:wanted] for name, rows in outputs.items()}
+  meet()
   gathered = multihost_utils.process_allgather(outputs)  # [processes, rows, ...]
   return {name: np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:wanted] for name, x in gathered.items()}
 

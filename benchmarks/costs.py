@@ -1,0 +1,81 @@
+"""What the published trainings cost on accelerators: arithmetic on counted FLOPs, no measurement.
+
+    python -m benchmarks.costs [--mfu=0.3] [--json=FILE]
+
+The step of every published config is traced, not compiled or run, and its model FLOPs are counted
+(jiqa/runtime/flops.py). Hours = steps x FLOPs / (devices x peak x MFU). The MFU is an assumption until somebody measures
+it on that device with benchmarks/train_step.py; prices are on-demand list prices a device and hour as of 2025, to be
+looked up anew.
+"""
+
+import argparse
+
+import jax
+
+from benchmarks import measure
+from jiqa import train as loop
+from jiqa.methods import build_method
+from jiqa.runtime import flops, optimizer
+
+# Name -> (devices, peak FLOP/s of one in bfloat16, dollars a device and hour). A v5p-32 has 32 cores, which are 16 chips.
+MACHINES = {
+  "v5e-8": (8, flops.PEAK["TPU v5e"], 1.20),
+  "v5p-32": (16, flops.PEAK["TPU v5p"], 4.20),
+  "H100 x 8": (8, flops.PEAK["NVIDIA H100"], 11.0),
+}
+# Name -> (config, steps of the published training, what they are). Re-IQA: 750,000 images x 40 epochs / 640.
+TRAININGS = {
+  "Re-IQA, quality": ("configs/reiqa.py:quality", 46_875, "40 epochs of 750,000 images"),
+  "Re-IQA, content": ("configs/reiqa.py:content", 1_000_800, "200 epochs of ImageNet-1k"),
+  "LIQE, one split": ("configs/liqe.py:joint", 16_000, "80 x 200 steps"),
+  "LML-IQA, LIVE Challenge, one split": ("configs/lml.py:livec", 9 * 116, "9 epochs of 929 pictures"),
+  "LML-IQA, KonIQ-10k, one split": ("configs/lml.py:koniq", 9 * 167, "9 epochs of 8,058 pictures"),
+  "LML-IQA, LIVE-FB, one split": ("configs/lml.py:livefb", 9 * 663, "9 epochs of 31,848 pictures"),
+}
+
+
+def count(config):
+  """(model FLOPs of a step, parameters, bytes of a batch), without compiling or allocating anything large."""
+  method = build_method(config, 1)
+  tx, schedule = optimizer.build(config.optimizer, 10_000, 100)
+
+  def fresh(key):
+    state = method.init(key, measure.make_mesh(jax.devices()[:1]), None)
+    return state.replace(opt_state=tx.init(state.params))
+
+  state = jax.eval_shape(fresh, jax.random.key(0))
+  rows = measure.example(method, config, 1)
+  batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in rows.items()}
+  traced = loop.make_step(method, tx, schedule, 0).trace(state, batch)
+  size = sum(x.size * x.dtype.itemsize for x in batch.values())
+  return flops.count(traced.jaxpr), sum(x.size for x in jax.tree.leaves(state.params)), size
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--mfu", type=float, default=0.3, help="assumed share of the peak")
+  parser.add_argument("--only", help="trainings whose name contains this")
+  parser.add_argument("--json")
+  flags = parser.parse_args()
+  rows = []
+  for name, (path, steps, meaning) in TRAININGS.items():
+    if flags.only and flags.only not in name:
+      continue
+    config = measure.config_of(path)
+    for entry in config.data:  # made-up pictures have labels of the demo's kind
+      entry.name = "demo"
+    operations, parameters, size = count(config)
+    row = {
+      "training": name, "steps": steps, "meaning": meaning, "images a step": config.batch_size,
+      "parameters": parameters, "batch megabytes": size / 1e6, "tflop a step": operations / 1e12,
+      "pflop": steps * operations / 1e15,
+    }  # fmt: skip
+    for machine, (devices, peak, price) in MACHINES.items():
+      hours = steps * operations / (devices * peak * flags.mfu) / 3600
+      row |= {f"{machine} hours": hours, f"{machine} dollars": hours * devices * price}
+    rows.append(row)
+  measure.report(f"costs, MFU assumed {flags.mfu}", rows, flags.json)
+
+
+if __name__ == "__main__":
+  main()
