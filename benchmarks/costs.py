@@ -3,9 +3,9 @@
     python -m benchmarks.costs [--mfu=0.3] [--json=FILE]
 
 The step of every published config is traced, not compiled or run, and its model FLOPs are counted
-(jiqa/runtime/flops.py). Hours = steps x FLOPs / (devices x peak x MFU). The MFU is an assumption until somebody measures
-it on that device with benchmarks/train_step.py; prices are on-demand list prices a device and hour as of 2025, to be
-looked up anew.
+(jiqa/runtime/flops.py). Hours = steps x FLOPs / (devices x peak x MFU). The MFU is an assumption until somebody
+measures it on that device with benchmarks/train_step.py; prices are on-demand list prices a device and hour as of 2025,
+to be looked up anew.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from jiqa import train as loop
 from jiqa.methods import build_method
 from jiqa.runtime import flops, optimizer
 
-# Name -> (devices, peak FLOP/s of one in bfloat16, dollars a device and hour). A v5p-32 has 32 cores, which are 16 chips.
+# Name -> (devices, peak FLOP/s of one in bfloat16, dollars a device and hour). A v5p-32 has 32 cores: 16 chips.
 MACHINES = {
   "v5e-8": (8, flops.PEAK["TPU v5e"], 1.20),
   "v5p-32": (16, flops.PEAK["TPU v5p"], 4.20),

@@ -1,5 +1,6 @@
 """Prepared databases as random-access sources of records."""
 
+import os
 import pathlib
 import shlex
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from data_builders import builder_class
 from data_builders.base import COLUMNS, LABELS_FILE, NUMBER_COLUMNS
 from data_builders.prepare import make_builder, prepare
+from jiqa.data.bucket import at_hand
 from jiqa.errors import UserError
 
 
@@ -18,7 +20,8 @@ def open_database(name, data_dir=None):
 
   Args:
     name: "koniq10k", a variant such as "koniq10k/512x384", or a set of your own such as "image_folder/crops".
-    data_dir: where prepared sets lie; None takes $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets.
+    data_dir: where prepared sets lie; None takes $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets. Of a bucket
+      (gs://...) a copy is made on this host.
 
   Returns:
     Database.
@@ -26,10 +29,10 @@ def open_database(name, data_dir=None):
   Raises:
     UserError: unknown name, or not prepared; says where the release can be had and the command that prepares it.
   """
-  builder = make_builder(name, data_dir)
+  builder = make_builder(name, at_hand(name, data_dir or os.environ.get("TFDS_DATA_DIR")))
   path = pathlib.Path(builder.data_dir)
   if not builder.MANUAL and not (path / LABELS_FILE).exists():  # it needs nothing but installed packages
-    prepare(name, data_dir=data_dir, console=Console(stderr=True))
+    prepare(name, data_dir=builder.data_dir_root, console=Console(stderr=True))
   if not (path / LABELS_FILE).exists():
     raise UserError(
       f"the database {name} is not prepared in {builder.data_dir_root}. {builder.MANUAL}\n"

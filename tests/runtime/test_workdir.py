@@ -2,34 +2,21 @@
 
 import json
 
-import fsspec
 import jax
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from jiqa import train as loop
 from jiqa.errors import UserError
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.lock import Lock
 from jiqa.runtime.workdir import Workdir
-
-
-class Bucket(MemoryFileSystem):
-  """What gcsfs would be."""
-
-  protocol = ("gcs", "gs")
-  store, pseudo_dirs = {}, [""]  # noqa: RUF012
-
-  @classmethod
-  def _strip_protocol(cls, path):
-    return "/" + path.removeprefix("gs://").strip("/")
+from tests import buckets
 
 
 @pytest.fixture
 def bucket():
-  fsspec.register_implementation("gcs", Bucket, clobber=True)
-  Bucket.store.clear()
+  buckets.install()
   return epath.Path("gs://bucket/run")
 
 

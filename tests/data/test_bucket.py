@@ -1,0 +1,52 @@
+"""Sets in a bucket: copied once, whole, and read as if they had been here."""
+
+import pytest
+from etils import epath
+from PIL import Image
+
+from data_builders.prepare import prepare
+from jiqa.data.source import open_database
+from jiqa.errors import UserError
+from tests import buckets
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  buckets.install()
+  monkeypatch.setenv("JIQA_CACHE", str(tmp_path / "cache"))
+  pictures = tmp_path / "pictures"
+  pictures.mkdir()
+  for i in range(3):
+    Image.new("RGB", (16, 16), (40 * i,) * 3).save(pictures / f"{i}.png")
+  prepare("image_folder/mine", pictures, tmp_path / "prepared")
+  for path in (tmp_path / "prepared").rglob("*"):
+    if path.is_file():
+      there = epath.Path("gs://mine/data") / path.relative_to(tmp_path / "prepared")
+      there.parent.mkdir(parents=True, exist_ok=True)
+      there.write_bytes(path.read_bytes())
+  return tmp_path / "cache"
+
+
+def test_a_set_is_copied_when_it_is_opened_and_only_then(bucket, capsys):
+  database = open_database("image_folder/mine", "gs://mine/data")
+  assert len(database) == 3 and database[2]["image_name"] == "2.png"
+  assert "copying gs://mine/data/image_folder/mine" in capsys.readouterr().err
+  copied = bucket / "gs/mine/data/image_folder/mine"
+  assert database.path.is_relative_to(copied) and [p.name for p in copied.parent.iterdir()] == ["mine"]
+  open_database("image_folder/mine", "gs://mine/data")
+  assert "copying" not in capsys.readouterr().err
+
+
+def test_a_copy_that_breaks_off_leaves_nothing(bucket, monkeypatch):
+  def broken(*_):
+    raise OSError("the network is gone")
+
+  monkeypatch.setattr("jiqa.data.bucket.shutil.copyfileobj", broken)
+  with pytest.raises(OSError, match="the network is gone"):
+    open_database("image_folder/mine", "gs://mine/data")
+  assert not list((bucket / "gs/mine/data/image_folder").iterdir())
+
+
+def test_a_set_that_is_not_there_is_an_error(bucket):
+  with pytest.raises(UserError, match="not prepared"):
+    open_database("image_folder/other", "gs://mine/data")
