@@ -83,8 +83,8 @@ def draw(found, title=""):
     matplotlib Figure.
   """
   count, salient = len(found["scores"]), int(found["saliency"].argmax())
-  columns = min(count, 6)
-  rows = math.ceil(count / columns)
+  rows = math.ceil(count / 6)
+  columns = math.ceil(count / rows)
   figure = plt.figure(figsize=(12, 5.2 + 2.2 * rows), layout="constrained")
   above, below = figure.subfigures(2, 1, height_ratios=(5.2, 2.2 * rows))
   above.suptitle(f"{title}: score {found['score']:.2f}, the mean over {count} crops")
