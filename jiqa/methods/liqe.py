@@ -35,10 +35,12 @@ TEXT_TOWER = ("transformer", "token_embedding", "positional_embedding", "ln_fina
 class LIQE(Method):
   """CLIP with prompts behind the contract of `methods/base.py`."""
 
+  training_only = ("extra/task_weights", "extra/epoch_sum", "extra/last_epoch")
+
   def __init__(self, config, shards):
     self.config, self.shards, self.mesh = config, shards, None
     self.tasks, self.shape = prompts.tasks(config.prompt), prompts.shape(config.prompt)
-    self.databases = list(dict.fromkeys(entry.name for entry in config.data))
+    self.databases = list(dict.fromkeys(entry["name"] for entry in config.data))
     self.tokens = prompts.encode(config.prompt, open_tokenizer(config.vocabulary) if config.vocabulary else None)
     _check(config, shards, self.tokens)
     self.prompts = share_prefixes(self.tokens, shards)
@@ -141,7 +143,10 @@ class LIQE(Method):
     return state.replace(extra={**state.extra, "table": self._text_table(self._model(state.params, state.extra))})
 
   def predict(self, state, batch):
-    """Score [b], 1 to 5; joint [b, 5, 9, 11] (or the tasks at hand) and its marginals scene [b, 9], distortion."""
+    """Score [b], 1 to 5; joint [b, 5, 9, 11] (or the tasks at hand) and its marginals scene [b, 9], distortion.
+
+    And the features [b, d] of the pictures, to fit heads to.
+    """
     model = self._model(state.params, state.extra)
     answers = self._answers(model, batch["crops"], state.extra["table"])
     return {name: value for name, value in answers.items() if name != "quality"}
@@ -174,11 +179,15 @@ class LIQE(Method):
     return unit(model.encode_prompts(self.prompts, place))
 
   def _answers(self, model, crops, table):
-    """`answers` about the crops of pictures [b, n, h, w, 3] uint8; logits are averaged over the crops of a picture."""
+    """`answers` about the crops of pictures [b, n, h, w, 3] uint8; logits are averaged over the crops of a picture.
+
+    Also 'features' [b, d] float32: the mean over the crops of their unit vectors in CLIP's common space.
+    """
     b, n = crops.shape[:2]
     features = model.encode_image(normalise(crops.reshape(b * n, *crops.shape[2:])))
     logits = similarity(features, table, model.logit_scale[...]).reshape(b, n, -1).mean(1)
-    return self.answers(jax.nn.softmax(logits).reshape(b, *self.shape))
+    answers = self.answers(jax.nn.softmax(logits).reshape(b, *self.shape))
+    return {**answers, "features": unit(features).reshape(b, n, -1).mean(1)}
 
   def answers(self, joint):
     """What a joint distribution says.

@@ -202,7 +202,10 @@ class LML(Method):
     if state.extra:  # in evaluations during and after training, not when pictures are scored
       networks["teacher_score"] = state.extra["teacher"]
     for name, params in networks.items():
-      outputs[name] = merge_module(self.graphdef, params, {})(crops)["score"].reshape(b, n).mean(1)
+      found = merge_module(self.graphdef, params, {})(crops)
+      outputs[name] = found["score"].reshape(b, n).mean(1)
+      if name == "score":  # and to fit heads to, the mean of the crops' unit vectors
+        outputs["features"] = found["feature"].reshape(b, n, -1).mean(1)
     return outputs
 
   def judge(self, outputs, records):

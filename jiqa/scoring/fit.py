@@ -17,7 +17,9 @@ SPLITS = 10
 CONCAT = "concat"
 
 
-def fit(metric, images, scores, *, features=None, mos="mos", group=None, out, report_folder, command, seed=0):
+def fit(
+  metric, images, scores, *, features=None, mos="mos", group=None, out, report_folder, command, resamples=1000, seed=0
+):
   """Fits a ridge head to ratings and writes it with the evaluation report.
 
   Args:
@@ -31,6 +33,7 @@ def fit(metric, images, scores, *, features=None, mos="mos", group=None, out, re
     out: file of the head.
     report_folder: for index.html, report.md, report.json, report.csv.
     command: text, the command that did it, for the report.
+    resamples: of the bootstrap of the report's intervals.
     seed: of the splits and the bootstrap.
 
   Returns:
@@ -65,7 +68,7 @@ def fit(metric, images, scores, *, features=None, mos="mos", group=None, out, re
   order = sorted(results, key=lambda name: name != kept)  # the kept one decides which split is drawn
   found = study.judge(
     {name: results[name].predictions for name in order}, ratings, names=table.image_name.to_numpy(str), groups=groups,
-    seed=seed,
+    resamples=resamples, seed=seed,
   )  # fmt: skip
   report.write(
     report_folder, found, title=f"{kept} on {pathlib.Path(scores).name}", command=command, extra={"head": card}
@@ -114,9 +117,10 @@ def read_ratings(path, mos, group):
   names = tables.words(table, tables.NAME, path)
   twice = pd.Series(names).duplicated()
   if twice.any():
-    raise UserError(f"{path}: {names[twice.to_numpy()][0]!r} stands in more than one row; average its ratings first")
+    first = str(names[twice.to_numpy()][0])
+    raise UserError(f"{path}: {first!r} stands in more than one row; average its ratings first")
   split = tables.words(table, "split", path) if "split" in table else np.full(len(names), "")
-  unknown = sorted(set(split) - {"train", "validation", "test", ""})
+  unknown = sorted(set(split.tolist()) - {"train", "validation", "test", ""})
   if unknown:
     raise UserError(f"{path}: column 'split' holds {unknown[0]!r}; expected train, validation, test or nothing")
   if (split != "").any() and not {"train", "test"} <= set(split):

@@ -15,7 +15,7 @@ from jiqa.scoring.pictures import as_items, load
 
 # Pixels of a batch. A CPU computes one image a device as fast as many; an accelerator wants its memory filled.
 PIXELS_PER_BATCH = {"cpu": 1}
-ON_ACCELERATORS = 2**25
+ON_ACCELERATORS = 2**24
 SEVERAL = "+"  # between the checksums of several networks
 
 

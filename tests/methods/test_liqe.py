@@ -1,11 +1,14 @@
 """LIQE behind the contract: predictions, losses on real labels, weights of tasks, schedule, devices, resuming."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
 import pytest
+from ml_collections import ConfigDict
 
 from configs import liqe as config_file
 from jiqa.data import prompts
@@ -72,7 +75,7 @@ def test_predictions_are_distributions_and_do_not_depend_on_the_batch(prediction
   _, state, views, predict = predictions
   together = predict(state, {"crops": np.stack([view["crops"] for view in views])})
   assert {name: value.shape for name, value in together.items()} == {
-    "score": (5,), "scene": (5, 9), "distortion": (5, 11), "joint": (5, 5, 9, 11),
+    "score": (5,), "scene": (5, 9), "distortion": (5, 11), "joint": (5, 5, 9, 11), "features": (5, 8),
   }  # fmt: skip
   joint = np.asarray(together["joint"])
   np.testing.assert_allclose(joint.sum((1, 2, 3)), 1, atol=1e-5)
@@ -304,6 +307,11 @@ def test_labels_of_the_databases():
 def test_configs_that_cannot_run_are_refused(changes, words):
   with pytest.raises(ValueError, match=words):
     LIQE(tiny_config(**changes), 8)
+
+
+def test_a_config_read_back_from_its_file_is_as_good():
+  config = ConfigDict(json.loads(tiny_config().to_json_best_effort()))
+  assert LIQE(config, 1).databases == ["demo"]
 
 
 def test_prompts_that_do_not_fit_and_missing_scores_are_refused():
