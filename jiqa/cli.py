@@ -76,7 +76,8 @@ def convert(
 
     def read(folder):
       found = find(folder)
-      return found.params, found.stats, found.card
+      # What a run does not train may lie beside its parameters.
+      return {**found.params, **(found.extra or {}).get("frozen", {})}, found.stats, found.card
 
     print(f"{out}: {weights.convert_back(source, file, out, read)} tensors")
   else:

@@ -131,6 +131,21 @@ def test_what_does_not_fit_is_listed(tmp_path):
     convert.convert("liqe", tmp_path / "liqe_koniq.pt", tmp_path / "weights")
 
 
+def test_the_state_of_a_run_comes_back_too(tmp_path):
+  """Read from a checkpoint of ours, places in lists are text."""
+  tensors = checkpoint()
+  params = rename.to_ours(tensors, RULES, "CLIP").params
+
+  def texts(tree):
+    return {str(key): texts(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+  found = texts(params)
+  assert list(found["transformer"]["resblocks"]) == ["0", "1"]
+  convert.convert_back("liqe", "a run", tmp_path / "back.safetensors", lambda folder: (found, {}, {}))
+  back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+  assert all((back[key] == value).all() for key, value in tensors.items()) and len(back) == 62
+
+
 def test_the_card_says_which_prompts_the_weights_know(tmp_path):
   safetensors.numpy.save_file(checkpoint(), tmp_path / "liqe_koniq.safetensors")
   card = convert.convert("liqe-koniq", tmp_path / "liqe_koniq.safetensors", tmp_path / "weights")
