@@ -1,0 +1,102 @@
+# %% [markdown]
+# # Score your own pictures
+#
+# Scores say how good a picture looks, without a pristine one to compare with. The weights that come with the package
+# are small; their card, printed below, says what they were trained on and how far they can be trusted.
+
+# %%
+REPOSITORY = ""  # OWNER/NAME on GitHub; needed on Colab only, where the package is installed from it
+
+import importlib.util
+import subprocess
+import sys
+
+try:
+  import google.colab  # noqa: F401
+except ImportError:
+  if importlib.util.find_spec("jiqa") is None:
+    sys.path.insert(0, "..")  # a checkout that is not installed
+else:
+  if not REPOSITORY:
+    raise RuntimeError("set REPOSITORY at the top of this cell to the OWNER/NAME that this notebook came from")
+  command = [sys.executable, "-m", "pip", "install", "-q", f"git+https://github.com/{REPOSITORY}"]
+  subprocess.run(command, check=True)
+
+# %% [markdown]
+# Put your own files, folders or web addresses here. As it stands, photographs that scikit-image bundles are scored,
+# and one of them also blurred, noisy and strongly compressed.
+
+# %%
+PICTURES = []  # such as ["holiday/", "photo.jpg", "https://example.org/a.png"]
+WEIGHTS = None  # a folder of weights or the workdir of a run; None: the weights that come with the package
+
+# %%
+import io
+import pathlib
+
+import numpy as np
+import skimage
+from PIL import Image, ImageFilter
+
+from jiqa.scoring.locations import expand
+
+
+def examples():
+  """Name -> path or picture."""
+  folder = pathlib.Path(skimage.__file__).parent / "data"
+  found = {name: folder / name for name in ("astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")}
+  coffee = Image.open(found["coffee.png"]).convert("RGB")
+  noise = np.random.default_rng(0).normal(0, 30, (coffee.height, coffee.width, 3))
+  compressed = io.BytesIO()
+  coffee.save(compressed, format="JPEG", quality=4)
+  return found | {
+    "coffee, blurred": coffee.filter(ImageFilter.GaussianBlur(4)),
+    "coffee, noisy": Image.fromarray(np.clip(coffee + noise, 0, 255).astype(np.uint8)),
+    "coffee, compressed": Image.open(compressed),
+  }
+
+
+pictures = {path: path for path in expand(PICTURES)} if PICTURES else examples()
+
+# %%
+import jiqa
+
+metric = jiqa.load(weights=WEIGHTS)
+network = metric.card["weights"][0]
+{key: network[key] for key in ("trained_on", "input", "licence")} | metric.card["score"]
+
+# %%
+import pandas as pd
+
+result = metric(list(pictures.values()))
+table = pd.DataFrame({"picture": list(pictures), "score": result.score.round(3)})
+table = table.sort_values("score", ascending=False, ignore_index=True)
+table
+
+# %%
+import matplotlib.pyplot as plt
+from IPython import display
+
+shown = table.head(8)
+figure, axes = plt.subplots(2, 4, figsize=(7, 3.6), layout="constrained")
+for axis in axes.flat:
+  axis.axis("off")
+for axis, (_, row) in zip(axes.flat, shown.iterrows(), strict=False):
+  picture = pictures[row.picture]
+  picture = picture if isinstance(picture, Image.Image) else Image.open(picture)
+  picture = picture.convert("RGB")
+  picture.thumbnail((160, 160))
+  axis.imshow(picture)
+  axis.set_title(f"{row.score:.3g}", fontsize=9)
+figure.savefig(preview := io.BytesIO(), format="jpeg", dpi=70)
+plt.close(figure)
+display.Image(preview.getvalue())
+
+# %%
+import tempfile
+
+table.to_csv(pathlib.Path(tempfile.gettempdir()) / "scores.csv", index=False)
+
+# %% [markdown]
+# The command line does the same for any number of files, goes on where it was interrupted, and gives a row with the
+# reason for every file that cannot be read: `jiqa score holiday --out=scores.csv`. In the browser: `jiqa serve`.
