@@ -18,13 +18,14 @@ test images are predicted.
 
   Expected results and times on 2 CPU cores: docs/results.md.
 
-quality (the default): the paper's quality expert, a ResNet-50 with 160-pixel crops, a queue of 65,536 keys and LARS for
-40 epochs at 640 images a step. Needs KADIS-700k's pristine images.
+quality (the default): the paper's quality expert, a ResNet-50 with 160-pixel crops and LARS for 40 epochs at 640 images
+a step. Needs KADIS-700k's pristine images. `quality,loss=queue` has the published loss, with a queue of 65,536 keys.
 
     python launch.py --config=configs/reiqa.py --workdir=runs/reiqa_quality
 
   The paper reports a median SRCC of 0.914 on KonIQ-10k for both experts together. This variant differs: it trains the
-  quality expert alone, on KADIS-700k alone, with the other versions of an image as negatives. It has not been run yet.
+  quality expert alone, on KADIS-700k alone, and contrasts every pair with all others of its step. It has not been run
+  yet.
   AVA, COCO, VOC and CERTH, which the authors add, are folders: `jiqa prepare image_folder/ava --manual_dir=AVA` and one
   more entry in `data` each.
 
@@ -134,7 +135,7 @@ def _quality():
   c.compat = "fixed"  # or 'official': what the published code does, where it errs
 
   # Loss.
-  c.loss = "queue+chunk"  # or 'queue' (as the published code), 'in_batch'
+  c.loss = "in_batch"  # or 'queue' (as the published code), 'queue+chunk'; compared in docs/results.md
   c.temperature = 0.2
   c.queue = 65536
   c.key_momentum = 0.999
