@@ -1,0 +1,102 @@
+"""The server around metrics as `jiqa.load` gives them."""
+
+import base64
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import jiqa
+from jiqa.errors import UserError
+from jiqa.methods import METHODS
+from jiqa.serve.app import create_app
+from jiqa.serve.backend import Backend, map_as_png
+from jiqa.serve.command import check_extra, run
+from jiqa.serve.limits import Limits
+from jiqa.weights.store import save_weights
+from tests.serve.pictures import Brightness, encoded
+
+
+@pytest.fixture
+def metric(tmp_path, monkeypatch):
+  """A metric whose score is twice the mean pixel in [0, 1]."""
+  monkeypatch.setitem(METHODS, "brightness", "tests.brightness_method:Brightness")
+  card = {"method": "brightness", "config": {"method": "brightness", "batch_size": 1}, "licence": "none"}
+  save_weights(tmp_path / "secret" / "bright", {"slope": np.float32(2)}, {}, card)
+  import jax
+
+  return jiqa.load(weights=tmp_path / "secret" / "bright", devices=jax.devices()[:1])
+
+
+def test_serves_what_the_metric_says(metric, tmp_path):
+  backend = Backend(metric)
+  backend.warm_up()
+  with TestClient(create_app(backend), base_url="http://localhost") as client:
+    files = [("files", (f"{gray}.png", encoded((gray, 20), color=gray))) for gray in (51, 102)]
+    told = client.post("/api/score?saliency=true", files=files).json()
+    about = client.get("/api/about").text
+  assert [row["score"] for row in told["results"]] == pytest.approx([0.4, 0.8], abs=1e-4)
+  assert [row["score"] for row in told["results"]] == pytest.approx(
+    metric([np.full((20, gray, 3), gray, np.uint8) for gray in (51, 102)]).score
+  )
+  assert told["weights_sha256"] == metric.weights_sha256
+  assert all(row["saliency"] is None for row in told["results"])
+  assert "bright" in about and "licence" in about
+  assert "secret" not in about  # where things lie on the server is nobody's business
+
+
+def test_a_metric_that_gives_no_scores_is_refused_at_the_start(metric):
+  def refuse():
+    raise UserError("gives features; a score needs a head")
+
+  metric.check_scores = refuse
+  with pytest.raises(UserError, match="needs a head"):
+    Backend(metric).warm_up()
+
+
+def test_the_method_that_explains_itself_gives_a_shade(metric):
+  looks = np.array([[0.0, 1.0], [0.5, 1.0]])
+  metric.models[0].method.explain = lambda state, image: {"map": looks}
+  row = Backend(metric).score([np.zeros((8, 8, 3), np.uint8)], [True])[0]
+  png = Image.open(io.BytesIO(base64.b64decode(row["saliency"].partition(",")[2])))
+  assert png.mode == "RGBA"
+  alpha = np.asarray(png)[..., 3].astype(float)
+  assert alpha[0, 0] > alpha[1, 0] > alpha[0, 1] == alpha[1, 1] == 0
+  assert map_as_png(np.ones((3, 3)))  # a flat map divides by nothing
+
+
+def test_a_score_that_is_no_number_is_an_error(metric):
+  metric._finish = lambda outputs, count: {"score": np.full(count, np.nan)}
+  assert "nan" in str(Backend(metric).score([np.zeros((8, 8, 3), np.uint8)], [False])[0])
+
+
+def test_says_what_to_install_where_the_extra_is_missing(monkeypatch):
+  check_extra()
+  monkeypatch.setitem(sys.modules, "uvicorn", None)
+  with pytest.raises(UserError, match=r"needs uvicorn.*pip install uvicorn"):
+    check_extra()
+
+
+def test_the_command_says_what_is_wrong_before_it_loads_anything():
+  command = [sys.executable, "-m", "jiqa.cli", "serve", "--max_files=8", "--queue=4"]
+  found = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert found.returncode == 2
+  assert "raise the former" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_a_port_that_is_taken_is_named():
+  import socket
+
+  with socket.socket() as taken:
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    with pytest.raises(UserError, match=f"127.0.0.1:{port}"):
+      run(Brightness(), host="127.0.0.1", port=port, limits=Limits())
