@@ -9,11 +9,13 @@ from jiqa.data.splits import tables
 from jiqa.data.splits.liqe_labels import COARSE, DISTORTIONS, SCENES, liqe_labels
 from jiqa.errors import UserError
 
-# What the photographs of the demo set show, in the words of the prompts.
+# What the photographs of the demo set show, in the words of the prompts; close-ups of textures and pictures of science
+# are, or are also, "others".
 DEMO_SCENES = {
   "astronaut": ("human",), "brick": ("others",), "camera": ("human",), "chelsea": ("animal",),
   "china": ("cityscape",), "coffee": ("still_life",), "coins": ("still_life",), "flower": ("plant",),
-  "grass": ("plant",), "gravel": ("others",), "hubble": ("night",), "immunohistochemistry": ("others",),
+  "grass": ("plant", "others"), "gravel": ("others",), "hubble": ("night", "others"),
+  "immunohistochemistry": ("others",),
   "motorcycle": ("still_life", "indoor"), "retina": ("others",), "rocket": ("landscape",),
 }  # fmt: skip
 

@@ -36,7 +36,7 @@ def picture(seed=0, height=40, width=56):
 
 def record(i, **changes):
   return {
-    "database": "demo", "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "mos": float(i % 3), "mos_std": np.nan,
+    "database": "demo", "image_name": ("flower/1.png", "coffee/2.png")[i % 2], "mos": float(i % 3), "mos_std": np.nan,
     "distortion": ("pristine", "gaussian blur")[i % 2],
   } | changes  # fmt: skip
 
