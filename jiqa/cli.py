@@ -155,13 +155,13 @@ def fit(
 def export_weights(
   run: Annotated[str, typer.Argument(help="the --workdir of a finished run")],
   out: Annotated[str, typer.Argument(help="folder to write: weights, card and head")],
-  head: str = typer.Option(..., "--head", help="database whose head goes with it, such as biq2021"),
+  head: str = typer.Option(..., "--head", help="database that the head is fitted to, such as biq2021"),
   dtype: str = typer.Option("float16", "--dtype", help="float16 or float32, of the stored numbers"),
   data_dir: str = typer.Option(None, "--data_dir", help="where the prepared database lies; default $TFDS_DATA_DIR"),
   recipe: str = typer.Option(None, "--recipe", help="the command that trains such a run, for the card"),
   licence: str = typer.Option(None, "--licence", help="for the card"),
 ):
-  """Makes a run small enough to give away, its test images scored anew: jiqa export-weights RUN OUT --head=biq2021"""
+  """Makes a run small enough to give away, with a head and its measures: jiqa export-weights RUN OUT --head=biq2021"""
   import json
 
   from jiqa.scoring import startup

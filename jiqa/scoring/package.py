@@ -1,5 +1,6 @@
-"""Small weights that can be given away: a run's network and one of its heads as a folder, with what they are worth."""
+"""Small weights that can be given away: a run's network and a head as a folder, with what they are worth."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -19,35 +20,34 @@ from jiqa.scoring.model import Model
 from jiqa.scoring.pictures import Item
 from jiqa.weights.store import flatten, save_weights, unflatten
 
-# Of the config, what says how to build the network and how it was trained; paths of a machine are left out.
+MEASURES = ("srcc", "krcc", "plcc", "rmse", "mae")
+# Of the config, paths of a machine; the rest says how to build the network and how it was trained.
 PRIVATE = ("data_dir", "init_from", "data_sha256")
 
 
 def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, licence=None):
-  """Writes a folder of weights from a run, and scores its test images anew with what was written.
+  """Writes a folder of weights from a run, with a head fitted to the features of exactly what was written.
 
   Args:
     run: the --workdir of a finished run.
     out: folder to write: weights.safetensors, card.json, head.safetensors.
-    database: whose head goes with it; the run's evaluation has fitted one.
+    database: that the head is fitted to, on the splits of the run's evaluation; its training has left out what they
+      test on only if it is one of the run's own databases.
     dtype: float16 or float32, of the stored numbers.
     data_dir: where the prepared database lies; None: the default.
     recipe: command that trains such a run, for the card.
     licence: for the card.
 
   Returns:
-    dict, the card of the metric that was written.
+    dict, the card that was written, and the head's under 'head'.
 
   Raises:
-    UserError: the run has no such head, or the database is not prepared.
+    UserError: the database is not prepared, or the run's method gives no features.
   """
   if dtype not in ("float16", "float32"):
     raise UserError(f"--dtype={dtype}: expected float16 or float32")
-  mesh = make_mesh(jax.local_devices())
+  mesh, source = make_mesh(jax.local_devices()), open_database(database, data_dir)
   model = Model(run, mesh)
-  stem = database.replace("/", "_")
-  if stem not in model.heads:
-    raise UserError(f"{run}: has no head for {database}; it has {', '.join(model.heads) or 'none'}")
   params, stats = (
     smaller(tree, dtype, name, model.method.training_only)
     for name, tree in (("params", model.state.params), ("stats", model.state.stats))
@@ -59,21 +59,50 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
   }  # fmt: skip
   card |= {key: value for key, value in {"recipe": recipe, "licence": licence}.items() if value}
   written = save_weights(out, params, stats, card)
-  head = head_files.read(model.heads[stem])
-  source = open_database(database, data_dir)
-  facts = {"weights_sha256": written["weights_sha256"], "range": list(source.metadata["range"])}
-  head = heads.Head(head.weights, head.mean, head.scale, head.intercept, {**head.card, **facts})
-  small = Model(out, mesh)
-  test = measure(Metric([small], head, mesh, {}), source, model.config)
-  if test["split_sha256"] != head.card.get("split_sha256", test["split_sha256"]):
-    raise UserError(
-      f"{database}: its splits are not those of the run's evaluation; run launch.py --mode=evaluate again"
-    )
-  del test["split_sha256"]
-  heads.Head(head.weights, head.mean, head.scale, head.intercept, {**head.card, "test": test}).save(
-    pathlib.Path(out) / head_files.BESIDE
+  head = fit_head(Metric([Model(out, mesh)], None, mesh, {}), source, model.config)
+  head.save(pathlib.Path(out) / head_files.BESIDE)
+  return {**written, "head": head.card}
+
+
+def fit_head(metric, source, config):
+  """The head of the first split of a database, as the run's evaluation would fit it.
+
+  Args:
+    metric: Metric of one network that gives features.
+    source: Database.
+    config: dict, of the run.
+
+  Returns:
+    Head; its card has 'test' with its own measures on the test images, and 'median' with those over all splits.
+  """
+  metric.check_features()
+  wanted, table = config["evaluation"], source.table
+  splits = assign(
+    table, source.name, wanted["protocol"], num_splits=wanted["splits"], seed=config["seed"],
+    fractions=tuple(wanted["fractions"]),
+  )  # fmt: skip
+  features = None
+  records = (source[i] for i in range(len(table)))
+  for found in metric.stream(Item(record["image_name"], record["image"]) for record in records):
+    if found.error:
+      raise UserError(found.error)
+    row = found.outputs["features"]
+    features = np.empty((len(table), len(row)), row.dtype) if features is None else features
+    features[found.index] = row
+  first, last, count = wanted["alphas"]
+  references = table.reference_name.to_numpy()
+  result = protocol.in_database(
+    features, table.mos.to_numpy(), splits, np.geomspace(first, last, int(count)), groups=references
   )
-  return {**written, "head": {**head.card, "test": test}}
+  test = {"images": int((splits[0] == protocol.TEST).sum()), **{k: float(getattr(result, k)[0]) for k in MEASURES}}
+  facts = {
+    "weights_sha256": metric.weights_sha256, "regressor": "ridge", "database": source.name,
+    "label": source.metadata["score"], "range": list(source.metadata["range"]), "protocol": wanted["protocol"],
+    "labels_sha256": source.metadata["labels_sha256"], "split_sha256": split_checksum(table, splits),
+    "median": {"splits": len(splits), **{k: float(np.median(getattr(result, k))) for k in MEASURES}},
+  }  # fmt: skip
+  head = heads.of_split(result, 0, facts)
+  return dataclasses.replace(head, card={**head.card, "test": test})
 
 
 def smaller(tree, dtype, name, unread):
@@ -104,34 +133,3 @@ def smaller(tree, dtype, name, unread):
     if not np.isfinite(leaf).all():
       raise UserError(f"{name}/{path}: holds numbers that {dtype} cannot; take float32")
   return unflatten(flat)
-
-
-def measure(metric, source, config):
-  """How well scores agree with the human ones on the test images of the run's first split.
-
-  Args:
-    metric: Metric.
-    source: Database.
-    config: dict, of the run.
-
-  Returns:
-    dict: 'images', 'srcc', 'krcc', 'plcc', 'rmse', 'mae', 'split_sha256' (of all splits).
-  """
-  wanted = config["evaluation"]
-  splits = assign(
-    source.table, source.name, wanted["protocol"], num_splits=wanted["splits"], seed=config["seed"],
-    fractions=tuple(wanted["fractions"]),
-  )  # fmt: skip
-  positions = np.flatnonzero(splits[0] == protocol.TEST)
-  scores = np.full(len(positions), np.nan)
-  records = (source[int(i)] for i in positions)
-  for found in metric.stream(Item(record["image_name"], record["image"]) for record in records):
-    if found.error:
-      raise UserError(found.error)
-    scores[found.index] = found.outputs["score"]
-  measured = protocol.measures(scores, source.table.mos.to_numpy()[positions])
-  return {
-    "images": len(positions),
-    **{key: float(value) for key, value in measured.items()},
-    "split_sha256": split_checksum(source.table, splits),
-  }

@@ -72,7 +72,7 @@ def test_views_of_one_shape_and_scores_of_the_method(brightness, tmp_path):
 class Rated:
   """A prepared database as far as packaging looks."""
 
-  name, metadata = "demo", {"range": [0.0, 1.0]}
+  name, metadata = "demo", {"range": [0.0, 1.0], "score": "spread of the pixels", "labels_sha256": "ab"}
 
   def __init__(self, folder, table):
     self.folder, self.table = folder, table
@@ -85,7 +85,7 @@ class Rated:
 def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
   import pandas as pd
 
-  from jiqa.data.splits import assign, checksum
+  from jiqa.data.splits import assign
   from jiqa.runtime.checkpoint import Checkpoints
   from jiqa.runtime.state import new_state
   from jiqa.weights.store import load_weights
@@ -100,19 +100,6 @@ def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
   with Checkpoints(run / "checkpoints") as checkpoints:
     checkpoints.save(1, jax.device_put(new_state(params, stats)))
   (run / "config.json").write_text(json.dumps({**card["config"], "data_dir": "/home/me", "data_sha256": {}}))
-  head = made.head({})
-  arrays = {name: np.stack([getattr(head, name)] * 2) for name in ("weights", "mean", "scale", "intercept")}
-  np.savez(run / "heads_demo.npz", **arrays, alpha=np.ones(2))
-  found = {
-    "label": "spread",
-    "images": [[21, 3, 6]],
-    "protocol": "folds",
-    "labels_sha256": "",
-    "srcc": [0],
-    "krcc": [0],
-  }
-  found |= {"plcc": [0], "rmse": [0], "split_sha256": checksum(table, splits)}
-  (run / "results.json").write_text(json.dumps({"databases": {"demo": found}}))
   monkeypatch.setattr(package, "open_database", lambda name, data_dir: Rated(tmp_path / "pictures", table))
   package.package(run, tmp_path / "small", database="demo", recipe="launch.py ...", licence="Apache-2.0")
   small = jiqa.load(tmp_path / "small", devices=jax.devices()[:1])
@@ -127,5 +114,6 @@ def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
   assert "/home/me" not in text and not any(name in text for name in names)
   sizes = [sum(path.stat().st_size for path in folder.iterdir()) for folder in (tmp_path / "small", weights)]
   assert sizes[0] < 0.7 * sizes[1]
-  with pytest.raises(UserError, match=r"has no head for koniq10k; it has demo"):
-    package.package(run, tmp_path / "other", database="koniq10k")
+  assert small.card["score"]["head"]["weights_sha256"] == small.weights_sha256
+  with pytest.raises(UserError, match=r"--dtype=int8: expected float16 or float32"):
+    package.package(run, tmp_path / "other", database="demo", dtype="int8")

@@ -172,3 +172,16 @@ def test_loading_is_quick(weights):
   started = time.process_time()
   load(weights)
   assert time.process_time() - started < 5  # nothing is initialised or compiled
+
+
+def test_the_weights_that_come_with_the_package_say_how_good_they_are():
+  metric = load()
+  folder = score.PRETRAINED / "reiqa_small"
+  assert sorted(path.name for path in folder.iterdir()) == ["card.json", "head.safetensors", "weights.safetensors"]
+  assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
+  head, network = metric.card["score"]["head"], metric.card["weights"][0]
+  assert head["weights_sha256"] == network["weights_sha256"] == metric.weights_sha256
+  assert head["test"]["images"] == 299 and 0 < head["test"]["srcc"] < 1 and head["database"] == "biq2021"
+  assert network["recipe"] and network["licence"] and "without the test images" in network["trained_on"]
+  # On the scale of its database, for a picture of a size that others are compiled for.
+  assert -0.5 < float(metric(made.pictures([(48, 60)])[0])) < 1.5
