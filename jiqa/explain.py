@@ -11,8 +11,8 @@ from PIL import Image
 from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
 from jiqa.runtime.sharding import make_mesh
+from jiqa.scoring import teacher
 from jiqa.scoring.model import Model
-from jiqa.scoring.weights import find
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -48,7 +48,7 @@ def explain(name, image, weights, out):
   model = Model(weights, make_mesh(jax.devices()[:1]))
   if model.name != name:
     raise UserError(f"{weights}: weights of {model.name}, expected weights of {name}")
-  found = model.method.explain(model.state.params, _teacher(model, weights), pixels)
+  found = model.method.explain(model.state.params, teacher.of(model), pixels)
   out.parent.mkdir(parents=True, exist_ok=True)
   draw(found, title=image.name).savefig(out, dpi=110)
   plt.close()
@@ -57,19 +57,6 @@ def explain(name, image, weights, out):
     f"{out}: score {found['score']:.3f}, crops {found['scores'].min():.3f} to {found['scores'].max():.3f}, "
     f"salient crop {salient + 1} of {len(found['scores'])} with {found['scores'][salient]:.3f}"
   )
-
-
-def _teacher(model, folder):
-  """The teacher of a run; weights without one are a teacher's first state, which is the network itself."""
-  extra = find(folder).extra
-
-  def fitted(own, loaded):
-    """`loaded`, whose keys are all text, with the keys of `own`."""
-    if not isinstance(own, dict):
-      return np.asarray(loaded)
-    return {key: fitted(value, loaded[str(key)]) for key, value in own.items()}
-
-  return fitted(model.state.params, extra["teacher"]) if extra else model.state.params
 
 
 def draw(found, title=""):

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jiqa.errors import UserError
+from jiqa.scoring import teacher
 from jiqa.scoring.metric import probabilities
 from jiqa.scoring.pictures import Item
 
@@ -39,6 +40,7 @@ class Backend:
     self.scale = {"low": low, "high": high, "higher_is_better": score["direction"] == "higher is better"}
     self._model = metric.models[0]
     self.saliency = len(metric.models) == 1 and hasattr(self._model.method, "explain")
+    self._teacher = teacher.of(self._model) if self.saliency else None
 
   def warm_up(self):
     """Scores a gray picture: a metric that cannot score is found before anybody waits for it.
@@ -68,7 +70,8 @@ class Backend:
       rows[found.index] = UserError(found.error) if found.error else _row(found.outputs)
     for image, row, wanted in zip(images, rows, saliency, strict=True):
       if wanted and self.saliency and isinstance(row, dict):
-        row["saliency"] = map_as_png(self._model.method.explain(self._model.state, image)["map"])
+        params = self._model.state.params
+        row["saliency"] = map_as_png(self._model.method.explain(params, self._teacher, image)["map"])
     return rows
 
 

@@ -63,7 +63,7 @@ def test_a_metric_that_gives_no_scores_is_refused_at_the_start(metric):
 
 def test_the_method_that_explains_itself_gives_a_shade(metric):
   looks = np.array([[0.0, 1.0], [0.5, 1.0]])
-  metric.models[0].method.explain = lambda state, image: {"map": looks}
+  metric.models[0].method.explain = lambda params, teacher, image: {"map": looks}
   row = Backend(metric).score([np.zeros((8, 8, 3), np.uint8)], [True])[0]
   png = Image.open(io.BytesIO(base64.b64decode(row["saliency"].partition(",")[2])))
   assert png.mode == "RGBA"
