@@ -11,6 +11,7 @@ import pathlib
 import platform
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -89,6 +90,17 @@ def main(_):
   except UserError as error:
     print(f"launch.py: {error}", file=sys.stderr)
     sys.exit(2)
+  except RuntimeError:
+    if not DISTRIBUTED.value:
+      raise
+    traceback.print_exc()
+    print(
+      "launch.py: this process, or another that it waited for, has failed; once the cause is gone, start all of them "
+      "again to go on from the last checkpoint",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)  # an orderly end would wait for the one that is gone
   except OSError as error:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
       raise

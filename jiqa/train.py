@@ -61,10 +61,7 @@ def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=Fa
   if places is not None:
     whole = lambda tree: jax.lax.with_sharding_constraint(tree, replicated(places.step.mesh))  # noqa: E731
     split = lambda gradient: jax.lax.with_sharding_constraint(gradient, places.params)  # noqa: E731
-  loss = method.loss
-  if remat:
-    loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
-  value_and_grad = jax.value_and_grad(loss, has_aux=True)
+  value_and_grad = jax.value_and_grad(rematerialised(method.loss) if remat else method.loss, has_aux=True)
   if accumulate > 1:
     value_and_grad = accumulated(value_and_grad, method.join, accumulate, places.step.mesh)
 
@@ -87,6 +84,11 @@ def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=Fa
   if places is None:
     return jax.jit(step, donate_argnums=0)
   return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(places.step.mesh)))
+
+
+def rematerialised(loss):
+  """A loss whose gradient keeps only what blocks of the network hand on to each other."""
+  return jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
 
 
 def compile_step(step, state, batch):

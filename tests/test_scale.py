@@ -67,7 +67,8 @@ def test_devices_share_gradients_and_little_else(name):
   kernels = {x.shape for x in parameters if x.ndim > 1}
   travelling = {shape for arrays in sums for _, shape in arrays if len(shape) > 2 and 3 in shape}
   assert travelling <= kernels
-  assert not {shape for arrays in others for _, shape in arrays if len(shape) > 2 or shape in kernels}
+  assert not {shape for arrays in others for _, shape in arrays if shape in kernels}
+  assert not {shape for arrays in others for _, shape in arrays if len(shape) > 2 and np.prod(shape) > 64}
   assert all(x.dtype == np.uint8 for x in batch.values() if x.ndim > 3), "pixels travel as bytes"
 
 
@@ -92,14 +93,23 @@ def test_fsdp_gives_the_same_numbers_from_an_eighth_of_the_memory(monkeypatch):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_remat_gives_the_same_numbers_in_less_memory():
-  outcomes, memory = [], []
+def test_remat_keeps_what_blocks_hand_on_and_gives_the_same_numbers():
+  config = config_of("lml", "", steps=4, depth=6, contrast=0.0, batch_size=24)
+  kept, outcomes = [], []
   for remat in (False, True):
-    config = config_of("lml", "", steps=4, remat=remat, depth=6, contrast=0.0)
+    config.remat = remat
     program, state, batch = compiled(config, jax.devices()[:1])
-    memory.append(program.memory_analysis().temp_size_in_bytes)
+    method, rest = methods.build_method(config, 1), (state, batch, jax.random.key(0))
+    loss = loop.rematerialised(method.loss) if remat else method.loss
+    # What the gradient keeps of the activations, which all have the rows of the crops in front. XLA on CPUs computes
+    # nothing twice, whatever it is told, so the memory it takes here does not show it.
+    gradient = jax.eval_shape(lambda p, loss=loss, rest=rest: jax.vjp(lambda p: loss(p, *rest)[0], p)[1], state.params)
+    rows = config.batch_size * config.crops
+    activations = [x.size for x in jax.tree.leaves(gradient) if x.dtype == jnp.float32 and x.shape[:1] == (rows,)]
+    kept.append(sum(activations))
     outcomes.append(jax.device_get(program(state, batch)))
-  assert memory[1] < 0.8 * memory[0]
+  blocks = config.depth * rows * (1 + (config.crop // config.patch) ** 2) * config.width
+  assert blocks <= kept[1] < 1.5 * blocks < 10 * blocks < kept[0]
   for a, b in zip(*map(jax.tree.leaves, outcomes), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
