@@ -8,7 +8,7 @@ class Bucket(MemoryFileSystem):
   """What gcsfs would be."""
 
   protocol = ("gcs", "gs")
-  store, pseudo_dirs = {}, [""]  # noqa: RUF012
+  store, pseudo_dirs = {}, [""]
 
   @classmethod
   def _strip_protocol(cls, path):

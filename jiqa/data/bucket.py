@@ -1,4 +1,4 @@
-"""Prepared sets in a bucket: copied to this host when they are first opened, since ArrayRecord reads local files only."""
+"""Prepared sets in a bucket: copied to this host when they are first opened, since ArrayRecord reads local files."""
 
 import os
 import pathlib

@@ -195,8 +195,7 @@ def build(config, steps, steps_per_epoch):
     )
   else:
     raise ValueError(
-      f"config.optimizer.schedule is {config.schedule!r}; expected cosine, reiqa, moco, liqe, step or "
-      "step_after_warmup"
+      f"config.optimizer.schedule is {config.schedule!r}; expected cosine, reiqa, moco, liqe, step or step_after_warmup"
     )
   if config.name == "lars":
     tx = lars(schedule, weight_decay=config.weight_decay)
