@@ -3,6 +3,7 @@
 The networks of our methods at the same sizes on random pixels; distortions and cropping are left out on this side.
 """
 
+import os
 import pathlib
 import sys
 
@@ -103,6 +104,8 @@ def build(config):
   """
   if config.method not in STEPS:
     raise SystemExit(f"no PyTorch step of {config.method} here; see python -m benchmarks.{config.method}")
+  if hasattr(os, "sched_getaffinity"):
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # more threads than cores wait for each other
   device = "cuda" if torch.cuda.is_available() else "cpu"
   torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
   torch.backends.cudnn.benchmark = True
@@ -120,6 +123,6 @@ def build(config):
     optimizer.step()
     if device == "cuda":
       torch.cuda.synchronize()
-    return float(value)
+    return float(value.detach())
 
   return step
