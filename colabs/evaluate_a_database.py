@@ -82,8 +82,14 @@ import json
 
 report = json.loads((work / "report" / "report.json").read_text())
 method = report["methods"][name]
+shown = report["shown_split"]
 rows = {
-  measure: {"median of splits": method["value"][measure], "low": low, "high": high}
+  measure: {
+    "median of splits": method["value"][measure],
+    "middle split": method["splits"][measure][shown],
+    "low": low,
+    "high": high,
+  }
   for measure, (low, high) in method["interval"].items()
 }
 pd.DataFrame(rows).T.round(3)
@@ -94,7 +100,7 @@ from IPython.display import Image
 
 from jiqa.evaluation import figures, logistic
 
-prediction, mos = result.predictions[report["shown_split"]], ratings.mos.to_numpy()
+prediction, mos = result.predictions[shown], ratings.mos.to_numpy()
 tested = np.isfinite(prediction)
 curve = logistic.fit(prediction[tested], mos[tested])
 Image(figures.scatter(prediction[tested], mos[tested], curve, title=f"{name}, test part of one split", unit="label"))

@@ -92,6 +92,11 @@ figure.savefig(preview := io.BytesIO(), format="jpeg", dpi=70)
 plt.close(figure)
 display.Image(preview.getvalue())
 
+# %% [markdown]
+# Read the order with the card in mind: the small weights that come with the package rank the pictures of their own
+# database with an SRCC of about 0.55. The blurred and the compressed coffee score below the original, as they should,
+# but the noisy one above it: these weights take noise for detail and cannot be trusted with it.
+
 # %%
 import tempfile
 

@@ -26,7 +26,7 @@ NOTEBOOKS = [
 ]
 # What has to be seen when a notebook has run.
 EXPECTED = {
-  "score_your_images": ("trained_on", "coffee, blurred", "image/png"),
+  "score_your_images": ("trained_on", "coffee, blurred", "image/jpeg"),
   "evaluate_a_database": ("srcc", "median of splits", "image/png"),
   "train_tiny": ("finished: True", "untrained", "image/png"),
 }
