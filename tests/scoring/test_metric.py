@@ -1,6 +1,7 @@
 """One picture, one score: however it is handed over, whatever else is in the batch, on any number of devices."""
 
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jiqa.data.batching import MOST_FRAMES, Frames
 from jiqa.errors import UserError
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module
+from jiqa.scoring.pictures import Item
 from jiqa.weights.store import load_weights
 from tests.scoring import made
 
@@ -128,8 +130,6 @@ def test_features_are_those_that_the_head_takes(metric):
 
 
 def test_stream_goes_on_after_what_cannot_be_read_and_takes_no_more_than_it_needs(metric):
-  from jiqa.scoring.pictures import Item
-
   taken = []
 
   def items():
@@ -182,3 +182,22 @@ def test_two_networks_are_joined_in_the_order_of_the_head(tmp_path):
     jiqa.load(first, head=tmp_path / "both.safetensors")
   with pytest.raises(UserError, match=r"gives features; a score needs a head. Fit one to your own ratings"):
     jiqa.load(first)(PICTURES[0])
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(brightness):
+  metric = jiqa.load(brightness, devices=jax.devices()[:2])
+  made_so_far, alive = 0, weakref.WeakValueDictionary()
+
+  def items():
+    nonlocal made_so_far
+    for i in range(1000):
+      picture = np.full((24 + i % 5, 30 + i % 7, 3), i % 256, np.uint8)
+      alive[i], made_so_far = picture, i + 1
+      yield Item(f"{i}", picture)
+      del picture
+
+  most = 0
+  for found in metric.stream(items(), threads=2):
+    assert not found.error
+    most = max(most, len(alive))
+  assert made_so_far == 1000 and most < 30
