@@ -189,6 +189,12 @@ def check_sharing(config, mesh):
     raise ValueError(f"config.sharding is {config.sharding!r}; expected {' or '.join(SHARDINGS)}")
 
 
+def step_of(config, method, tx, schedule, state):
+  """The jitted step of a config, which leaves a state where it lies."""
+  places = jax.tree.map(lambda x: x.sharding, state)
+  return make_step(method, tx, schedule, config.seed, places=places, accumulate=config.accumulate, remat=config.remat)
+
+
 def batches_from(config, sources, weights, method, start):
   """This process's rows of every batch from step `start` on."""
   counts = [entry.count for entry in config.data]
@@ -228,8 +234,7 @@ def train(config, workdir, devices=None, *, profile=False):
 
   Args:
     config: ConfigDict, see configs/.
-    workdir: folder, or gs://BUCKET/FOLDER; gets config.json, metrics.jsonl, tensorboard/ and checkpoints/. All
-      processes must see it.
+    workdir: folder that all processes see, or gs://BUCKET/FOLDER; gets config.json, metrics.jsonl, checkpoints/, ...
     devices: the jax devices to use; None: all.
     profile: record a trace of a few steps in workdir/profile.
 
@@ -237,8 +242,7 @@ def train(config, workdir, devices=None, *, profile=False):
     True when the last step is reached, False when SIGTERM ended the run early (a checkpoint is saved).
 
   Raises:
-    UserError: for a database that is not prepared, a config that cannot be run, a workdir in which another run works,
-      or a loss that is not finite.
+    UserError: for data not prepared, a config that cannot be run, a workdir in use, or a loss that is not finite.
   """
   mesh = make_mesh(devices)
   sources, weights, checksums = open_sources(config)
@@ -249,16 +253,7 @@ def train(config, workdir, devices=None, *, profile=False):
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
     fresh = init_state(config, method, tx, mesh)
     state = checkpoints.restore(fresh) or fresh
-    start = int(state.step)
-    run_step = make_step(
-      method,
-      tx,
-      schedule,
-      config.seed,
-      places=jax.tree.map(lambda x: x.sharding, state),
-      accumulate=config.accumulate,
-      remat=config.remat,
-    )
+    run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
     validation = Validation(config, method, mesh, splits_of, folder.remote) if config.validate_every else None
     feed = stack.enter_context(Feed(batches_from(config, sources, weights, method, start), mesh))
     log = stack.enter_context(Logbook(folder.local, start, steps))
