@@ -10,6 +10,8 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
+from jiqa.data.source import open_database  # noqa: E402
+
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "colabs"
 sys.path.insert(0, str(FOLDER))
 import build  # noqa: E402
@@ -30,6 +32,14 @@ EXPECTED = {
   "evaluate_a_database": ("srcc", "median of splits", "image/png"),
   "train_tiny": ("finished: True", "untrained", "image/png"),
 }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """Folder with the demo set."""
+  folder = tmp_path_factory.mktemp("prepared")
+  open_database("demo", str(folder))
+  return folder
 
 
 def outputs(notebook):
@@ -64,13 +74,9 @@ def test_notebooks_are_small_and_show_what_they_should(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebooks_run(name, tmp_path):
-  folder = tmp_path / "demo"
-  from jiqa.data.source import open_database
-
-  open_database("demo", str(folder))
+def test_notebooks_run(name, prepared, tmp_path):
   # One device: the tests' eight would compile everything for eight.
-  environment = {**OFFLINE, "TFDS_DATA_DIR": str(folder), "XLA_FLAGS": "", "TMPDIR": str(tmp_path)}
+  environment = {**OFFLINE, "TFDS_DATA_DIR": str(prepared), "XLA_FLAGS": "", "TMPDIR": str(tmp_path)}
   notebook = build.execute(build.read_source(FOLDER / f"{name}.py"), environment)
   for text in EXPECTED[name]:
     assert text in outputs(notebook)
