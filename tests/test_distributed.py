@@ -57,6 +57,7 @@ def wait_for(workdir, step, processes):
   raise AssertionError([(workdir / f"stderr_{i}").read_text()[-3000:] for i in range(len(processes))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["reiqa", "lml", "liqe"])
 def test_two_processes_with_four_devices_equal_one_with_eight(method, data_dir, tmp_path):
   changes = {"steps": 3, "evaluation__databases": () if method == "reiqa" else ("demo",)}
@@ -100,6 +101,7 @@ def preempted(data_dir, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_preempted_and_killed_runs_end_with_the_bits_of_an_uninterrupted_one(whole, preempted, data_dir, tmp_path):
   workdir = shutil.copytree(preempted, tmp_path / "run")
   stopped_at = Checkpoints(workdir / "checkpoints").latest_step()
@@ -120,6 +122,7 @@ def test_preempted_and_killed_runs_end_with_the_bits_of_an_uninterrupted_one(who
     np.testing.assert_array_equal(found[path], array, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(whole, preempted, data_dir, tmp_path):
   workdir = shutil.copytree(preempted, tmp_path / "run")
   begun = len(curve(workdir))

@@ -93,6 +93,7 @@ def test_fsdp_gives_the_same_numbers_from_an_eighth_of_the_memory(monkeypatch):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_keeps_what_blocks_hand_on_and_gives_the_same_numbers():
   config = config_of("lml", "", steps=4, depth=6, contrast=0.0, batch_size=24)
   kept, outcomes = [], []

@@ -73,6 +73,7 @@ def test_notebooks_are_small_and_show_what_they_should(name):
   assert "/home" not in shown and "/root" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebooks_run(name, prepared, tmp_path):
   # One device: the tests' eight would compile everything for eight.

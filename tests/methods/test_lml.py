@@ -283,7 +283,7 @@ def test_pictures_are_scored_without_a_teacher(seen):
   crops = np.random.default_rng(4).integers(0, 256, (2, 4, SIDE, SIDE, 3), dtype=np.uint8)
   with_teacher = jax.jit(method.predict)(state, {"crops": crops})
   alone = jax.jit(method.predict)(state.replace(extra={}), {"crops": crops})
-  assert set(with_teacher) == {"score", "teacher_score"} and set(alone) == {"score"}
+  assert set(with_teacher) == {"score", "features", "teacher_score"} and set(alone) == {"score", "features"}
   np.testing.assert_allclose(alone["score"], with_teacher["score"], rtol=1e-5)
 
 

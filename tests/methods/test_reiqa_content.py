@@ -28,6 +28,7 @@ def test_the_window_holds_the_whole_picture():
   assert method.cut(large, {}, rng)["size"].tolist() == [30, 48]
 
 
+@pytest.mark.slow
 def test_one_device_computes_what_eight_do():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (8, 48, 48, 3), dtype=np.uint8)
