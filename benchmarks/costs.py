@@ -4,8 +4,7 @@
 
 The step of every published config is traced, not compiled or run, and its model FLOPs are counted
 (jiqa/runtime/flops.py). Hours = steps x FLOPs / (devices x peak x MFU). The MFU is an assumption until somebody
-measures it on that device with benchmarks/train_step.py; prices are on-demand list prices a device and hour as of 2025,
-to be looked up anew.
+measures it on that device with benchmarks/train_step.py. Prices change: multiply the device-hours by today's.
 """
 
 import argparse
@@ -17,11 +16,11 @@ from jiqa import train as loop
 from jiqa.methods import build_method
 from jiqa.runtime import flops, optimizer
 
-# Name -> (devices, peak FLOP/s of one in bfloat16, dollars a device and hour). A v5p-32 has 32 cores: 16 chips.
+# Name -> (devices, peak FLOP/s of one in bfloat16). A v5p-32 has 32 cores: 16 chips.
 MACHINES = {
-  "v5e-8": (8, flops.PEAK["TPU v5e"], 1.20),
-  "v5p-32": (16, flops.PEAK["TPU v5p"], 4.20),
-  "H100 x 8": (8, flops.PEAK["NVIDIA H100"], 11.0),
+  "v5e-8": (8, flops.PEAK["TPU v5e"]),
+  "v5p-32": (16, flops.PEAK["TPU v5p"]),
+  "H100 x 8": (8, flops.PEAK["NVIDIA H100"]),
 }
 # Name -> (config, steps of the published training, what they are). Re-IQA: 750,000 images x 40 epochs / 640.
 TRAININGS = {
@@ -70,9 +69,9 @@ def main():
       "parameters": parameters, "batch megabytes": size / 1e6, "tflop a step": operations / 1e12,
       "pflop": steps * operations / 1e15,
     }  # fmt: skip
-    for machine, (devices, peak, price) in MACHINES.items():
+    for machine, (devices, peak) in MACHINES.items():
       hours = steps * operations / (devices * peak * flags.mfu) / 3600
-      row |= {f"{machine} hours": hours, f"{machine} dollars": hours * devices * price}
+      row |= {f"{machine} hours": hours, f"{machine} device-hours": hours * devices}
     rows.append(row)
   measure.report(f"costs, MFU assumed {flags.mfu}", rows, flags.json)
 

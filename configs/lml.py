@@ -6,7 +6,7 @@ demo: photographs that ship with scikit-image and scikit-learn; needs nothing el
 
     python launch.py --config=configs/lml.py:demo --workdir=runs/lml_demo
 
-  2 CPU cores: a few minutes. The labels are SSIM to the pristine picture, a proxy and no human score. Recorded: SRCC
+  One busy CPU core: 6 minutes. The labels are SSIM to the pristine picture, a proxy and no human score. Recorded: SRCC
   0.40 (PLCC 0.50), untrained -0.02 (0.07), on one split with three photographs in its test part.
 
 small: the BIQ2021 subset, from scratch, a narrow network; the official test images are predicted.

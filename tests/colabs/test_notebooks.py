@@ -18,14 +18,7 @@ import build  # noqa: E402
 
 # No proxy answers at this address: whatever asks for the network fails at once.
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-# These two take the weights that come with the package.
-WEIGHTS = FOLDER.parent / "jiqa" / "pretrained"
-TAKES_WEIGHTS = pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"no weights come with the package yet: {WEIGHTS}")
-NOTEBOOKS = [
-  pytest.param("score_your_images", marks=TAKES_WEIGHTS),
-  pytest.param("evaluate_a_database", marks=TAKES_WEIGHTS),
-  "train_tiny",
-]
+NOTEBOOKS = ["score_your_images", "evaluate_a_database", "train_tiny"]
 # What has to be seen when a notebook has run.
 EXPECTED = {
   "score_your_images": ("trained_on", "coffee, blurred", "image/jpeg"),
