@@ -66,6 +66,10 @@ def main(_):
   logging.set_verbosity(logging.FATAL)
   # A resumed run and the evaluation find what has been compiled before; must be set before jax is imported.
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled_folder(WORKDIR.value))
+  from jiqa.runtime import host_memory
+
+  if not host_memory.accelerator_expected():
+    host_memory.keep_freed()
 
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate

@@ -225,10 +225,9 @@ def _small(c):
   # 30 %.
   c.window, c.crop = 256, 96
   c.versions = 8
-  c.kinds = SIMPLE_KINDS
   c.loss = "in_batch"
-  c.batch_size = 16
-  c.epochs, c.steps = 0, 400
+  c.batch_size = 12
+  c.epochs, c.steps = 0, 900
   c.optimizer.update(name="adamw", schedule="cosine", learning_rate=1e-3, weight_decay=1e-4, warmup_steps=50)
   c.checkpoint_every = 100
   c.evaluation.update(databases=("biq2021",), pixels_per_batch=8 * 512 * 512)

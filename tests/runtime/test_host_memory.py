@@ -1,0 +1,43 @@
+"""Freed memory stays with the process."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import resource
+import sys
+
+from jiqa.runtime import host_memory
+
+if sys.argv[1] == "keep" and not host_memory.keep_freed():
+  sys.exit(77)
+
+import jax
+import jax.numpy as jnp
+
+jax.config.update("jax_num_cpu_devices", 2)
+mesh = jax.make_mesh((2,), ("data",))
+x = jax.device_put(jnp.ones((2, 8 << 20)), jax.NamedSharding(mesh, jax.P("data")))
+f = jax.jit(lambda x: (x[:, ::-1] + 1).sum())
+for step in range(6):
+  if step == 2:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  jax.block_until_ready(f(x * step))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how):
+  """Page faults of four steps on two devices, after two others, in a process of its own."""
+  done = subprocess.run([sys.executable, "-c", PROBE, how], capture_output=True, text=True)
+  if done.returncode == 77:
+    pytest.skip("malloc is not glibc's")
+  assert done.returncode == 0, done.stderr
+  return int(done.stdout)
+
+
+def test_steps_on_a_cpu_use_freed_memory_again():
+  kept, left = faults("keep"), faults("leave")
+  assert kept < 0.1 * left, (kept, left)
