@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jiqa.models.resnet import BatchNorm, Conv, Projector, ResNet
+from jiqa.models.resnet import BatchNorm, Conv, Projector, ResNet, Stem, max_pool
 from jiqa.runtime.state import merge_module
 from tests.helpers import randomised
 
@@ -115,6 +115,56 @@ def test_pointwise_convolution_is_the_product_it_is_lowered_to():
     x, conv.kernel[...], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
   np.testing.assert_allclose(conv(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((2, 2), 1), ((1, 5), 1), ((2, 2), 2), ((5, 4), 2), ((1, 1), 2)])
+def test_small_maps_give_what_the_convolution_gives(size, stride):
+  conv = Conv(6, 5, 3, stride, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  x = np.random.default_rng(0).normal(size=(2, *size, 6)).astype(np.float32)
+
+  def plain(kernel, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=numbers)
+
+  assert "conv_general_dilated" not in str(jax.make_jaxpr(conv)(x))
+  expected, pull = jax.vjp(plain, conv.kernel[...], x)
+  np.testing.assert_allclose(conv(x), expected, atol=1e-5)
+  graphdef, params = nnx.split(conv)
+  _, ours = jax.vjp(lambda params, x: nnx.merge(graphdef, params)(x), params, x)
+  for got, wanted in zip(jax.tree.leaves(ours(expected)), pull(expected), strict=True):
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (8, 7), (1, 2)])
+def test_the_stem_is_a_7x7_convolution_of_stride_2(size):
+  stem = Stem(5, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+
+  def plain(kernel):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=numbers)
+
+  expected, pull = jax.vjp(plain, stem.kernel[...])
+  np.testing.assert_allclose(stem(x), expected, atol=1e-5)
+  graphdef, params = nnx.split(stem)
+  _, ours = jax.vjp(lambda params: nnx.merge(graphdef, params)(x), params)
+  np.testing.assert_allclose(ours(expected)[0].kernel[...], pull(expected)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (8, 7), (1, 2)])
+def test_max_pooling_and_its_gradient_are_those_of_a_window(size):
+  rng = np.random.default_rng(0)
+  x = rng.uniform(0.1, 1, (2, *size, 3)).astype(np.float32)
+
+  def window(x):
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+  expected, pull = jax.vjp(window, x)
+  got, ours = jax.vjp(max_pool, x)
+  np.testing.assert_array_equal(got, expected)
+  cotangent = rng.normal(size=expected.shape).astype(np.float32)
+  np.testing.assert_allclose(ours(cotangent)[0], pull(cotangent)[0], atol=1e-6)
 
 
 def test_bfloat16_keeps_statistics_and_features_float32():
