@@ -6,6 +6,10 @@ A narrow encoder is trained on the images of the training part and a folder of f
 many steps with every loss; then heads are fitted to the labelled training images and tested on the official test
 images: in the database, and across its subsets (head on two, test on the third). Every finished run is kept in the
 workdir: run the command again to go on.
+
+    python -m benchmarks.reiqa_losses --judge=runs/reiqa_small
+
+prints the same figures of a run of `launch.py`, trained and untrained.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import time
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from configs import reiqa
 from jiqa.data.source import open_database
@@ -95,6 +100,22 @@ def run(loss, seed, steps, workdir):
   return record
 
 
+def judge_run(workdir):
+  """`judge` of the newest checkpoint of any run with features, and of the same network untrained.
+
+  Args:
+    workdir: pathlib.Path of a run of launch.py.
+  """
+  saved = json.loads((workdir / "config.json").read_text())
+  saved.pop("data_sha256")
+  config, mesh = ConfigDict(saved), make_mesh()
+  method, tx, _, _ = build(config, mesh, config.batch_size)
+  fresh = init_state(config, method, tx, mesh)
+  trained = Checkpoints(workdir / "checkpoints").restore(fresh)
+  for label, state in (("untrained", fresh), ("trained", trained)):
+    print({"network": label, **{k: round(v, 3) for k, v in judge(config, state, method, mesh).items()}}, flush=True)
+
+
 def print_table(records):
   """Mean and range over the seeds, one row a loss."""
   columns = [key for key in records[0] if isinstance(records[0][key], float) and "seconds" not in key]
@@ -112,7 +133,10 @@ def main():
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--steps", type=int, default=280)
   parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after so long")
+  parser.add_argument("--judge", type=pathlib.Path, help="no training: the same figures of this run of launch.py")
   options = parser.parse_args()
+  if options.judge:
+    return judge_run(options.judge)
   options.workdir.mkdir(parents=True, exist_ok=True)
   started, records = time.perf_counter(), []
   for seed in range(options.seeds):

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # What each room may import of the project, by prefix. A room may always import itself and jiqa.errors.
 ALLOWED = {
-  "launch": ("jiqa.train", "jiqa.evaluate", "jiqa.runtime.distributed", "jiqa.regress"),
+  "launch": ("jiqa.train", "jiqa.evaluate", "jiqa.runtime.distributed", "jiqa.runtime.host_memory", "jiqa.regress"),
   "configs": (),
   "data_builders": ("data_builders", "jiqa.data"),
   "jiqa.errors": (),
