@@ -259,7 +259,7 @@ def _demo(c):
   c.kinds = SIMPLE_KINDS
   c.loss = "in_batch"
   c.batch_size = 12
-  c.epochs, c.steps = 0, 400
+  c.epochs, c.steps = 0, 300
   c.optimizer.update(name="adamw", schedule="cosine", learning_rate=2e-3, weight_decay=1e-4, warmup_steps=20)
   c.checkpoint_every, c.log_every = 50, 10
   # Fifteen photographs: alpha is chosen on six of them rather than on one, and the median is taken over many folds.
