@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import reiqa as config_file
-from jiqa.methods import reiqa, reiqa_pairs
+from jiqa.methods import build_method, reiqa, reiqa_pairs
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import new_state
 
@@ -176,6 +176,13 @@ def test_pairs_of_the_shipped_variants_overlap_as_their_config_says(variant):
     drawn = np.abs(offsets(config.crop, (config.window // scale,) * 2, 500))
     overlap = (config.crop - drawn).prod(1) / config.crop**2
     assert overlap.max() <= 0.31
+
+
+@pytest.mark.parametrize("variant", [name for name in config_file.VARIANTS if name != "regress"])
+def test_every_variant_builds_its_method(variant):
+  config = config_file.get_config(variant)
+  method = build_method(config, 1)
+  assert method.pairs == config.batch_size * config.get("versions", 1) * len(config.get("scales", (1,)))
 
 
 def test_ablations_change_what_they_name():
