@@ -79,7 +79,8 @@ class Conv(nnx.Module):
     precision = jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else None
     if kernel.shape[0] == 1:
       return jnp.matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0], precision=precision)
-    if -(-min(x.shape[1:3]) // self.stride) < kernel.shape[0]:
+    known = all(isinstance(side, int) for side in x.shape[1:3])  # not so in a program for any size, see jiqa/export.py
+    if known and -(-min(x.shape[1:3]) // self.stride) < kernel.shape[0]:
       return jnp.matmul(
         unfold(x, kernel.shape[0], self.stride), kernel.reshape(-1, kernel.shape[-1]), precision=precision
       )
