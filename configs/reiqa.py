@@ -16,8 +16,8 @@ test images are predicted.
     python -m data_builders.image_folder --name=crops --manual_dir=CROPS
     python launch.py --config=configs/reiqa.py:small --workdir=runs/reiqa_small
 
-  One CPU core: 47 minutes, SRCC 0.606 (untrained 0.527), see docs/results.md. small_content is the content expert on
-  the same pictures; both together:
+  One CPU core: about 50 minutes, SRCC 0.606 (untrained 0.527), see docs/results.md. small_content is the content expert
+  on the same pictures; both together:
 
     python launch.py --config=configs/reiqa.py:small_content --workdir=runs/reiqa_small_content
     python launch.py --config=configs/reiqa.py:regress --workdir=runs/reiqa_small_head \

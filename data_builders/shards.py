@@ -90,7 +90,7 @@ def example(root, row):
 
 
 def serialized(record):
-  """The tf.Example of one record, equal to what TFDS's serializer makes, in a quarter of the time.
+  """The tf.Example of one record, equal to what TFDS's serializer makes.
 
   The file's bytes are copied once: a message may come in parts, one after the other, so the protobuf library writes the
   labels and the image goes behind them, between the lengths of the messages that it is nested in.

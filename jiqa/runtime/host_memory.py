@@ -17,7 +17,7 @@ def keep_freed():
   """Tells glibc's malloc to keep freed memory instead of giving it back to the kernel; does nothing elsewhere.
 
   XLA's CPU client takes the scratch memory of a program anew at every call. Hundreds of megabytes are then mapped, and
-  zeroed page by page, at every step: 7 to 15 % of the time of a training step, measured with ResNet-18 and ViT-S.
+  zeroed page by page, at every step: 6 to 14 % of the time of a training step, measured with ResNet-18 and ViT-S.
 
   To be called before jax starts its threads: they must share malloc's first arena, because no other can hold large
   blocks without mapping them.
