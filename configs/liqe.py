@@ -29,7 +29,7 @@ ViT-B/32, on split 0 of the ten published ones.
 quality_scene, quality_distortion, frozen_text: joint with fewer questions, or with the text tower left as it is.
 
 single: one database (KonIQ-10k, its official split) and quality alone, six epochs, as the authors' other script.
-Another one: --config.data[0].name=clive --config.data[0].protocol=folds --config.evaluation.databases=clive,
+Another one: --config.data[0].name=clive --config.data[0].protocol=folds --config.evaluation.databases=clive
 --config.evaluation.protocol=folds.
 """
 

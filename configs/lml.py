@@ -30,7 +30,7 @@ on one of ten random 80/20 splits by reference; papers report the median over te
   --config.evaluation.fractions=0.7,0.1,0.2 --config.validate_every=100 --config.evaluation.checkpoint=best.
   Less training data, the test part as it is: --config.evaluation.fractions=0.2,0.6,0.2 (0.4,0.4,0.2; 0.6,0.2,0.2).
   All of one database, tested on all of another: --config.data[0].protocol= --config.evaluation.fractions=0,0,1
-  --config.evaluation.databases=koniq10k,
+  --config.evaluation.databases=koniq10k
 
 ablation: livec for `python -m benchmarks.lml_ablation --variant=ablation --init_from=weights/deit3`, which trains it
 for every entry of ABLATIONS and every seed and goes on where it stopped.

@@ -22,7 +22,7 @@ test images are predicted.
     python launch.py --config=configs/reiqa.py:small_content --workdir=runs/reiqa_small_content
     python launch.py --config=configs/reiqa.py:regress --workdir=runs/reiqa_small_head \
       --config.weights.quality=runs/reiqa_small --config.weights.content=runs/reiqa_small_content \
-      --config.evaluation.databases=biq2021,
+      --config.evaluation.databases=biq2021
 
 quality (the default): the paper's quality expert, a ResNet-50 with 160-pixel crops and LARS for 40 epochs at 640 images
 a step. Needs KADIS-700k's pristine images. `quality,loss=queue` has the published loss, with a queue of 65,536 keys.
