@@ -50,7 +50,8 @@ def resnet(depth, width, embedding):
 
 def contrastive(config, device):
   """(trained network, function that gives its loss): queries, and keys without gradient unless loss is 'in_batch'."""
-  pairs = config.batch_size * config.get("versions", 1) * len(config.get("scales", (1,)))
+  scales = len(config.get("scales", (1,))) if config.get("every_scale", True) else 1
+  pairs = config.batch_size * config.get("versions", 1) * scales
   query = resnet(config.depth, config.width, config.embedding)
   key = resnet(config.depth, config.width, config.embedding).to(device, memory_format=torch.channels_last)
   crops = torch.rand(2, pairs, 3, config.crop, config.crop, device=device)

@@ -135,6 +135,7 @@ def _quality():
   c.window = 608  # pixels of an image that travel to the accelerator
   c.crop = 160
   c.scales = (1, 2)
+  c.every_scale = True  # False: an image is seen at one of the scales only, which leaves room for more images
   c.versions = 12
   c.kinds = tuple(range(26))  # distortions, as numbered in jiqa/distortions/bank.py
   c.swap = True  # exchange the crops of half of the versions
@@ -147,7 +148,7 @@ def _quality():
   c.key_momentum = 0.999
 
   # Length and optimiser.
-  c.batch_size = 640  # images; each gives versions * len(scales) pairs. Published: 630
+  c.batch_size = 640  # images; each gives versions * len(scales) pairs, or versions. Published: 630
   c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
   c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
   c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
@@ -187,7 +188,7 @@ def _quality():
 def _content(c):
   c.method = "reiqa_content"
   c.data = [_images("imagenet2012")]
-  for key in ("scales", "versions", "kinds", "swap", "compat"):
+  for key in ("scales", "every_scale", "versions", "kinds", "swap", "compat"):
     del c[key]
   c.window = 512  # larger pictures are reduced to fit before they travel to the accelerator
   c.crop = 224

@@ -13,6 +13,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import pytest  # noqa: E402
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """With -n, a file stays on one worker: what its tests share is set up, and compiled, once."""
+  from xdist.scheduler import LoadFileScheduling
+
+  return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
 # Real photographs with human scores and real label files. They are not part of the project: point JIQA_REAL_DATA at a
 # folder that has them, or lay it beside the checkout as ../shared/data.
 REAL_DATA = pathlib.Path(

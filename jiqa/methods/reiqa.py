@@ -51,7 +51,18 @@ class ReIQA(MomentumContrast):
         f"config.versions is {config.versions}; {len(kinds)} kinds give at most {len(kinds) + 1} different versions",
       ),
     )
-    super().__init__(config, shards, config.batch_size * config.versions * len(config.scales))
+    if not config.every_scale:
+      parts = shards * config.accumulate * len(config.scales)
+      require(
+        (config.compat == "fixed", "config.every_scale is False, which config.compat 'official' does not know"),
+        (
+          config.batch_size % parts == 0,
+          f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is of "
+          f"{shards} devices times {config.accumulate} micro-batches times {len(config.scales)} scales",
+        ),
+      )
+    scales = len(config.scales) if config.every_scale else 1
+    super().__init__(config, shards, config.batch_size * config.versions * scales)
 
   def cut(self, image, record, rng):
     del record
@@ -94,24 +105,35 @@ class ReIQA(MomentumContrast):
 
     Returns:
       (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1]
-      with compat 'fixed'; and a label per version, see `render`.
+      with compat 'fixed', s = 1 unless `config.every_scale`; and a label per version, see `render`.
     """
     config, b = self.config, batch["image"].shape[0]
     render_key, crop_key = jax.random.split(key)
     versions, alike = self.render(batch, render_key)
     crops = []
-    for scale_index, scale in enumerate(config.scales):
-      keys = jax.random.split(jax.random.fold_in(crop_key, scale), b)
+    for index, scale in enumerate(config.scales):
       first_half = jnp.arange(config.versions) < config.versions // 2
-      swapped = config.swap & (first_half if scale_index % 2 == 0 else ~first_half)
+      swapped = config.swap & (first_half if index % 2 == 0 else ~first_half)
+      keys = jax.random.split(jax.random.fold_in(crop_key, scale), b)
       if config.compat == "official":
         pairs, versions = self._official_scale(keys, versions, batch["size"], scale, swapped)
       else:
-        scaled = reduce_versions(versions, scale)
-        pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, scaled, batch["size"] // scale)
+        keys, here, size = (self._at_scale(x, index) for x in (keys, versions, batch["size"]))
+        here = reduce_versions(here, scale)
+        pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, here, size // scale)
         pairs = jax.vmap(half_swap, (0, None))(pairs, swapped)
       crops.append(pairs)
-    return jnp.moveaxis(jnp.stack(crops, 2), 0, 1), alike
+    if config.every_scale:
+      crops = jnp.stack(crops, 2)
+    else:
+      crops = jnp.stack(crops, 1).reshape(b, 2, 1, *crops[0].shape[2:])
+    return jnp.moveaxis(crops, 0, 1), alike
+
+  def _at_scale(self, images, index):
+    """The images that are seen at the index-th scale: all of them, or every so many (the same share of each device)."""
+    if self.config.every_scale:
+      return images
+    return images.reshape(-1, len(self.config.scales), *images.shape[1:])[:, index]
 
   def _official_scale(self, keys, versions, size, scale, swapped):
     """The pairs of one scale, and the versions as the exchange has left them for the next scale."""
@@ -125,7 +147,7 @@ class ReIQA(MomentumContrast):
     crop_key, shuffle_key = jax.random.split(key)
     with jax.named_scope("augment"):  # its arithmetic is not the model's
       crops, alike = self.crop_pairs(batch, crop_key)
-    labels = jnp.tile(alike, (1, len(self.config.scales)))  # in the order of the pairs: scales, then versions
+    labels = jnp.tile(alike, (1, crops.shape[2]))  # in the order of the pairs: scales, then versions
     return self.contrast(params, state, crops.reshape(2, -1, *crops.shape[-3:]), shuffle_key, labels)
 
 

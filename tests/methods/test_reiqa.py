@@ -182,7 +182,25 @@ def test_pairs_of_the_shipped_variants_overlap_as_their_config_says(variant):
 def test_every_variant_builds_its_method(variant):
   config = config_file.get_config(variant)
   method = build_method(config, 1)
-  assert method.pairs == config.batch_size * config.get("versions", 1) * len(config.get("scales", (1,)))
+  scales = len(config.get("scales", (1,))) if config.get("every_scale", True) else 1
+  assert method.pairs == config.batch_size * config.get("versions", 1) * scales
+
+
+def test_images_that_take_turns_at_the_scales_show_what_they_show_at_every_scale(batch):
+  key = jax.random.key(3)
+  every = build_method(tiny_config(), 1)
+  turns = build_method(tiny_config(every_scale=False), 1)
+  assert turns.pairs == every.pairs // 2 == 8 * 4
+  expected, alike = every.crop_pairs(batch, key)
+  crops, labels = turns.crop_pairs(batch, key)
+  assert crops.shape == (2, 8, 1, 4, 32, 32, 3)
+  np.testing.assert_array_equal(labels, alike)
+  for image in range(8):
+    np.testing.assert_allclose(crops[:, image, 0], expected[:, image, image % 2], atol=1e-6)
+  with pytest.raises(ValueError, match="batch_size 8 is not a multiple of 16, that is of 8 devices"):
+    build_method(tiny_config(every_scale=False), 8)
+  with pytest.raises(ValueError, match="'official' does not know"):
+    build_method(tiny_config(every_scale=False, compat="official"), 1)
 
 
 def test_ablations_change_what_they_name():
