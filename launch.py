@@ -39,13 +39,13 @@ def parse_flags(argv):
     if len(rest) > 1:
       raise flags.Error(f"unexpected argument {rest[1]!r}; options are given as --name=value")
     for flag in (CONFIG, WORKDIR):
-      if flag.value is None:
+      if not flag.value:
         raise flags.Error(f"--{flag.name} is missing; see python launch.py --help")
     for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID):
       if flag.value is not None and not DISTRIBUTED.value:
         raise flags.Error(f"--{flag.name} is given without --distributed")
     CONFIG.value.keys()  # a config file that cannot be read shows here, not in main
-  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+  except (flags.Error, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
     print(f"launch.py: {plain(error)}", file=sys.stderr)
     sys.exit(2)
   return rest
@@ -85,7 +85,9 @@ def main(_):
     if CONFIG.value.method == "regress":  # heads on frozen features: nothing to train
       from jiqa.regress import regress
 
-      regress(CONFIG.value, pathlib.Path(workdir))
+      if DISTRIBUTED.value:
+        raise UserError("method 'regress' trains nothing: run it as one process, without --distributed")
+      regress(CONFIG.value, workdir)
       return
     if MODE.value == "train" and not train(CONFIG.value, workdir, profile=PROFILE.value):
       print("launch.py: stopped by SIGTERM after a checkpoint; run the same command to go on", file=sys.stderr)
@@ -105,6 +107,9 @@ def main(_):
       flush=True,
     )
     os._exit(1)  # an orderly end would wait for the one that is gone
+  except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    print(f"launch.py: {error}; --workdir must be a folder that can be written to", file=sys.stderr)
+    sys.exit(2)
   except OSError as error:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
       raise

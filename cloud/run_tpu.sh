@@ -75,7 +75,7 @@ train() {
   flags=$(printf ' %q' "$@")
   # setsid: the run outlives the connection. The number of the process is kept for `stop`.
   on_all "cd jiqa; TFDS_DATA_DIR=\$HOME/data setsid nohup .venv/bin/python launch.py --distributed \
-    --workdir=$(printf %q "$WORKDIR")$flags > ../jiqa.log 2>&1 < /dev/null & echo \$! > jiqa/pid"
+    --workdir=$(printf %q "$WORKDIR")$flags > ../jiqa.log 2>&1 < /dev/null & echo \$! > pid"
 }
 
 logs() {
@@ -97,7 +97,7 @@ keep() {
   until gcloud storage ls "$WORKDIR/results.json" >/dev/null 2>&1; do
     if [ "$(state)" != ACTIVE ]; then
       [ "$(state)" = ABSENT ] || delete
-      create || continue
+      create || { sleep 60; continue; }
       install
       train "$@"
     fi

@@ -87,19 +87,26 @@ def convert(
 @app.command()
 def features(
   paths: Annotated[list[str], typer.Argument(help="pictures, folders, patterns, addresses")],
-  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; once an expert"),  # noqa: B008
-  model: str = typer.Option("reiqa", "--model", help="the model that the weights belong to"),
+  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
+  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
   out: str = typer.Option("features.npz", "--out", help="image_name, features and card"),
 ):
-  """Writes an encoder's features: jiqa features photos --model=reiqa --weights=weights/quality --out=features.npz"""
-  from jiqa.features import write_features
+  """Writes an encoder's features: jiqa features photos --model=reiqa --weights=weights/quality --out=features.npz
 
-  written, refused = write_features(paths, weights, model, out)
+  Exit code 3 where a picture could not be read: it has no row.
+  """
+  from jiqa.scoring import startup
+
+  startup.prepare()
+  from jiqa.features import write_features
+  from jiqa.score import load
+
+  written, refused = write_features(load(model, weights or None), paths, out)
   print(f"{out}: features of {written} pictures")
   for message in refused:
     print(f"left out: {message}", file=sys.stderr)
   if refused:
-    raise typer.Exit(1)
+    raise typer.Exit(3)
 
 
 @app.command()
@@ -213,7 +220,7 @@ def serve(
   port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any free one"),
   max_megabytes: int = typer.Option(32, "--max_megabytes", min=1, help="of one file"),
   max_files: int = typer.Option(32, "--max_files", min=1, help="of one request"),
-  max_megapixels: int = typer.Option(50, "--max_megapixels", min=1, help="of one picture"),
+  max_megapixels: int = typer.Option(50, "--max_megapixels", min=1, max=178, help="of one picture"),
   queue: int = typer.Option(256, "--queue", min=1, help="pictures that may wait; beyond it the answer is 503"),
 ):
   """Scores pictures in the browser: jiqa serve --model=lml --weights=weights/lml --port=8000"""

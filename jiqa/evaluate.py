@@ -1,6 +1,5 @@
 """The loop after training: predictions for every image, a ridge regressor where they are features, correlations."""
 
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -28,17 +27,9 @@ from jiqa.runtime.sharding import make_mesh, on_own_devices
 from jiqa.runtime.workdir import Workdir, check
 from jiqa.train import build, init_state, splits_of
 from jiqa.validate import BEST
+from jiqa.weights.store import checksum
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy", "pillow")
-
-
-def checksum(tree):
-  """The first 16 hex digits of the SHA-256 of a tree of arrays, in the order of its sorted paths."""
-  digest = hashlib.sha256()
-  for path, leaf in sorted((jax.tree_util.keystr(p), x) for p, x in jax.tree_util.tree_leaves_with_path(tree)):
-    digest.update(path.encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()[:16]
 
 
 def evaluate_database(config, name, states, predictor, workdir):
@@ -58,6 +49,7 @@ def evaluate_database(config, name, states, predictor, workdir):
     any process but the main one.
   """
   wanted = config.evaluation
+  check_protocol(config, name)
   database = open_database(name, config.data_dir or None)
   table = database.table
   splits = splits_of(config, table, name, wanted.protocol)
@@ -144,6 +136,16 @@ def command():
   return shlex.join([pathlib.Path(sys.executable).name, *sys.argv])
 
 
+def check_protocol(config, name):
+  """Raises a UserError if a run was trained on a database by another protocol than it is to be tested by."""
+  for entry in config.data:
+    if entry.name == name and entry.protocol not in ("", config.evaluation.protocol):
+      raise UserError(
+        f"{name}: this run was trained on what protocol {entry.protocol!r} leaves it, so config.evaluation.protocol "
+        f"{config.evaluation.protocol!r} would test on images that it has seen; evaluate it by {entry.protocol!r}"
+      )
+
+
 def judge(config, name, table, splits, positions, outputs):
   """Compares what a method predicted with the human scores.
 
@@ -213,7 +215,8 @@ def _evaluate(config, folder, mesh):
   # What the training data were is the business of the run that trained on them.
   trained_on = json.loads((workdir / "config.json").read_text())["data_sha256"]
   check(plain_config | {"data_sha256": trained_on}, workdir)
-  method, tx, _, _ = build(config, mesh, config.batch_size)
+  # Training data need not be at hand. Their number decides the length of the schedule alone, which nothing reads here.
+  method, tx, _, _ = build(config, mesh, 10**5 * config.batch_size)
   fresh = init_state(config, method, tx, mesh)
   state = checkpoints.restore(fresh)
   states = {"untrained": fresh} if config.evaluation.untrained else {}
@@ -231,7 +234,7 @@ def _evaluate(config, folder, mesh):
     "step": int(state.step),
     "checkpoint": config.evaluation.checkpoint,
     "seed": config.seed,
-    "weights_sha256": checksum((at_hand.params, at_hand.stats)),
+    "weights_sha256": checksum(*jax.device_get((at_hand.params, at_hand.stats))),
     "command": command(),
     "config": plain_config,
     "data_sha256": trained_on,

@@ -10,51 +10,45 @@ from rich.console import Console
 from rich.progress import track
 
 from jiqa.data.batching import framed_batches
-from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
 from jiqa.runtime.sharding import make_mesh
-from jiqa.scoring import locations
+from jiqa.scoring import command, locations
+from jiqa.scoring.metric import Metric
 from jiqa.scoring.model import Model
 
-# Methods whose predictions are features, by the model that they are experts of: method to expert, in the order of the
-# columns.
-MODELS = {"reiqa": {"reiqa_content": "content", "reiqa": "quality"}}
+# Method to expert of Re-IQA, in the order of the columns.
+EXPERTS = {"reiqa_content": "content", "reiqa": "quality"}
 # A batch of a ResNet-50 then takes about a gigabyte.
 PIXELS_PER_BATCH = 2048 * 2048
 
 
 class Experts:
-  """The encoders of one model, side by side.
+  """The encoders of Re-IQA, side by side.
 
   Args:
     folders: folders of weights or working directories of runs, one an expert.
-    model: a key of `MODELS`.
 
   Attributes:
     card: dict with 'model' and 'experts': a list of dicts with 'expert', 'weights_sha256' and where the weights are
       from, in the order of the columns.
 
   Raises:
-    UserError: a folder holds no weights of that model, or two hold the same expert.
+    UserError: a folder holds no weights of an expert, or two hold the same one.
   """
 
-  def __init__(self, folders, model="reiqa"):
-    if model not in MODELS:
-      raise UserError(f"--model={model}: gives no features; expected {', '.join(MODELS)}")
+  def __init__(self, folders):
     self.mesh, found = make_mesh(), {}
     for folder in folders:
       encoder = Model(folder, self.mesh)
-      expert = MODELS[model].get(encoder.name)
+      expert = EXPERTS.get(encoder.name)
       if expert is None:
-        raise UserError(f"{folder}: holds weights of {encoder.name}, which is no expert of {model}")
+        raise UserError(f"{folder}: holds weights of {encoder.name}, which is no expert of Re-IQA")
       if expert in found:
         raise UserError(f"{folder}: a second {expert} expert; expected each once")
       found[expert] = encoder
-    if not found:
-      raise UserError("no weights given: --weights=DIR, once for every expert")
-    self._encoders = {expert: found[expert] for expert in MODELS[model].values() if expert in found}
+    self._encoders = {expert: found[expert] for expert in EXPERTS.values() if expert in found}
     self.card = {
-      "model": model,
+      "model": "reiqa",
       "experts": [{**encoder.card, "expert": expert} for expert, encoder in self._encoders.items()],
     }
 
@@ -90,47 +84,50 @@ class Experts:
     return features
 
 
-def write_features(names, folders, model, out, pixels_per_batch=PIXELS_PER_BATCH):
+def write_features(metric, names, out):
   """`jiqa features`: writes image_name [n] str, features [n, d] float32 and card (JSON text) as .npz.
 
   Args:
-    names: picture files, folders, patterns or addresses, see `jiqa.scoring.locations.expand`.
-    folders, model: see `Experts`.
+    metric: scoring.metric.Metric; the features of its networks stand side by side, Re-IQA's content expert before its
+      quality expert, others in their order.
+    names: picture files, folders, patterns or addresses, see `jiqa.scoring.locations.expand`; of videos, a frame every
+      second.
     out: file to write.
-    pixels_per_batch: see `Experts`.
 
   Returns:
     (number of pictures written, list of messages about pictures that cannot be read and were left out).
 
   Raises:
-    UserError: the weights cannot be used, or no picture can be read.
+    UserError: a network gives no features, or no picture can be read.
   """
   out = pathlib.Path(out)
   if out.suffix != ".npz":
     raise UserError(f"--out={out}: features are written as .npz; give the file that ending")
-  experts, names, refused = Experts(folders, model), locations.expand(names), {}
-
-  def read(i):
-    try:
-      return decode_rgb(locations.read_bytes(names[i]), names[i])
-    except UserError as error:
-      refused[i] = str(error)
-      return None
-
-  found = experts(read, len(names), "features", pixels_per_batch)
-  if not found:
+  models = sorted(metric.models, key=lambda model: model.name != "reiqa_content")
+  metric = Metric(models, None, metric.mesh, {})
+  metric.check_features()
+  names, rows, refused = locations.expand(names), {}, {}
+  stream = metric.stream(command.items(names, 1.0))
+  console = Console(file=sys.stderr)
+  for found in track(stream, "features", total=len(names), console=console, disable=not console.is_terminal):
+    if found.error:
+      refused[found.index] = found.error
+    else:
+      rows[found.index] = found.name, found.outputs["features"]
+  if not rows:
     raise UserError("no picture can be read: " + next(iter(refused.values())))
-  rows = [i for i in range(len(names)) if i not in refused]
-  for card in experts.card["experts"]:
-    card["columns"] = found[card["expert"]].shape[1]
+  kept = [rows[index] for index in sorted(rows)]
+  networks = [
+    {**model.card, "method": model.name, "columns": int(model.gives()["features"][0])} for model in metric.models
+  ]
   out.parent.mkdir(parents=True, exist_ok=True)
   partial = out.with_name(out.name + ".part")
   with open(partial, "wb") as file:
     np.savez(
       file,
-      image_name=np.array([names[i] for i in rows]),
-      features=np.concatenate([part[rows] for part in found.values()], 1),
-      card=np.array(json.dumps(experts.card)),
+      image_name=np.array([name for name, _ in kept]),
+      features=np.stack([features for _, features in kept]).astype(np.float32),
+      card=np.array(json.dumps({"networks": networks})),
     )
   os.replace(partial, out)
-  return len(rows), list(refused.values())
+  return len(kept), [refused[index] for index in sorted(refused)]

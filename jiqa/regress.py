@@ -6,7 +6,6 @@ not computed again.
 
 import itertools
 import json
-import pathlib
 
 import numpy as np
 from rich.console import Console
@@ -21,6 +20,7 @@ from jiqa.errors import UserError
 from jiqa.evaluate import summarise
 from jiqa.evaluation import head, outputs
 from jiqa.features import Experts
+from jiqa.runtime.workdir import Workdir, claim
 
 BOTH = ("content", "quality")
 
@@ -30,33 +30,34 @@ def regress(config, workdir):
 
   Args:
     config: ConfigDict, see configs/reiqa.py, variant 'regress'.
-    workdir: pathlib.Path; gets features_*.npz, results.json and, for every database, head_NAME.safetensors: the head
-      of the best regressor and experts, judged by the median validation SRCC, fitted to training and validation part of
-      split 1.
+    workdir: folder, or gs://BUCKET/FOLDER; gets features_*.npz, results.json and, for every database,
+      head_NAME.safetensors: the head of the best regressor and experts, judged by the median validation SRCC, fitted to
+      training and validation part of split 1.
 
   Returns:
     dict, the contents of results.json.
 
   Raises:
-    UserError: there are no weights, or a database is not prepared.
+    UserError: there are no weights, a database is not prepared, or the workdir is another run's.
   """
-  workdir = pathlib.Path(workdir)
   folders = [folder for folder in config.weights.values() if folder]
   if not folders:
     raise UserError(
       "config.weights.quality and config.weights.content are both empty; give a folder of converted weights or the "
       "workdir of a run: --config.weights.quality=DIR"
     )
-  experts = Experts(folders)
-  databases = {name: _of_database(config, name, experts, workdir) for name in config.evaluation.databases}
-  results = {
-    "databases": databases,
-    "experts": experts.card["experts"],
-    "config": json.loads(config.to_json_best_effort()),
-    "versions": {"jiqa": jiqa.__version__},
-  }
-  outputs.write_bytes(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-  _print(results, workdir)
+  plain_config = json.loads(config.to_json_best_effort())
+  with Workdir(workdir) as folder, claim(folder, plain_config):
+    experts = Experts(folders)
+    databases = {name: _of_database(config, name, experts, folder.local) for name in config.evaluation.databases}
+    results = {
+      "databases": databases,
+      "experts": experts.card["experts"],
+      "config": plain_config,
+      "versions": {"jiqa": jiqa.__version__},
+    }
+    outputs.write_bytes(folder.local / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    _print(results, folder.remote)
   return results
 
 

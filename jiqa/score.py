@@ -7,7 +7,7 @@ import jax
 from jiqa.errors import UserError
 from jiqa.methods import METHODS
 from jiqa.runtime.sharding import make_mesh
-from jiqa.scoring import command
+from jiqa.scoring import command, results
 from jiqa.scoring import head as heads
 from jiqa.scoring.card import describe
 from jiqa.scoring.metric import Metric
@@ -43,7 +43,7 @@ def load(model=None, weights=None, head=None, devices=None):
   Example:
     >>> metric = load()                                # doctest: +SKIP
     >>> metric(["a.jpg", "b.png"]).score               # doctest: +SKIP
-    array([57.1, 31.4])
+    array([0.571, 0.314])
   """
   model, folders = _folders(model, weights)
   mesh = make_mesh(jax.local_devices() if devices is None else devices)
@@ -58,7 +58,8 @@ def load(model=None, weights=None, head=None, devices=None):
 
 def score_files(paths, model=None, weights=None, head=None, *, out=None, shard=None, frames_per_second=1.0):
   """`jiqa score`: see `scoring.command.score`; returns the exit code."""
-  command.check_out(out)
+  if out is not None:
+    results.check(out)  # before anything is loaded
   metric = load(model, weights, head)
   command.announce(metric, shipped=weights is None)
   return command.score(metric, paths, out=out, shard=shard, frames_per_second=frames_per_second)
@@ -71,10 +72,10 @@ def fit_head(images, scores, weights=None, *, features=None, mos="mos", group=No
   folders = _folders(None, weights)[1]
   mesh = make_mesh(jax.local_devices())
   metric = Metric([Model(folder, mesh) for folder in folders], None, mesh, {})
-  results = fit.fit(
+  found = fit.fit(
     metric, images, scores, features=features, mos=mos, group=group, out=out, report_folder=report_folder, command=shell
   )
-  fit.print_results(results, out, report_folder)
+  fit.print_results(found, out, report_folder)
 
 
 def _folders(model, weights):

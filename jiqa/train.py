@@ -162,6 +162,7 @@ def init_state(config, method, tx, mesh):
 
 def build(config, mesh, images):
   """What training and evaluation share: (method, tx, schedule, steps); `images` is the number of training images."""
+  check_numbers(config)
   steps, steps_per_epoch = run_length(config, images)
   try:
     method = build_method(config, mesh.size)
@@ -172,10 +173,26 @@ def build(config, mesh, images):
   return method, tx, schedule, steps
 
 
+def check_numbers(config):
+  """Raises a UserError for a number with which no run can be made."""
+  for key, least in (
+    ("batch_size", 1), ("steps", 0), ("epochs", 0), ("checkpoint_every", 1), ("checkpoints_kept", 1), ("log_every", 1),
+    ("validate_every", 0), ("threads", 1), ("accumulate", 1),
+  ):  # fmt: skip
+    if config[key] < least:
+      raise UserError(f"config.{key} is {config[key]}; expected at least {least}")
+  counts = [entry.count for entry in config.data]
+  if any(counts) and (min(counts) < 0 or sum(counts) != config.batch_size):
+    raise UserError(f"config.data: the counts {counts} must add up to config.batch_size, {config.batch_size}")
+  for number, entry in enumerate(config.data):
+    if entry.weight < 0:
+      raise UserError(f"config.data[{number}].weight is {entry.weight}; expected 0 (every image counts once) or more")
+
+
 def check_sharing(config, mesh):
   """Raises ValueError if the devices and micro-batches of this run cannot share a batch."""
   parts = mesh.size * config.accumulate
-  if config.accumulate < 1 or config.batch_size % parts:
+  if config.batch_size % parts:
     raise ValueError(
       f"config.batch_size {config.batch_size} is not a multiple of {mesh.size} devices times config.accumulate "
       f"{config.accumulate}"
@@ -253,6 +270,7 @@ def train(config, workdir, devices=None, *, profile=False):
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
     fresh = init_state(config, method, tx, mesh)
     state = checkpoints.restore(fresh) or fresh
+    del fresh  # else a resumed run would hold two states
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
     validation = Validation(config, method, mesh, splits_of, folder.remote) if config.validate_every else None
     feed = stack.enter_context(Feed(batches_from(config, sources, weights, method, start), mesh))

@@ -22,6 +22,9 @@ case "$*" in
     if [ -e "$CALLS.asked" ]; then echo ACTIVE; else touch "$CALLS.asked"; echo PROVISIONING; fi ;;
   *"queued-resources create"*) touch "$CALLS.made" ;;
   *"queued-resources delete"*) rm -f "$CALLS.made" "$CALLS.asked" ;;
+  *"tpu-vm ssh"*--command=*)
+    asked="$*"
+    [ ! -d "$HOSTS_HOME" ] || { cd "$HOSTS_HOME" && HOME="$HOSTS_HOME" bash -c "${asked#*--command=}"; } ;;
   *"storage ls"*) [ "$(grep -c 'storage ls' "$CALLS")" -ge 3 ] ;;
 esac
 """
@@ -35,8 +38,8 @@ def run_tpu(tmp_path):
     (tmp_path / name).chmod(0o755)
   calls = tmp_path / "calls"
   environment = os.environ | {
-    "PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls), "PROJECT": "p", "ZONE": "z",
-    "ACCELERATOR": "v5litepod-16", "WORKDIR": "gs://b/my run", "DATA": "gs://b/data",
+    "PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls), "HOSTS_HOME": str(tmp_path / "home"),
+    "PROJECT": "p", "ZONE": "z", "ACCELERATOR": "v5litepod-16", "WORKDIR": "gs://b/my run", "DATA": "gs://b/data",
   }  # fmt: skip
 
   def run(*arguments, expected=0):
@@ -70,6 +73,21 @@ def test_a_spot_slice_is_kept_until_there_are_results(run_tpu):
   assert calls.count("queued-resources create") == 1 and "--spot" in calls
   assert calls.index("launch.py --distributed") < calls.index("queued-resources delete")
   assert "gs://b/my run/results.json" in calls
+
+
+def test_a_run_is_started_and_stopped_on_the_hosts(run_tpu, tmp_path):
+  python = tmp_path / "home/jiqa/.venv/bin/python"
+  python.parent.mkdir(parents=True)
+  python.write_text('#!/bin/sh\necho "$@"\nexec /bin/sleep 60\n')
+  python.chmod(0o755)
+  run_tpu("train", "--config=configs/lml.py:demo")
+  process = int((tmp_path / "home/jiqa/pid").read_text())
+  os.kill(process, 0)
+  run_tpu("stop")
+  with pytest.raises(ProcessLookupError):
+    os.kill(process, 0)
+  told = (tmp_path / "home/jiqa.log").read_text()
+  assert told.startswith("launch.py --distributed --workdir=gs://b/my run --config=configs/lml.py:demo")
 
 
 def test_mistakes_of_the_caller_are_told(run_tpu):

@@ -1,6 +1,7 @@
 """The loop after training, on a set of one's own pictures: features, heads, files, what they say."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
+import jiqa
 from configs import reiqa as config_file
 from data_builders.prepare import prepare
 from jiqa import evaluate as evaluation
@@ -18,6 +20,7 @@ from jiqa.errors import UserError
 from jiqa.predict import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
+from jiqa.runtime.workdir import check
 
 SCENES, VERSIONS = 10, 6
 
@@ -44,9 +47,10 @@ def data_dir(tmp_path_factory):
 def tiny_config(data_dir):
   config = config_file.get_config("demo")
   with config.unlocked():
-    config.update(depth=10, width=4, embedding=8, window=48, crop=16, versions=3, kinds=(6, 7), batch_size=8, steps=2)
+    config.update(depth=10, width=4, embedding=8, window=48, crop=16, versions=3, kinds=(6, 7), batch_size=30)
+    config.update(steps=0, epochs=1)  # two steps, one of them warming up
     config.data_dir = str(data_dir)
-    config.optimizer.warmup_steps = 0
+    config.optimizer.warmup_steps = 1
     config.data[0].update(name="csv/noisy", distortion="")
     config.evaluation.update(databases=("csv/noisy",), splits=3, pixels_per_batch=16 * 64 * 64)
   return config
@@ -105,10 +109,31 @@ def test_saved_heads_give_the_reported_correlations(run, data_dir):
     np.testing.assert_allclose(features[i], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-def test_checksum_names_the_weights():
-  tree = {"b": np.ones(3), "a": np.zeros(2)}
-  assert evaluation.checksum(tree) == evaluation.checksum(dict(reversed(tree.items())))
-  assert evaluation.checksum(tree) != evaluation.checksum(tree | {"a": np.ones(2)})
+def test_scores_are_of_the_weights_that_were_evaluated_and_of_no_others(run, tmp_path):
+  _, workdir, results = run
+  assert jiqa.load(workdir).weights_sha256 == results["weights_sha256"]
+  shutil.copytree(workdir, tmp_path / "run")
+  told = json.loads((tmp_path / "run/results.json").read_text())
+  (tmp_path / "run/results.json").write_text(json.dumps(told | {"weights_sha256": "0123456789abcdef"}))
+  with pytest.raises(UserError, match=r"features of the weights 0123456789abcdef, .*launch.py --mode=evaluate"):
+    jiqa.load(tmp_path / "run")
+  (tmp_path / "run/results.json").write_text("{]")
+  with pytest.raises(UserError, match=r"results.json: is damaged"):
+    jiqa.load(tmp_path / "run")
+
+
+def test_images_that_a_run_was_trained_on_are_never_tested(run, tmp_path):
+  config, workdir, _ = run
+  trained = config.copy_and_resolve_references()
+  trained.data[0].protocol = "folds"
+  told = json.loads((workdir / "config.json").read_text()) | json.loads(trained.to_json_best_effort())
+  (tmp_path / "config.json").write_text(json.dumps(told))
+  trained.evaluation.fractions = (0.5, 0.0, 0.5)
+  with pytest.raises(UserError, match=r"evaluation.fractions was \[0.4, 0.4, 0.2\], is \[0.5, 0.0, 0.5\]"):
+    check(json.loads(trained.to_json_best_effort()) | {"data_sha256": told["data_sha256"]}, tmp_path)
+  trained.evaluation.protocol = "official"
+  with pytest.raises(UserError, match="trained on what protocol 'folds' leaves it"):
+    evaluation.check_protocol(trained, "csv/noisy")
 
 
 def test_another_config_than_the_trained_one_is_refused(run):

@@ -9,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jiqa import features as rooms
+from jiqa import score
 from jiqa.cli import app
 from jiqa.errors import UserError
 from jiqa.runtime.sharding import make_mesh
@@ -36,7 +37,8 @@ def photos(tmp_path_factory):
 
 
 def one_device(monkeypatch):
-  monkeypatch.setattr(rooms, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+  for module in (rooms, score):
+    monkeypatch.setattr(module, "make_mesh", lambda *_: make_mesh(jax.devices()[:1]))
 
 
 def test_rows_are_the_features_of_each_picture_alone(weights, photos, tmp_path, monkeypatch):
@@ -47,14 +49,14 @@ def test_rows_are_the_features_of_each_picture_alone(weights, photos, tmp_path, 
   out = tmp_path / "out" / "features.npz"
   command = ["features", str(photos), str(damaged), f"--out={out}"]
   run = CliRunner().invoke(app, [*command, f"--weights={weights / 'quality'}", f"--weights={weights / 'content'}"])
-  assert run.exit_code == 1  # something was left out, and it says what
+  assert run.exit_code == 3  # something was left out, and it says what
   assert "features of 7 pictures" in run.output and f"left out: {damaged}" in run.output
   with np.load(out) as file:
     names, found, card = file["image_name"], file["features"], json.loads(str(file["card"]))
   assert names.tolist() == [str(photos / f"{i}.png") for i in range(len(SIZES))]
   assert found.shape == (len(SIZES), 2 * 2 * 16) and found.dtype == np.float32 and np.isfinite(found).all()
-  assert [each["expert"] for each in card["experts"]] == ["content", "quality"]
-  assert sum(each["columns"] for each in card["experts"]) == found.shape[1]
+  assert [each["expert"] for each in card["networks"]] == ["content", "quality"]
+  assert sum(each["columns"] for each in card["networks"]) == found.shape[1]
   mesh = make_mesh(jax.devices()[:1])
   for expert, columns in (("content", slice(0, 32)), ("quality", slice(32, 64))):
     model = Model(weights / expert, mesh)
@@ -79,14 +81,15 @@ def test_one_program_a_frame(weights, monkeypatch):
 def test_mistakes_are_refused(weights, photos, tmp_path, monkeypatch):
   one_device(monkeypatch)
   quality = weights / "quality"
+  with pytest.raises(UserError, match="a second quality expert"):
+    rooms.Experts([quality, quality])
 
-  def refuse(match, names=(photos,), folders=(quality,), model="reiqa", out=tmp_path / "f.npz"):
+  def refuse(match, names=(photos,), folders=(quality,), model=None, out=tmp_path / "f.npz"):
     with pytest.raises(UserError, match=match):
-      rooms.write_features(list(map(str, names)), folders, model, out)
+      rooms.write_features(score.load(model, folders), list(map(str, names)), out)
 
-  refuse("gives no features; expected reiqa", model="liqe")
-  refuse("no weights given", folders=())
-  refuse("a second quality expert", folders=(quality, quality))
+  refuse("holds weights of 'reiqa', not of 'liqe'", model="liqe")
+  refuse("empty list", folders=())
   refuse("ending", out=tmp_path / "f.csv")
   refuse("no such folder", folders=(tmp_path / "none",))
   (tmp_path / "x.png").write_bytes(b"nothing")

@@ -34,6 +34,7 @@ ALLOWED = {
     "jiqa.predict",
     "jiqa.validate",
     "jiqa.train",
+    "jiqa.weights",
   ),
   "jiqa.scoring": (
     "configs",
@@ -48,7 +49,7 @@ ALLOWED = {
   "jiqa.serve": ("jiqa.score", "jiqa.scoring", "jiqa.data"),
   "jiqa.export": ("jiqa.evaluation",),
   "jiqa.features": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
-  "jiqa.regress": ("jiqa.features", "jiqa.data", "jiqa.evaluation", "jiqa.evaluate"),
+  "jiqa.regress": ("jiqa.features", "jiqa.data", "jiqa.evaluation", "jiqa.evaluate", "jiqa.runtime"),
 }
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 NEVER = ("tensorflow", "torch")

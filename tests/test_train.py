@@ -200,6 +200,8 @@ def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environm
     ("--config=configs/reiqa.py", "--config.seed=abc"): ("seed", "'abc'"),
     ("--config=configs/none.py",): ("configs/none.py",),
     ("--config=configs/reiqa.py", "stray"): ("unexpected argument 'stray'",),
+    ("--config=configs/reiqa.py", "--config.data[7].name=x"): ("index out of range",),
+    ("--config=configs/reiqa.py", "--workdir="): ("--workdir is missing",),
   }
   for arguments, expected in cases.items():
     errors = run([*base, *arguments], environment, expected=2).stderr
@@ -209,11 +211,25 @@ def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environm
   assert not (tmp_path / "run").exists()
 
 
+def test_what_the_entries_of_the_data_ask_for_must_be_possible(data_dir, tmp_path):
+  for key, value, message in (
+    ("count", 3, r"the counts \[3\] must add up to config.batch_size, 4"),
+    ("weight", -1.0, r"config.data\[0\].weight is -1.0; expected 0"),
+  ):
+    config = tiny_config(data_dir=str(data_dir))
+    config.data[0][key] = value
+    with pytest.raises(UserError, match=message):
+      loop.train(config, tmp_path / "run", jax.devices()[:1])
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
     ({"steps": 0}, "exactly one must be positive"),
     ({"batch_size": 3}, "not a multiple of 8 devices"),
+    ({"batch_size": 0}, "config.batch_size is 0; expected at least 1"),
+    ({"checkpoint_every": 0}, "config.checkpoint_every is 0; expected at least 1"),
+    ({"steps": -5, "epochs": 1}, "config.steps is -5; expected at least 0"),
     ({"loss": "nce"}, "expected one of queue"),
     ({"data_dir": "/nonexistent"}, "not prepared"),
   ],

@@ -41,7 +41,7 @@ class Frames:
     """The frames of an image.
 
     Args:
-      views: dict from view name to [h, w, 3], or [n, h, w, 3] of one shape for all images.
+      views: dict from view name to [h, w, 3], or to [n, h, w, 3], which only images of the same shape share.
 
     Returns:
       tuple of the shape that each view has in a batch.
@@ -68,11 +68,11 @@ class Frames:
     own = _frames(shapes, power)
     if math.prod(own[0][:-1]) > HUGE:
       return _frames(shapes, frame_side)
-    alike = [frames[0] for frames in self.in_use if len(frames[0]) == len(own[0])]
+    if len(own[0]) == 4:
+      return own
+    alike = [frames[0] for frames in self.in_use if len(frames[0]) == 3]
     largest = [power(max(sides)) for sides in zip(*alike, own[0], strict=True)][:2]
-    if len(own[0]) == 3 and math.prod(largest) <= LADDER[-1] ** 2:
-      return _frames(shapes, power, largest)
-    return own
+    return _frames(shapes, power, largest) if math.prod(largest) <= LADDER[-1] ** 2 else own
 
 
 def _frames(shapes, side_of, least=(0, 0)):
@@ -94,8 +94,11 @@ def _frames(shapes, side_of, least=(0, 0)):
 
 
 def _hold(frames, shapes):
+  """Whether views of these shapes can be padded to the frames; stacks of crops, [n, h, w, 3], are never padded."""
   return len(frames) == len(shapes) and all(
-    len(frame) == len(shape) and all(n <= side for n, side in zip(shape, frame, strict=True))
+    frame == shape
+    if len(frame) == 4
+    else len(shape) == 3 and all(n <= side for n, side in zip(shape, frame, strict=True))
     for frame, shape in zip(frames, shapes, strict=True)
   )
 
@@ -109,8 +112,8 @@ def framed_batches(items, pixels_per_batch, multiple, choice=None):
   """Collects items into batches whose views share their frames.
 
   Args:
-    items: iterable of (index, views); views is a dict from view name to [h, w, 3] uint8, or to [n, h, w, 3] of one
-      shape for all images, which is stacked as it is.
+    items: iterable of (index, views); views is a dict from view name to [h, w, 3] uint8, or to [n, h, w, 3], which is
+      stacked with others of its shape.
     pixels_per_batch: a batch is closed when its first view's frames hold this many pixels.
     multiple: batch sizes are rounded up to a multiple of this (the number of devices).
     choice: Frames that earlier calls have used, whose programs are compiled; None: new ones.

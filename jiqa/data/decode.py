@@ -14,6 +14,8 @@ from jiqa.errors import UserError
 
 # Twice PIL's own warning level, where PIL refuses too: 13,377 x 13,377 pixels, half a gigabyte of RGB.
 MAX_PIXELS = 178_956_970
+# A picture of 224 x 150,000 pixels: nothing that people look at is so thin.
+MAX_ENLARGED = 2**25
 
 JPEG_END = b"\xff\xd9"
 JPEG_SCAN = 0xDA
@@ -47,14 +49,41 @@ def decode_rgb(data, name=""):
   """
   name = name or "image"
   with _open(data, name) as image:
-    if image.mode == "F":
-      raise UserError(f"{name}: 32-bit float pixels have no declared range; convert the file to 8 or 16 bits.")
-    try:
-      if image.mode.startswith("I"):
-        return _sixteen_bits(image)
-      return np.asarray(image.convert("RGB"))
-    except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
-      raise UserError(f"{name}: cannot be decoded, the file is damaged or incomplete ({error}).") from error
+    return to_rgb(image, name)
+
+
+def to_rgb(image, name):
+  """The pixels of an open PIL image, see `decode_rgb`."""
+  if image.mode == "F":
+    raise UserError(f"{name}: 32-bit float pixels have no declared range; convert the picture to 8 or 16 bits.")
+  try:
+    if image.mode.startswith("I"):
+      return _sixteen_bits(image)
+    return np.asarray(image.convert("RGB"))
+  except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
+    raise UserError(f"{name}: cannot be decoded, the file is damaged or incomplete ({error}).") from error
+
+
+def check_enlarged(size, enlarged):
+  """Refuses a thin picture that would become huge: a file of 300 bytes can hold 60,000 x 1 pixels.
+
+  Args:
+    size: (height, width) of the picture, pixels.
+    enlarged: (height, width) once its shorter side has what a network needs.
+
+  Raises:
+    UserError: enlarged has more than MAX_ENLARGED pixels.
+
+  Example:
+    >>> check_enlarged((1, 60_000), (224, 13_440_000))
+    Traceback (most recent call last):
+    jiqa.errors.UserError: 60000 x 1 pixels are too thin: with a shorter side of 224 it would be 13440000 x 224; crop it
+  """
+  if enlarged[0] * enlarged[1] > MAX_ENLARGED:
+    raise UserError(
+      f"{size[1]} x {size[0]} pixels are too thin: with a shorter side of {min(enlarged)} it would be "
+      f"{enlarged[1]} x {enlarged[0]}; crop it"
+    )
 
 
 def check_image(data, name=""):

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from jiqa.data.decode import check_enlarged
+
 POLICIES = ("official", "uniform", "pyiqa")
 
 
@@ -41,6 +43,9 @@ def at_least(image, side):
 
   Returns:
     [h', w', 3] uint8; the picture itself where it is large enough.
+
+  Raises:
+    UserError: it is so thin that it would become huge, see `decode.check_enlarged`.
   """
   height, width = image.shape[:2]
   short = min(height, width)
@@ -52,6 +57,7 @@ def at_least(image, side):
     stacklevel=2,
   )
   size = [max(side, round(n * side / short)) for n in (width, height)]
+  check_enlarged((height, width), size[::-1])
   return _resized(image, *size)
 
 

@@ -5,6 +5,8 @@ import hashlib
 import numpy as np
 from PIL import Image
 
+from jiqa.data.decode import check_enlarged
+
 
 def fitted(image, least, size=()):
   """The picture in the size from which crops are cut.
@@ -17,11 +19,15 @@ def fitted(image, least, size=()):
   Returns:
     [h', w', 3] uint8, scaled by Pillow's bilinear filter (as torchvision's Resize); the same array where nothing is to
     be done.
+
+  Raises:
+    UserError: it is so thin that it would become huge, see `decode.check_enlarged`.
   """
   height, width = size or image.shape[:2]
   factor = least / min(height, width)
   if factor > 1:
     height, width = max(least, round(height * factor)), max(least, round(width * factor))
+    check_enlarged(image.shape[:2], (height, width))
   return _scaled(image, height, width)
 
 

@@ -51,17 +51,19 @@ class ReIQA(MomentumContrast):
         f"config.versions is {config.versions}; {len(kinds)} kinds give at most {len(kinds) + 1} different versions",
       ),
     )
-    if not config.every_scale:
+    # Runs and weights of before this key was there saw every image at every scale.
+    self.every_scale = config.get("every_scale", True)
+    if not self.every_scale:
       parts = shards * config.accumulate * len(config.scales)
       require(
         (config.compat == "fixed", "config.every_scale is False, which config.compat 'official' does not know"),
         (
           config.batch_size % parts == 0,
-          f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is of "
-          f"{shards} devices times {config.accumulate} micro-batches times {len(config.scales)} scales",
+          f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is "
+          f"of {shards} devices times {config.accumulate} micro-batches times {len(config.scales)} scales",
         ),
       )
-    scales = len(config.scales) if config.every_scale else 1
+    scales = len(config.scales) if self.every_scale else 1
     super().__init__(config, shards, config.batch_size * config.versions * scales)
 
   def cut(self, image, record, rng):
@@ -109,6 +111,7 @@ class ReIQA(MomentumContrast):
     """
     config, b = self.config, batch["image"].shape[0]
     render_key, crop_key = jax.random.split(key)
+    turns = self._turns(jax.random.fold_in(crop_key, 0), b)
     versions, alike = self.render(batch, render_key)
     crops = []
     for index, scale in enumerate(config.scales):
@@ -118,22 +121,28 @@ class ReIQA(MomentumContrast):
       if config.compat == "official":
         pairs, versions = self._official_scale(keys, versions, batch["size"], scale, swapped)
       else:
-        keys, here, size = (self._at_scale(x, index) for x in (keys, versions, batch["size"]))
+        keys, here, size = (_turn(x, turns, index) for x in (keys, versions, batch["size"]))
         here = reduce_versions(here, scale)
         pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, here, size // scale)
         pairs = jax.vmap(half_swap, (0, None))(pairs, swapped)
       crops.append(pairs)
-    if config.every_scale:
+    if turns is None:
       crops = jnp.stack(crops, 2)
-    else:
-      crops = jnp.stack(crops, 1).reshape(b, 2, 1, *crops[0].shape[2:])
+    else:  # back from the order of the scales to that of the images
+      crops = jax.vmap(lambda group, turn: group[jnp.argsort(turn)])(jnp.stack(crops, 1), turns)
+      crops = crops.reshape(b, 2, 1, *crops.shape[3:])
     return jnp.moveaxis(crops, 0, 1), alike
 
-  def _at_scale(self, images, index):
-    """The images that are seen at the index-th scale: all of them, or every so many (the same share of each device)."""
-    if self.config.every_scale:
-      return images
-    return images.reshape(-1, len(self.config.scales), *images.shape[1:])[:, index]
+  def _turns(self, key, b):
+    """[b / n, n] int32: which of n consecutive images is seen at each of the n scales; None: all at every scale.
+
+    Drawn at random, since mixtures put images of one source into every so many rows. Groups are consecutive so that
+    each lies on one device.
+    """
+    if self.every_scale:
+      return None
+    n = len(self.config.scales)
+    return jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, b // n))
 
   def _official_scale(self, keys, versions, size, scale, swapped):
     """The pairs of one scale, and the versions as the exchange has left them for the next scale."""
@@ -149,6 +158,14 @@ class ReIQA(MomentumContrast):
       crops, alike = self.crop_pairs(batch, crop_key)
     labels = jnp.tile(alike, (1, crops.shape[2]))  # in the order of the pairs: scales, then versions
     return self.contrast(params, state, crops.reshape(2, -1, *crops.shape[-3:]), shuffle_key, labels)
+
+
+def _turn(images, turns, index):
+  """The images whose turn it is at the index-th scale: [b, ...] to [b / n, ...], or all where turns is None."""
+  if turns is None:
+    return images
+  groups = images.reshape(*turns.shape, *images.shape[1:])
+  return jax.vmap(lambda group, turn: group[turn[index]])(groups, turns)
 
 
 def reduce_versions(versions, scale):

@@ -13,7 +13,7 @@ from jiqa.errors import UserError
 from jiqa.runtime.distributed import is_main, on_main
 from jiqa.runtime.lock import Lock
 
-# May change between the runs on one workdir: they do not change what is computed.
+# May change between the runs on one workdir: they do not change what is trained, but see `_fixed`.
 FREE_KEYS = (
   "checkpoint_every",
   "checkpoints_kept",
@@ -23,6 +23,8 @@ FREE_KEYS = (
   "evaluation",
   "sharding",
   "remat",
+  "features",  # these two: of heads, which every run fits anew
+  "regressors",
 )
 # Written by libraries that know buckets themselves.
 _ELSEWHERE = ("checkpoints", "best", "compiled", "lock.json")
@@ -108,11 +110,21 @@ def check(config, workdir):
   path = workdir / "config.json"
   if not path.exists():
     return
-  found = json.loads(path.read_text())
-  changed = sorted(key for key in {*config, *found} if config.get(key) != found.get(key) and key not in FREE_KEYS)
+  found, wanted = _fixed(json.loads(path.read_text())), _fixed(config)
+  changed = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
   if changed:
-    lines = "; ".join(f"{key} was {found.get(key)!r}, is {config.get(key)!r}" for key in changed)
+    lines = "; ".join(f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}" for key in changed)
     raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
+
+
+def _fixed(config):
+  """What decides what a run trains on and how."""
+  fixed = {key: value for key, value in config.items() if key not in FREE_KEYS}
+  if any(entry.get("protocol") for entry in config.get("data", ())):
+    # They also choose the images that are kept out of the training.
+    evaluation = config.get("evaluation", {})
+    fixed |= {f"evaluation.{key}": evaluation.get(key) for key in ("splits", "fractions")}
+  return fixed
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """`jiqa score`: every named picture becomes a row; what cannot be read becomes a row too."""
 
-import csv
-import io
 import itertools
 import pathlib
 import sys
@@ -11,11 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jiqa.errors import UserError
 from jiqa.scoring import locations, video
 from jiqa.scoring.metric import probabilities
 from jiqa.scoring.pictures import Item
-from jiqa.scoring.results import Results
+from jiqa.scoring.results import Results, as_csv, printable, write
 
 UNREADABLE = 3  # exit code where a picture could not be read
 VIDEO_COLUMNS = ("path", "frames", "mean", "p10", "median", "minimum")
@@ -46,12 +43,12 @@ def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads
   output = _Printed(names) if out is None else _Filed(out, names, metric)
   # Frames are known one by one: those that are done are passed over as they come.
   left = [name for name in names if name not in output.done]
-  items = (item for item in _items(left, frames_per_second) if item.name not in output.done)
+  to_score = (item for item in items(left, frames_per_second) if item.name not in output.done)
   if output.done:
     print(f"jiqa: {out}: {len(output.done)} rows are done already", file=sys.stderr)
   started = time.perf_counter()
   try:
-    counted, errors = _run(metric, items, None if any(map(video.is_video, left)) else len(left), output, threads)
+    counted, errors = _run(metric, to_score, None if any(map(video.is_video, left)) else len(left), output, threads)
     output.finish()
   finally:
     output.close()
@@ -70,7 +67,8 @@ def _shard_name(out, shard):
   return path.with_name(f"{path.stem}-{number}-of-{count}{path.suffix}")
 
 
-def _items(names, frames_per_second):
+def items(names, frames_per_second):
+  """The pictures behind names: each is one, but of a video its frames, see `video.frames`."""
   for name in names:
     if video.is_video(name):
       yield from video.frames(name, frames_per_second)
@@ -81,8 +79,6 @@ def _items(names, frames_per_second):
 def _run(metric, items, total, output, threads):
   """(number of pictures, their errors), every one handed to `output`."""
   counted, errors = 0, []
-  crops = metric.models[0].config.get("test_crops")
-  extra = {} if crops is None else {"crops": crops}
   columns = (
     TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
   )  # fmt: skip
@@ -92,21 +88,21 @@ def _run(metric, items, total, output, threads):
     for found in metric.stream(items, threads):
       counted += 1
       errors += [found.error] if found.error else []
-      output.add([as_row(found, extra)])
+      output.add([as_row(found)])
       rate = counted / (time.perf_counter() - started)
       progress.update(task, completed=counted, rate=f"{rate:.1f} images/s")
   return counted, errors
 
 
-def as_row(found, extra):
+def as_row(found):
   """A picture's result as a flat row.
 
   Args:
     found: metric.Scored.
-    extra: dict of further columns.
 
   Returns:
-    dict: path, score, likeliest classes with their probabilities, further numbers, width, height, seconds, error.
+    dict: path, score, likeliest classes with their probabilities, further numbers, crops, width, height, seconds,
+      error.
   """
   row = {"path": found.name}
   if not found.error:
@@ -115,7 +111,7 @@ def as_row(found, extra):
     for name, (likeliest, probability) in probabilities(outputs).items():
       row |= {name: likeliest, f"{name}_probability": _digits(probability)}
     row |= {key: _digits(value) for key, value in outputs.items() if key != "score" and np.ndim(value) == 0}
-    row |= extra
+    row |= {"crops": found.crops} if found.crops else {}
     row |= {"width": found.width, "height": found.height}
   return {**row, "seconds": f"{found.seconds:.4f}", "error": found.error}
 
@@ -145,11 +141,7 @@ class _Filed:
     pooled = video.pooled(rows)
     if pooled:
       path = self._results.path.with_suffix(".videos.csv")
-      text = io.StringIO()
-      writer = csv.DictWriter(text, VIDEO_COLUMNS, lineterminator="\n")
-      writer.writeheader()
-      writer.writerows(pooled)
-      path.write_text(text.getvalue())
+      write(path, as_csv(VIDEO_COLUMNS, pooled))
       print(f"jiqa: {path}: {len(pooled)} videos", file=sys.stderr)
 
 
@@ -175,12 +167,14 @@ class _Printed:
       row = self._held.pop(name)
       if not row["error"]:
         further = "  ".join(row[key] for key in ("scene", "distortion") if key in row)
-        print(f"{float(row['score']):9.4f}  {name}" + (f"  {further}" if further else ""), flush=True)
+        print(f"{float(row['score']):9.4f}  {printable(name)}" + (f"  {further}" if further else ""), flush=True)
 
   def finish(self):
     """Prints the pooled scores of videos."""
     for of in video.pooled(self._frames):
-      print(f"{of['mean']:9.4f}  {of['path']}  mean of {of['frames']} frames, 10th percentile {of['p10']:.4f}")
+      print(
+        f"{of['mean']:9.4f}  {printable(of['path'])}  mean of {of['frames']} frames, 10th percentile {of['p10']:.4f}"
+      )
 
   def close(self):
     """Nothing is open."""
@@ -203,9 +197,3 @@ def announce(metric, shipped):
   scale = score["range"]
   told += "; " + score["direction"] + (f", about {scale[0]:g} to {scale[1]:g}" if scale else "")
   print(f"jiqa: {told}", file=sys.stderr)
-
-
-def check_out(out):
-  """Refuses an output that could not be written, before anything is loaded."""
-  if out is not None and pathlib.Path(out).is_dir():
-    raise UserError(f"--out={out}: is a folder; expected a file, such as {pathlib.Path(out) / 'scores.csv'}")

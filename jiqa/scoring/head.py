@@ -60,11 +60,19 @@ def _facts(path):
   results = path.parent / "results.json"
   if not results.is_file():
     return {}
-  databases = json.loads(results.read_text()).get("databases", {})
-  for name, found in databases.items():
-    if f"heads_{name.replace('/', '_')}.npz" == path.name:
+  try:
+    told = json.loads(results.read_text())
+    return _fact_sheet(told, path.name)
+  except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    raise UserError(f"{results}: is damaged ({error!r}); run launch.py --mode=evaluate again") from error
+
+
+def _fact_sheet(told, file_name):
+  for name, found in told["databases"].items():
+    if f"heads_{name.replace('/', '_')}.npz" == file_name:
       train, validation, test = found["images"][0]
       return {
+        "weights_sha256": told["weights_sha256"],
         "database": name,
         "label": found["label"],
         "images": train + validation,
@@ -96,6 +104,7 @@ def in_order(head, path, models):
   if sorted(expected) != sorted(own):
     raise UserError(
       f"{path}: was fitted to features of the weights {' + '.join(expected)}, but these are {' + '.join(own)}; fit a "
-      "head to these with `jiqa fit`, or name the weights it belongs to"
+      "head to these with `jiqa fit` (in a run that was trained on: launch.py --mode=evaluate), or name the weights it "
+      "belongs to"
     )
   return [own[each] for each in expected]

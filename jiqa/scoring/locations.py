@@ -5,11 +5,16 @@ import os
 import pathlib
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from jiqa.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+# What folders and patterns are searched for; a file that is named itself may have any ending.
+SUFFIXES = (
+  ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm",
+  ".jp2", ".j2k", ".jpx", ".avif", ".tga",
+)  # fmt: skip
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 MAX_BYTES = 2**29  # of a download
 TIMEOUT = 30  # seconds
@@ -54,7 +59,8 @@ def read_bytes(name):
 
 
 def _download(address):
-  request = urllib.request.Request(address, headers={"User-Agent": "jiqa"})
+  quoted = urllib.parse.quote(address, safe="%/:?#[]@!$&'()*+,;=~")  # what is no ASCII, and blanks
+  request = urllib.request.Request(quoted, headers={"User-Agent": "jiqa"})
   try:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
       data = answer.read(MAX_BYTES + 1)
@@ -86,11 +92,13 @@ def expand(names):
   Args:
     names: files, folders (searched to their bottom for pictures and videos), patterns such as "*.jpg" or "**/*.png",
       addresses (http, https, gs, s3, ...; patterns and folders in stores), "@FILE" for a text file with one name a
-      line, "-" for such lines on standard input.
+      line, "-" for such lines on standard input. Empty lines and those that begin with "# " are passed over, as are
+      files and folders whose names begin with a dot.
 
   Returns:
     list of str: every file once, in the order of the names, those of a folder or pattern sorted. A file that is named
-    and does not exist is kept, so that it is reported like any other that cannot be read.
+    and does not exist is kept, and so is a line of a list that looks like a pattern and matches nothing: it is reported
+    like any other that cannot be read.
 
   Raises:
     UserError: a folder or a pattern holds no picture, a list is missing, or there is nothing at all.
@@ -111,29 +119,35 @@ def _expand(name):
     path = pathlib.Path(name[1:])
     if not path.is_file():
       raise UserError(f"{path}: no such list; expected a text file with one name a line")
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
       return _lines(file)
   if is_address(name):
     return [name] if name.startswith(("http://", "https://")) else _in_store(name)
   if os.path.isdir(name):
-    found = [path for path in glob.iglob(os.path.join(glob.escape(name), "**"), recursive=True) if _wanted(path)]
+    found = _matching(os.path.join(glob.escape(name), "**"))
   elif glob.has_magic(name) and not os.path.exists(name):
-    found = [path for path in glob.iglob(name, recursive=True) if _wanted(path)]
+    found = _matching(name)
   else:
     return [name]
   if not found:
     raise UserError(f"{name}: holds no picture ({', '.join(SUFFIXES)}) and no video")
-  return sorted(found)
+  return found
+
+
+def _matching(pattern):
+  return sorted(path for path in glob.iglob(pattern, recursive=True) if _wanted(path))
 
 
 def _lines(file):
   names = [line.strip() for line in file]
-  return [path for name in names if name and not name.startswith("#") for path in _expand_listed(name)]
+  return [path for name in names if name and not f"{name} ".startswith("# ") for path in _expand_listed(name)]
 
 
 def _expand_listed(name):
   if name == "-" or name.startswith("@"):
     raise UserError(f"{name}: a list cannot hold another list")
+  if glob.has_magic(name) and not is_address(name) and not os.path.exists(name):
+    return _matching(name) or [name]
   return _expand(name)
 
 
@@ -175,6 +189,7 @@ def shard(names, text):
     ['b']
   """
   first, _, count = text.partition("/")
-  if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+  numbers = all(part.isascii() and part.isdigit() for part in (first, count))
+  if not (numbers and int(first) < int(count)):
     raise UserError(f"--shard is {text!r}; expected i/n with i from 0 to n - 1, such as 0/4")
   return names[int(first) :: int(count)]

@@ -29,6 +29,7 @@ class Scored(NamedTuple):
     height, width: pixels.
     seconds: of reading and decoding, and this picture's part of its batch.
     error: text, '' where there is none.
+    crops: of how many crops the score is; 0 where the picture was seen as a whole.
   """
 
   index: int
@@ -38,6 +39,7 @@ class Scored(NamedTuple):
   width: int
   seconds: float
   error: str = ""
+  crops: int = 0
 
 
 class Scores:
@@ -88,11 +90,12 @@ class Metric:
 
   def check_scores(self):
     """Raises a UserError where there is neither a score in what the model gives nor a head that makes one."""
-    if self.head is None and any("score" not in model.gives() for model in self.models):
-      raise UserError(
-        f"{self.models[0].folder}: gives features; a score needs a head. Fit one to your own ratings with `jiqa fit`, "
-        "or name one: --head=FILE, jiqa.load(head=FILE)"
-      )
+    how = "Fit one to your own ratings with `jiqa fit`, or name one: --head=FILE, jiqa.load(head=FILE)"
+    if self.head is None and len(self.models) > 1:
+      names = " and ".join(str(model.folder) for model in self.models)
+      raise UserError(f"{names}: the score of several networks is that of a head for their joined features. {how}")
+    if self.head is None and "score" not in self.models[0].gives():
+      raise UserError(f"{self.models[0].folder}: gives features; a score needs a head. {how}")
 
   def __call__(self, images):
     """Scores pictures.
@@ -161,15 +164,17 @@ class Metric:
         if error:
           unread.append(Scored(index, item.name, None, *size, seconds, error))
         else:
-          read[index] = item.name, size, seconds
+          crops = max(len(view) if view.ndim == 4 else 0 for view in views.values())
+          read[index] = item.name, size, seconds, crops
           yield index, views
 
     def finished(indices, outputs, started):
       outputs = self._finish([{name: np.asarray(x) for name, x in part.items()} for part in outputs], len(indices))
       share = (time.perf_counter() - started) / len(indices)
       for row, index in enumerate(indices):
-        name, size, seconds = read.pop(index)
-        yield Scored(index, name, {key: value[row] for key, value in outputs.items()}, *size, seconds + share)
+        name, size, seconds, crops = read.pop(index)
+        own = {key: value[row] for key, value in outputs.items()}
+        yield Scored(index, name, own, *size, seconds + share, crops=crops)
 
     # The device computes one batch while the results of the one before are fetched.
     running = None
@@ -188,16 +193,18 @@ class Metric:
   def _read(self, item):
     """(views, (height, width), seconds, error) of an item; in a thread."""
     started = time.perf_counter()
+    size, views, told = (0, 0), None, ""
     try:
       image = load(item)
+      size = image.shape[:2]
       views = {
         f"{number}:{name}": view
         for number, model in enumerate(self.models)
         for name, view in model.method.views(image).items()
       }
     except UserError as error:
-      return None, (0, 0), time.perf_counter() - started, str(error)
-    return views, image.shape[:2], time.perf_counter() - started, ""
+      told = str(error) if size == (0, 0) else f"{item.name}: {error}"
+    return views, size, time.perf_counter() - started, told
 
   def _finish(self, outputs, count):
     """Outputs of all models, whole batches, to those of the metric, `count` rows."""

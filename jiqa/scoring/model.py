@@ -82,7 +82,8 @@ def _method(found, mesh):
   if "method" not in config:
     raise UserError(f"{found.folder}: its config names no method")
   # Of training only; they must not stand in the way of any number of devices.
-  config.update({key: value for key, value in {"batch_size": mesh.size, "bn_groups": 1}.items() if key in config})
+  neutral = {"batch_size": mesh.size, "bn_groups": 1, "every_scale": True}
+  config.update({key: value for key, value in neutral.items() if key in config})
   try:
     return build_method(config, mesh.size)
   except (ValueError, AttributeError, KeyError) as error:

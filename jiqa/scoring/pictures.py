@@ -2,14 +2,17 @@
 
 import os
 import pathlib
+import threading
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from jiqa.data.decode import decode_rgb
+from jiqa.data.decode import decode_rgb, to_rgb
 from jiqa.errors import UserError
 from jiqa.scoring import locations
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Item(NamedTuple):
@@ -50,16 +53,10 @@ def load(item):
 
 
 def _from_pil(image, name):
-  try:
-    # As files are decoded: 16-bit grays are scaled, alpha is dropped.
-    if image.mode.startswith("I"):
-      gray = ((np.clip(np.asarray(image).astype(np.int64), 0, 65535) + 128) // 257).astype(np.uint8)
-      return np.repeat(gray[..., None], 3, axis=2)
-    if image.mode == "F":
-      raise UserError(f"{name}: 32-bit float pixels have no declared range; convert the picture to 8 or 16 bits")
-    return np.asarray(image.convert("RGB"))
-  except OSError as error:
-    raise UserError(f"{name}: cannot be decoded, the file is damaged or incomplete ({error})") from error
+  # PIL decodes an opened file when its pixels are first asked for, and not safely in two threads at once; the caller
+  # may have handed over one image several times.
+  with _ONE_AT_A_TIME:
+    return to_rgb(image, name)
 
 
 def _from_array(array, name):

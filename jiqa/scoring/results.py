@@ -8,10 +8,35 @@ import os
 import pathlib
 
 from jiqa.errors import UserError
+from jiqa.scoring.locations import is_address
 
 FIRST, LAST = ("path", "score"), ("width", "height", "seconds", "weights", "head", "error")
 WHOLE = ("width", "height")
 KINDS = (".csv", ".json", ".parquet")
+
+
+def check(out):
+  """Refuses an output that could not be written, and makes its folder.
+
+  Args:
+    out: path as the user gave it.
+
+  Raises:
+    UserError: it is a folder, an address or has another ending than KINDS, or its folder cannot be made.
+  """
+  path = pathlib.Path(out)
+  if is_address(str(out)):
+    raise UserError(f"--out={out}: rows are written to files only, because they are appended; copy the file afterwards")
+  if path.is_dir():
+    raise UserError(f"--out={out}: is a folder; expected a file, such as {path / 'scores.csv'}")
+  if path.suffix not in KINDS:
+    raise UserError(f"--out={out}: expected a name that ends in {', '.join(KINDS)}")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--out={out}: its folder cannot be made ({error})") from error
+  if not os.access(path.parent, os.W_OK):
+    raise UserError(f"--out={out}: the folder {path.parent} cannot be written to")
 
 
 class Results:
@@ -28,16 +53,18 @@ class Results:
     done: set of the paths that have a score already.
 
   Raises:
-    UserError: the ending is another, another process writes the file, or its rows are of other weights.
+    UserError: the file cannot be written, see `check`; another process writes it; or its rows are no scores, or scores
+      of other weights.
   """
 
   def __init__(self, path, made_by):
     self.path, self.made_by = pathlib.Path(path), made_by
-    if self.path.suffix not in KINDS:
-      raise UserError(f"--out={path}: expected a name that ends in {', '.join(KINDS)}")
-    self.path.parent.mkdir(parents=True, exist_ok=True)
+    check(path)
     self._journal = self.path if self.path.suffix == ".csv" else self.path.with_name(self.path.name + ".part")
-    self._lock = _locked(self.path)
+    try:
+      self._lock = _locked(self.path)
+    except OSError as error:
+      raise UserError(f"--out={path}: cannot be written ({error})") from error
     try:
       earlier = self._take_up()
     except BaseException:
@@ -52,7 +79,7 @@ class Results:
     """Brings what is there into order: whole rows, without those that are to be tried again."""
     earlier = self._earlier()
     self._check(earlier)
-    _write(self._journal, _as_csv(list(earlier[0]), earlier) if earlier else b"")
+    write(self._journal, as_csv(list(earlier[0]), earlier) if earlier else b"")
     return earlier
 
   def _earlier(self):
@@ -93,13 +120,13 @@ class Results:
 
   def _start(self, further):
     self._columns = [*FIRST, *further, *LAST]
-    self._file.write(_as_csv(self._columns, []))
+    self._file.write(as_csv(self._columns, []))
     rows, self._waiting = self._waiting, []
     self._append(rows)
 
   def _append(self, rows):
     if rows:
-      self._file.write(_as_csv(self._columns, rows, head=False))
+      self._file.write(as_csv(self._columns, rows, head=False))
       self._file.flush()
 
   def finish(self, place):
@@ -116,9 +143,9 @@ class Results:
     self._file.flush()
     rows = sorted(_read_csv(self._journal), key=lambda row: place(row["path"]))
     if self.path.suffix == ".csv":
-      _write(self.path, _as_csv(self._columns, rows))
+      write(self.path, as_csv(self._columns, rows))
     elif self.path.suffix == ".json":
-      _write(self.path, (json.dumps(_typed(rows), indent=1) + "\n").encode())
+      write(self.path, (json.dumps(_typed(rows), indent=1) + "\n").encode())
     else:
       _write_parquet(self.path, _typed(rows))
     if self._journal != self.path:
@@ -143,13 +170,26 @@ def _locked(path):
   return lock
 
 
-def _as_csv(columns, rows, head=True):
-  text = io.StringIO()
-  writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+class _Lines(list):
+  """Lines of a CSV file that end in \\n, with both \\n and \\r quoted, of which csv quotes only what ends its lines."""
+
+  def write(self, line):
+    self.append(line.removesuffix("\r\n") + "\n")
+
+
+def as_csv(columns, rows, head=True):
+  """Rows, dicts from column to text, as the bytes of a CSV file; names that are not UTF-8 keep their bytes."""
+  lines = _Lines()
+  writer = csv.DictWriter(lines, columns, restval="", lineterminator="\r\n")
   if head:
     writer.writeheader()
   writer.writerows(rows)
-  return text.getvalue().encode("utf-8", "surrogateescape")
+  return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def printable(text):
+  """Text that any stream and file format takes: bytes of a name that are not UTF-8 are written as \\udc.. ."""
+  return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read_csv(path):
@@ -158,6 +198,8 @@ def _read_csv(path):
   text = data[: data.rfind(b"\n") + 1].decode("utf-8", "surrogateescape")
   rows = list(csv.reader(io.StringIO(text, newline="")))
   if not rows:
+    if not b"path,score,".startswith(data[:11]):  # else the beginning of our own first line, cut off
+      raise UserError(f"{path}: holds something else than scores; choose another --out")
     return []
   columns = rows[0]
   if not {*FIRST, *LAST} <= set(columns):
@@ -199,7 +241,7 @@ def _typed(rows):
 
   def typed(key, value):
     if key in texts:
-      return value or ("" if key == "error" else None)
+      return printable(value) if value else ("" if key == "error" else None)
     if not value:
       return None
     return int(float(value)) if key in WHOLE else float(value)
@@ -215,10 +257,11 @@ def _write_parquet(path, rows):
     pd.DataFrame(rows).to_parquet(text)
   except ImportError as error:
     raise UserError(f"{path}: Parquet needs pyarrow; pip install pyarrow, or choose .csv. {error}") from error
-  _write(path, text.getvalue())
+  write(path, text.getvalue())
 
 
-def _write(path, data):
+def write(path, data):
+  """Writes bytes to a file that is there whole or as it was before."""
   partial = path.with_name(f"{path.name}.{os.getpid()}.new")
   partial.write_bytes(data)
   os.replace(partial, path)

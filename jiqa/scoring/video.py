@@ -27,7 +27,8 @@ def frames(name, per_second):
     per_second: how many frames of every second; those nearest after the times k / per_second.
 
   Yields:
-    Item, called NAME#frame=NUMBER. Where the video cannot be read (on), an Item whose source is the UserError.
+    Item, called NAME#frame=NUMBER. Where the video cannot be read (on), or ends before what its header announces, an
+    Item called NAME whose source is the UserError.
   """
   try:
     import av
@@ -39,12 +40,16 @@ def frames(name, per_second):
     return
   try:
     with av.open(name) as container:
-      due = 0.0
-      for number, frame in enumerate(container.decode(video=0)):
-        seconds = frame.time if frame.time is not None else number / float(container.streams.video[0].average_rate)
+      stream, due, number = container.streams.video[0], 0.0, 0
+      for number, frame in enumerate(container.decode(stream), 1):
+        seconds = frame.time if frame.time is not None else (number - 1) / float(stream.average_rate or 25)
         if seconds + 1e-6 >= due:
           due = max(due, seconds) + 1 / per_second
-          yield Item(f"{name}{MARK}{number}", np.asarray(frame.to_ndarray(format="rgb24")))
+          yield Item(f"{name}{MARK}{number - 1}", np.asarray(frame.to_ndarray(format="rgb24")))
+      # FFmpeg ends without a word where a file is cut off. Containers that count their frames may be off by a few.
+      if number < max(1, 0.9 * stream.frames):
+        announced = f" of {stream.frames}" if stream.frames else ""
+        yield Item(name, UserError(f"{name}: {number}{announced} frames can be decoded; the video is damaged"))
   except (av.FFmpegError, OSError, IndexError, ValueError) as error:
     yield Item(name, UserError(f"{name}: cannot be read as a video ({error})"))
 

@@ -106,7 +106,10 @@ def _published_config(folder, card):
 
 
 def _run(folder):
-  config = json.loads((folder / RUN_CONFIG).read_text())
+  try:
+    config = json.loads((folder / RUN_CONFIG).read_text())
+  except ValueError as error:
+    raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
   which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
   directory = folder / {"best": "best", "newest": "checkpoints"}[which]
   step, saved = read_checkpoint(directory)

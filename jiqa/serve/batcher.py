@@ -134,14 +134,14 @@ class Batcher:
       job.picture.data = b""
     if images and not self._try(images):
       for one in images:
-        self._try([one], last=True)
+        self._try([one])
 
-  def _try(self, images, last=False):
-    """Scores decoded pictures; False where that failed and they should be tried one by one."""
+  def _try(self, images):
+    """Scores decoded pictures; False where several failed together and should be tried one by one."""
     try:
       rows = self._score([image for _, image in images], [job.saliency for job, _ in images])
     except Exception as error:
-      if len(images) > 1 and not last:
+      if len(images) > 1:
         return False
       images[0][0].future.set_exception(_told(error))
       return True

@@ -87,6 +87,8 @@ def checksum(params, stats):
 def save_weights(directory, params, stats, card):
   """Writes a folder of weights; it is there when it is complete, or as it was before.
 
+  Between its last two renamings an earlier folder is DIRECTORY.old; interrupted there, the next call finds it.
+
   Args:
     directory: folder to make. An earlier folder of weights is replaced, any other is left alone.
     params, stats: nested dicts of arrays, see `flatten`.
@@ -105,6 +107,8 @@ def save_weights(directory, params, stats, card):
   numbers = sum(leaf.size for path, leaf in arrays.items() if path.startswith("params/"))
   card = {**card, "weights_sha256": checksum(params, stats), "tensors": len(arrays), "parameters": int(numbers)}
   partial, old = (directory.with_name(f"{directory.name}.{end}") for end in ("part", "old"))
+  if old.is_dir() and not directory.exists():
+    os.replace(old, directory)  # an earlier call was interrupted between its two renamings
   for left_over in (partial, old):
     shutil.rmtree(left_over, ignore_errors=True)
   partial.mkdir(parents=True)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jiqa.data import liqe_crops as crops
+from jiqa.errors import UserError
 
 
 def coordinates(height, width):
@@ -71,6 +72,11 @@ def test_small_pictures_are_enlarged_with_a_warning(size, policy):
   with pytest.warns(UserWarning, match=f"{size[1]}x{size[0]} pixels is smaller than the 224"):
     found = crops.judged_crops(image, 224, 15, policy)
   assert 1 <= len(found) <= 15 and found.shape[1:] == (224, 224, 3)
+
+
+def test_a_thin_picture_that_would_become_huge_is_refused():
+  with pytest.warns(UserWarning, match="is enlarged"), pytest.raises(UserError, match="60000 x 1 pixels are too thin"):
+    crops.judged_crops(np.zeros((1, 60_000, 3), np.uint8), 224, 15, "official")
 
 
 def test_a_grid_of_few_windows_gives_each_once():

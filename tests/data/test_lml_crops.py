@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from jiqa.data import lml_crops
+from jiqa.errors import UserError
 
 
 def coordinates(height, width):
@@ -62,6 +63,11 @@ def test_pictures_are_scaled_up_to_a_crop_and_otherwise_left_alone(shape, size, 
   else:
     pillow = Image.fromarray(image).resize(expected[::-1], Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found, pillow)
+
+
+def test_a_thin_picture_that_would_become_huge_is_refused():
+  with pytest.raises(UserError, match="2 x 60000 pixels are too thin: with a shorter side of 224"):
+    lml_crops.fitted(np.zeros((60_000, 2, 3), np.uint8), 224)
 
 
 def test_the_whole_view_shows_the_whole_picture():

@@ -188,6 +188,16 @@ def test_views_of_one_size_are_stacked_as_they_are():
   assert [int(batch["crops"][0, 0, 0, 0, 0]) for _, batch in batches] == [0, 2, 4]
 
 
+def test_stacks_of_different_numbers_of_crops_never_meet():
+  choice = Frames()
+  crops = [np.full((n, 8, 8, 3), n, np.uint8) for n in (1, 2, 3, 4, 5, 6, 7, 9, 7, 8, 1)]
+  batches = list(framed_batches(((i, {"crops": c}) for i, c in enumerate(crops)), 1, 2, choice))
+  assert sorted(i for indices, _ in batches for i in indices) == list(range(len(crops)))
+  for indices, batch in batches:
+    for row, index in enumerate(indices):
+      np.testing.assert_array_equal(batch["crops"][row], crops[index])
+
+
 def test_framed_batches_give_back_every_image_once():
   rng = np.random.default_rng(0)
   images = [rng.integers(0, 256, (*rng.integers(20, 120, 2), 3), dtype=np.uint8) for _ in range(23)]

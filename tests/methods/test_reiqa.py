@@ -195,8 +195,13 @@ def test_images_that_take_turns_at_the_scales_show_what_they_show_at_every_scale
   crops, labels = turns.crop_pairs(batch, key)
   assert crops.shape == (2, 8, 1, 4, 32, 32, 3)
   np.testing.assert_array_equal(labels, alike)
+  chosen = []
   for image in range(8):
-    np.testing.assert_allclose(crops[:, image, 0], expected[:, image, image % 2], atol=1e-6)
+    same = [np.allclose(crops[:, image, 0], expected[:, image, scale], atol=1e-6) for scale in range(2)]
+    assert sum(same) == 1
+    chosen.append(same.index(True))
+  pairs = {tuple(chosen[i : i + 2]) for i in range(0, 8, 2)}
+  assert pairs == {(0, 1), (1, 0)}  # whichever of two comes first, so that no source is bound to a scale
   with pytest.raises(ValueError, match="batch_size 8 is not a multiple of 16, that is of 8 devices"):
     build_method(tiny_config(every_scale=False), 8)
   with pytest.raises(ValueError, match="'official' does not know"):

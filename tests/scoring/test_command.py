@@ -115,7 +115,15 @@ def test_refused_outputs(metric, tmp_path):
   with pytest.raises(UserError, match=r"scores.txt: expected a name that ends in .csv, .json, .parquet"):
     command.score(metric, paths, out=tmp_path / "scores.txt")
   with pytest.raises(UserError, match=r"is a folder; expected a file"):
-    command.check_out(tmp_path)
+    command.score(metric, paths, out=tmp_path)
+  with pytest.raises(UserError, match=r"written to files only"):
+    command.score(metric, paths, out="gs://bucket/scores.csv")
+  with pytest.raises(UserError, match=r"its folder cannot be made"):
+    command.score(metric, paths, out=f"{paths[0]}/scores.csv")
+  (tmp_path / "notes.csv").write_text("one line that is no score")
+  with pytest.raises(UserError, match=r"notes.csv: holds something else than scores"):
+    command.score(metric, paths, out=tmp_path / "notes.csv")
+  assert (tmp_path / "notes.csv").read_text() == "one line that is no score"
   (tmp_path / "bad.json").write_text("[{]")
   with pytest.raises(UserError, match=r"bad.json: holds something else than scores"):
     command.score(metric, paths, out=tmp_path / "bad.json")
@@ -135,8 +143,22 @@ def test_a_line_that_was_cut_off_is_scored_again(metric, tmp_path):
     assert [row["path"] for row in rows(out)] == paths and not any(row["error"] for row in rows(out))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_names_that_are_no_text_survive(metric, tmp_path, suffix, capsys):
+  path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe4.png")
+  Image.fromarray(made.pictures([(4, 4)])[0]).save(path)
+  out = tmp_path / f"scores{suffix}"
+  assert command.score(metric, [path], out=out) == 0
+  if suffix == ".csv":
+    assert b"/\xe4.png," in out.read_bytes()
+    assert command.score(metric, [path], out=out) == 0 and len(out.read_bytes().splitlines()) == 2
+  capsys.readouterr()
+  assert command.score(metric, [path]) == 0
+  assert capsys.readouterr().out.endswith("\\udce4.png\n")
+
+
 def test_odd_names_survive(metric, tmp_path):
-  names = ["a,b.png", 'quo"te.png', "new\nline.png", "ümläut.png", " space .png"]
+  names = ["a,b.png", 'quo"te.png', "new\nline.png", "re\rturn.png", "ümläut.png", " space .png"]
   paths = [str(tmp_path / name) for name in names]
   for path in paths:
     Image.fromarray(made.pictures([(4, 4)])[0]).save(path)
@@ -242,6 +264,25 @@ def test_videos_become_rows_of_frames_and_a_pooled_row(metric, tmp_path):
   assert float(pooled["minimum"]) == pytest.approx(2 * 40 / 255, abs=0.03)
   command.score(metric, [str(path), picture], out=out, frames_per_second=2.0)
   assert len(rows(out)) == 7
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_video_that_was_cut_off_is_named(metric, tmp_path, kept):
+  av = pytest.importorskip("av")
+  path, rng = tmp_path / "clip.mp4", np.random.default_rng(0)
+  with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+    stream = container.add_stream("mpeg4", rate=10)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+    for _ in range(30):
+      pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+    container.mux(stream.encode())
+  data = path.read_bytes()
+  start = data.index(b"mdat") + 4
+  path.write_bytes(data[: start + int(kept * (len(data) - start))])
+  found = list(video.frames(str(path), 10.0))
+  assert len(found) < 25 and isinstance(found[-1].source, UserError) and found[-1].name == str(path)
+  assert "frames can be decoded; the video is damaged" in str(found[-1].source)
 
 
 def test_videos_need_the_extra(monkeypatch, tmp_path):

@@ -40,7 +40,9 @@ def run(weights, tmp_path_factory):
   np.savez(workdir / "heads_demo.npz", **arrays, alpha=np.array([1.0, 10.0]))
   found = {"label": "a proxy", "images": [[60, 8, 9], [60, 8, 9]], "srcc": [0.5, 0.6], "krcc": [0.4, 0.5]}
   found |= {"plcc": [0.7, 0.8], "rmse": [1.0, 2.0], "protocol": "folds", "split_sha256": "ab", "labels_sha256": "cd"}
-  (workdir / "results.json").write_text(json.dumps({"databases": {"demo": found}}))
+  (workdir / "results.json").write_text(
+    json.dumps({"databases": {"demo": found}, "weights_sha256": card["weights_sha256"]})
+  )
   return workdir
 
 
@@ -112,6 +114,17 @@ def test_a_queue_is_not_needed(optional, tmp_path):
   config = json.loads(made.config(loss="queue", queue=256).to_json_best_effort())
   save_weights(tmp_path / "queue", params, stats, {"method": "reiqa", "config": config})
   assert load(tmp_path / "queue").models[0].state.extra == {}
+
+
+@pytest.mark.parametrize("key", [None, False])
+def test_how_the_scales_were_trained_on_does_not_matter(key, tmp_path):
+  config = made.config(scales=(1, 2))
+  with config.unlocked():
+    del config["every_scale"]  # as in runs of before it was there
+    if key is not None:
+      config.every_scale = key
+  save_weights(tmp_path / "w", *made.network(), {"method": "reiqa", "config": json.loads(config.to_json_best_effort())})
+  assert load(tmp_path / "w").models[0].gives() == {"features": (64,)}
 
 
 def test_published_weights_need_no_config(tmp_path):

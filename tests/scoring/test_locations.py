@@ -44,6 +44,12 @@ def test_lists(tree, monkeypatch):
   assert names(tree, locations.expand([f"@{tree}/list.txt"])) == expected
   monkeypatch.setattr("sys.stdin", io.StringIO((tree / "list.txt").read_text()))
   assert names(tree, locations.expand(["-"])) == expected
+  # As Windows writes it, with a name in Latin-1, one that only looks like a comment, and one like a pattern.
+  listed = [b"\xef\xbb\xbf" + bytes(tree) + b"/b.png", b"\xe4.png", b"#1.jpg", b"gone[1].png", b"#", b"# no name"]
+  (tree / "list.txt").write_bytes(b"\r\n".join([*listed, bytes(tree) + b"/s*/*.webp"]))
+  assert names(tree, locations.expand([f"@{tree}/list.txt"])) == [
+    "b.png", "\udce4.png", "#1.jpg", "gone[1].png", "sub/c.webp",
+  ]  # fmt: skip
   (tree / "list.txt").write_text("@other.txt\n")
   with pytest.raises(UserError, match="a list cannot hold another list"):
     locations.expand([f"@{tree}/list.txt"])

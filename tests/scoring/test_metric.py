@@ -80,6 +80,24 @@ def test_every_way_of_handing_over_gives_the_same(metric, tmp_path):
   assert repr(metric([PICTURES[0]])) == f"Scores(image 0: {by_path[0]:.4g})"
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_one_opened_picture_may_be_handed_over_often(metric, tmp_path, kind):
+  Image.fromarray(np.tile(PICTURES[1], (4, 4, 1))).save(tmp_path / "a", format=kind)
+  expected = float(metric(tmp_path / "a"))
+  for _ in range(3):
+    lazy = Image.open(tmp_path / "a")  # is decoded when its pixels are first asked for, which threads do
+    np.testing.assert_allclose(metric([lazy] * 8).score, expected, rtol=0, atol=1e-4)
+
+
+def test_what_the_network_cannot_take_is_named(metric, monkeypatch):
+  def views(image):
+    raise UserError("too thin")
+
+  monkeypatch.setattr(metric.models[0].method, "views", views)
+  with pytest.raises(UserError, match=r"^image 0: too thin"):
+    metric(PICTURES[0])
+
+
 def test_pil_modes_are_read_as_files_are(metric, tmp_path):
   gray = np.arange(0, 65536, 31, np.uint16)[: 40 * 50].reshape(40, 50)
   modes = {"gray16": Image.fromarray(gray), "alpha": Image.fromarray(PICTURES[0]).convert("RGBA")}
@@ -182,6 +200,14 @@ def test_two_networks_are_joined_in_the_order_of_the_head(tmp_path):
     jiqa.load(first, head=tmp_path / "both.safetensors")
   with pytest.raises(UserError, match=r"gives features; a score needs a head. Fit one to your own ratings"):
     jiqa.load(first)(PICTURES[0])
+  with pytest.raises(UserError, match=r"0 and .*1: the score of several networks is that of a head .*Fit one"):
+    jiqa.load(weights=[first, second], devices=devices)(PICTURES[0])
+
+
+def test_several_networks_that_give_scores_need_a_head_all_the_same(brightness):
+  metric = jiqa.load(weights=[brightness, brightness], devices=jax.devices()[:1])
+  with pytest.raises(UserError, match="the score of several networks"):
+    metric(PICTURES[0])
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(brightness):
