@@ -25,6 +25,7 @@ MACHINES = {
 # Name -> (config, steps of the published training, what they are). Re-IQA: 750,000 images x 40 epochs / 640.
 TRAININGS = {
   "Re-IQA, quality": ("configs/reiqa.py:quality", 46_875, "40 epochs of 750,000 images"),
+  "Re-IQA, quality, published loss": ("configs/reiqa.py:quality,loss=queue", 46_875, "40 epochs of 750,000 images"),
   "Re-IQA, content": ("configs/reiqa.py:content", 1_000_800, "200 epochs of ImageNet-1k"),
   "LIQE, one split": ("configs/liqe.py:joint", 16_000, "80 x 200 steps"),
   "LML-IQA, LIVE Challenge, one split": ("configs/lml.py:livec", 9 * 116, "9 epochs of 929 pictures"),

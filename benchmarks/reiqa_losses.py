@@ -108,6 +108,7 @@ def judge_run(workdir):
   """
   saved = json.loads((workdir / "config.json").read_text())
   saved.pop("data_sha256")
+  saved["data"] = [ConfigDict(entry) for entry in saved["data"]]  # as in configs/
   config, mesh = ConfigDict(saved), make_mesh()
   method, tx, _, _ = build(config, mesh, config.batch_size)
   fresh = init_state(config, method, tx, mesh)
