@@ -60,7 +60,7 @@ def test_rows_are_the_features_of_each_picture_alone(weights, photos, tmp_path, 
   mesh = make_mesh(jax.devices()[:1])
   for expert, columns in (("content", slice(0, 32)), ("quality", slice(32, 64))):
     model = Model(weights / expert, mesh)
-    for i in (0, 1, 5):
+    for i in (1, 5):
       views = model.method.views(np.asarray(Image.open(photos / f"{i}.png")))
       batch = {name: view[None] for name, view in views.items()}
       batch |= {name + "_size": np.int32([view.shape[:2]]) for name, view in views.items()}

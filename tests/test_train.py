@@ -144,7 +144,9 @@ def test_a_run_killed_in_the_middle_ends_like_an_uninterrupted_one(data_dir, env
   assert "seed was 0, is 1" in refused.stderr and "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("loss", ["in_batch", "queue+chunk", pytest.param("queue", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "loss", ["in_batch", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("queue", "queue+chunk"))]
+)
 def test_one_step_on_one_and_on_eight_devices_agrees(loss):
   config = tiny_config(loss=loss, queue=160, batch_size=16, versions=5)  # enough for dispatch on every device
   config.optimizer.warmup_steps = 0

@@ -24,7 +24,7 @@ JPEG_BARE_MARKERS = (0x01, *range(0xD0, 0xD8))
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
-def decode_rgb(data, name=""):
+def decode_rgb(data, name="", formats=None):
   """Decodes an image file to 8-bit RGB.
 
   Palettes, CMYK, gray, bilevel and alpha go through PIL's `.convert("RGB")` (alpha is dropped, not blended); 16-bit
@@ -33,6 +33,7 @@ def decode_rgb(data, name=""):
   Args:
     data: bytes of an image file in any format PIL reads.
     name: what to call it in an error message.
+    formats: those that are tried, by PIL's names; None: all.
 
   Returns:
     [h, w, 3] uint8, read-only where PIL can share its memory.
@@ -48,7 +49,7 @@ def decode_rgb(data, name=""):
     [[7, 7, 7], [7, 7, 7], [7, 7, 7]]
   """
   name = name or "image"
-  with _open(data, name) as image:
+  with _open(data, name, formats) as image:
     return to_rgb(image, name)
 
 
@@ -110,11 +111,11 @@ def check_image(data, name=""):
   decode_rgb(data, name)
 
 
-def _open(data, name):
+def _open(data, name, formats):
   if not data:
     raise UserError(f"{name}: the file is empty.")
   try:
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=formats)
   except Image.DecompressionBombError as error:
     raise UserError(f"{name}: more than {MAX_PIXELS:,} pixels, refused; scale the image down first.") from error
   except UnidentifiedImageError as error:

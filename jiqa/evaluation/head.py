@@ -76,13 +76,13 @@ def load(path):
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f"{path}: no such file; expected a head, as written by configs/reiqa.py:regress")
+    raise UserError(f"{path}: no such file; expected a head, as written by `jiqa fit` or configs/reiqa.py:regress")
   try:
     with safetensors.safe_open(path, "numpy") as file:
       card = json.loads(file.metadata()["card"])
       return Head(**{name: file.get_tensor(name) for name in ARRAYS}, card=card)
   except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-    raise UserError(f"{path}: holds no head ({error}); fit one with configs/reiqa.py:regress") from error
+    raise UserError(f"{path}: holds no head ({error}); fit one with `jiqa fit`") from error
 
 
 def search(features, mos, splits, regressor, alphas, l1_ratios=(), **options):

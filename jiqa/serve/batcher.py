@@ -10,6 +10,7 @@ import time
 
 from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
+from jiqa.serve.limits import formats
 
 LOG = logging.getLogger("jiqa.serve")
 NAMELESS = "picture"  # the answer has its name
@@ -128,7 +129,7 @@ class Batcher:
     images = []
     for job in jobs:
       try:
-        images.append((job, decode_rgb(job.picture.data, NAMELESS)))
+        images.append((job, decode_rgb(job.picture.data, NAMELESS, formats())))
       except Exception as error:
         job.future.set_exception(_told(error))
       job.picture.data = b""

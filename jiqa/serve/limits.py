@@ -95,12 +95,12 @@ def check_picture(data, limits):
     raise UserError("the file is empty")
   size = None
   try:
-    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
       size = image.size
   except Image.DecompressionBombError:
     pass
   except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
-    raise UserError(f"not a picture that can be read; expected {', '.join(_formats())}") from error
+    raise UserError(f"not a picture that can be read; expected {', '.join(formats())}") from error
   most = f"at most {limits.pixels / 1e6:g} megapixels are taken, scale the picture down"
   if size is None:
     raise UserError(f"far too many pixels; {most}")
@@ -112,7 +112,7 @@ def check_picture(data, limits):
 
 
 @functools.cache
-def _formats():
-  """Those of FORMATS that this build of PIL reads."""
+def formats():
+  """Those of FORMATS that this build of PIL reads: what a picture is checked as, and then decoded as."""
   Image.init()
   return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -134,9 +134,10 @@ def test_shuffled_keys_come_back_in_their_order():
   keys, _ = jax.jit(method._embed_keys)(state, crops, key)
   order = np.asarray(jax.random.permutation(key, 8))
   assert (order != np.arange(8)).any()
-  alone, _ = jax.jit(method._embed)(state.params, state.stats, crops[order])
+  embed = jax.jit(method._embed)
+  alone, _ = embed(state.params, state.stats, crops[order])
   np.testing.assert_allclose(np.asarray(keys)[order], alone, atol=1e-5)
-  unshuffled, _ = jax.jit(method._embed)(state.params, state.stats, crops)
+  unshuffled, _ = embed(state.params, state.stats, crops)
   assert np.abs(np.asarray(keys) - unshuffled).max() > 1e-3  # the statistics are those of other groups
 
 
