@@ -40,7 +40,8 @@ def config_of(loss, seed, steps):
   with c.unlocked():
     c.seed, c.loss, c.steps, c.epochs, c.checkpoint_every = seed, loss, steps, 0, 10_000
     c.depth, c.width, c.crop, c.window, c.batch_size, c.versions = 10, 16, 64, 192, 8, 8
-    c.scales, c.kinds, c.temperature, c.embedding = (1, 2), reiqa.SIMPLE_KINDS, 0.2, 128
+    c.scales, c.every_scale, c.kinds = (1, 2), True, reiqa.SIMPLE_KINDS
+    c.temperature, c.embedding = 0.2, 128
     # So few steps would leave the published average, 0.999, at the initial weights.
     c.queue, c.key_momentum = 576, 0.99
     c.optimizer.update(name="adamw", schedule="cosine", learning_rate=1e-3, weight_decay=1e-4, warmup_steps=20)

@@ -54,13 +54,13 @@ class ReIQA(MomentumContrast):
     # Runs and weights of before this key was there saw every image at every scale.
     self.every_scale = config.get("every_scale", True)
     if not self.every_scale:
-      parts = shards * config.accumulate * len(config.scales)
+      parts = config.accumulate * len(config.scales)
       require(
         (config.compat == "fixed", "config.every_scale is False, which config.compat 'official' does not know"),
         (
           config.batch_size % parts == 0,
           f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is "
-          f"of {shards} devices times {config.accumulate} micro-batches times {len(config.scales)} scales",
+          f"of {len(config.scales)} scales times {config.accumulate} micro-batches",
         ),
       )
     scales = len(config.scales) if self.every_scale else 1
@@ -136,8 +136,8 @@ class ReIQA(MomentumContrast):
   def _turns(self, key, b):
     """[b / n, n] int32: which of n consecutive images is seen at each of the n scales; None: all at every scale.
 
-    Drawn at random, since mixtures put images of one source into every so many rows. Groups are consecutive so that
-    each lies on one device.
+    Drawn at random, since mixtures put images of one source into every so many rows. Groups are consecutive, so that
+    each lies on one device where a device's share is a multiple of n; where it is not, pictures are exchanged.
     """
     if self.every_scale:
       return None

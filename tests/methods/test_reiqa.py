@@ -175,7 +175,8 @@ def test_pairs_of_the_shipped_variants_overlap_as_their_config_says(variant):
   for scale in config.scales:
     drawn = np.abs(offsets(config.crop, (config.window // scale,) * 2, 500))
     overlap = (config.crop - drawn).prod(1) / config.crop**2
-    assert overlap.max() <= 0.31
+    # The pictures of `small` have 256 pixels, 128 at half scale.
+    assert overlap.max() <= (0.67 if (variant, scale) == ("small", 2) else 0.31)
 
 
 @pytest.mark.parametrize("variant", [name for name in config_file.VARIANTS if name != "regress"])
@@ -202,8 +203,8 @@ def test_images_that_take_turns_at_the_scales_show_what_they_show_at_every_scale
     chosen.append(same.index(True))
   pairs = {tuple(chosen[i : i + 2]) for i in range(0, 8, 2)}
   assert pairs == {(0, 1), (1, 0)}  # whichever of two comes first, so that no source is bound to a scale
-  with pytest.raises(ValueError, match="batch_size 8 is not a multiple of 16, that is of 8 devices"):
-    build_method(tiny_config(every_scale=False), 8)
+  with pytest.raises(ValueError, match="batch_size 8 is not a multiple of 3, that is of 3 scales"):
+    build_method(tiny_config(every_scale=False, scales=(1, 2, 3), window=96), 1)
   with pytest.raises(ValueError, match="'official' does not know"):
     build_method(tiny_config(every_scale=False, compat="official"), 1)
 
