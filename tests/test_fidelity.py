@@ -76,6 +76,7 @@ def test_the_matrix_of_pairs_equals_the_loop_over_databases(soft):
   assert padded == pytest.approx(found, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_no_batch_gives_a_loss_or_a_gradient_that_is_not_finite():
   cases = {
     "one image": ([3.0], [1.0], [1]),

@@ -74,6 +74,7 @@ def test_devices_share_gradients_and_little_else(name):
   assert all(x.dtype == np.uint8 for x in batch.values() if x.ndim > 3), "pixels travel as bytes"
 
 
+@pytest.mark.slow
 def test_fsdp_gives_the_same_numbers_from_an_eighth_of_the_memory(monkeypatch):
   monkeypatch.setattr(sharding, "SMALL", 256)
   results = {}

@@ -134,14 +134,18 @@ def test_a_run_killed_in_the_middle_ends_like_an_uninterrupted_one(data_dir, env
   for ours, theirs in zip(final_arrays(killed), final_arrays(whole), strict=True):
     np.testing.assert_array_equal(ours, theirs)
 
+  refused = run(command(data_dir, whole, "--config.seed=1"), environment, expected=2)
+  assert "seed was 0, is 1" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_how_to_go_on(data_dir, environment, tmp_path):
+  run(command(data_dir, tmp_path / "whole"), environment)
   code, errors = start_and_signal(command(data_dir, tmp_path / "c"), environment, tmp_path / "c", 3, signal.SIGTERM)
   assert code == 143 and "run the same command" in errors
   stopped_at = Checkpoints(tmp_path / "c" / "checkpoints").latest_step()
   assert 3 < stopped_at < 24
-  assert curve(tmp_path / "c") == curve(whole)[:stopped_at]
-
-  refused = run(command(data_dir, whole, "--config.seed=1"), environment, expected=2)
-  assert "seed was 0, is 1" in refused.stderr and "Traceback" not in refused.stderr
+  assert curve(tmp_path / "c") == curve(tmp_path / "whole")[:stopped_at]
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def test_published_learning_rates():
   assert config.optimizer.epoch_steps == 10
 
 
+@pytest.mark.slow
 def test_every_parameter_is_decayed_and_only_the_scale_is_frozen():
   config = tiny_config("joint")
   method = LIQE(config, 1)
@@ -203,6 +204,7 @@ def train_steps(config, devices, steps, batch_size=8):
   return losses, jax.device_get(state), metrics
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
   config = tiny_config(epoch_steps=1)
   config.text.depth = 2  # beginnings are passed from block to block

@@ -103,7 +103,7 @@ def test_versions_of_one_image_that_look_alike_are_never_negatives(batch):
   assert crops.min() >= 0 and crops.max() <= 1
 
 
-@pytest.mark.parametrize("loss", reiqa.ReIQA.losses)
+@pytest.mark.parametrize("loss", ["queue+chunk", "in_batch", pytest.param("queue", marks=pytest.mark.slow)])
 def test_loss_and_gradient_are_finite_and_post_update_follows_its_formulas(loss):
   config = tiny_config(loss=loss, queue=96)
   method, mesh = reiqa.ReIQA(config, 1), make_mesh(jax.devices()[:1])

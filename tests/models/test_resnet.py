@@ -69,7 +69,7 @@ def test_features_equal_a_plain_numpy_resnet(depth):
   np.testing.assert_allclose(ours[0], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_padding_leaves_the_features_of_every_size_unchanged(depth):
   graphdef, params, stats = randomised(lambda: ResNet(depth, 4, rngs=nnx.Rngs(0)))
   rng = np.random.default_rng(2)

@@ -12,7 +12,7 @@ from jiqa.runtime.state import merge_module
 from tests.helpers import randomised
 
 
-@pytest.mark.parametrize("depth", [10, 50])
+@pytest.mark.parametrize("depth", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_tiles_give_the_features_of_the_whole_image(depth):
   graphdef, params, stats = randomised(lambda: ResNet(depth, 2, rngs=nnx.Rngs(0)))
   encoder = merge_module(graphdef, params, stats)

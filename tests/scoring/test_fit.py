@@ -108,6 +108,7 @@ def test_without_a_split_of_its_own_all_ratings_count(bare, weights, rated, tmp_
   assert (tmp_path / "report/index.html").exists()
 
 
+@pytest.mark.slow
 def test_joined_features_are_compared_with_the_best_single_ones(weights, rated, tmp_path, capsys):
   content = made.weights(tmp_path / "content", seed=5, with_head=False, expert="reiqa_content")
   mesh = make_mesh(jax.devices()[:1])

@@ -47,6 +47,7 @@ def test_the_tables_cover_the_network_exactly():
     assert rule.transform.to_ours(np.empty(rule.shape, np.int8)).shape == own[rule.ours].shape, rule.theirs
 
 
+@pytest.mark.slow
 def test_both_spellings_give_the_same_weights_and_come_back(encoder, tmp_path):
   timm = {name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"): x for name, x in encoder.items()}
   assert len(timm) == 174 and timm.keys() != encoder.keys()
