@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+from tests import QUICK_COMPILATION
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -30,7 +32,8 @@ def start(arguments, folder, *, processes=1, devices=8, **environment):
     list of subprocess.Popen.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | environment
+  flags = f"--xla_force_host_platform_device_count={devices} {QUICK_COMPILATION}"
+  environment = os.environ | {"XLA_FLAGS": flags} | environment
   together = [f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}", "--distributed"]
   started = []
   for number in range(processes):

@@ -22,6 +22,7 @@ from jiqa.methods import build_method
 from jiqa.runtime import optimizer
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh, put_batch
+from tests import QUICK_COMPILATION
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {
@@ -81,7 +82,7 @@ def command(data_dir, workdir, *more):
 @pytest.fixture(scope="module")
 def environment():
   """Two virtual devices for the processes of this file."""
-  return os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {QUICK_COMPILATION}"}
 
 
 def run(arguments, environment, expected=0):
