@@ -100,13 +100,14 @@ def features(
   startup.prepare()
   from jiqa.features import write_features
   from jiqa.score import load
+  from jiqa.scoring.command import UNREADABLE
 
   written, refused = write_features(load(model, weights or None), paths, out)
   print(f"{out}: features of {written} pictures")
   for message in refused:
     print(f"left out: {message}", file=sys.stderr)
   if refused:
-    raise typer.Exit(3)
+    raise typer.Exit(UNREADABLE)
 
 
 @app.command()

@@ -107,7 +107,7 @@ def save_weights(directory, params, stats, card):
   numbers = sum(leaf.size for path, leaf in arrays.items() if path.startswith("params/"))
   card = {**card, "weights_sha256": checksum(params, stats), "tensors": len(arrays), "parameters": int(numbers)}
   partial, old = (directory.with_name(f"{directory.name}.{end}") for end in ("part", "old"))
-  if old.is_dir() and not directory.exists():
+  if (old / CARD).is_file() and not directory.exists():
     os.replace(old, directory)  # an earlier call was interrupted between its two renamings
   for left_over in (partial, old):
     shutil.rmtree(left_over, ignore_errors=True)

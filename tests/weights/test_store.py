@@ -49,6 +49,15 @@ def test_earlier_weights_are_replaced_and_other_folders_left_alone(tmp_path):
   store.save_weights(tmp_path / "w", params, stats, {})
   store.save_weights(tmp_path / "w", {"a": np.ones(1)}, {}, {})
   assert list(store.load_weights(tmp_path / "w")[0]) == ["a"]
+  (tmp_path / "w").rename(tmp_path / "w.old")  # as an interruption between two renamings leaves it
+
+  def interrupted(*_):
+    raise OSError("the disk is full")
+
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="disk is full"):
+    patch.setattr(store.safetensors.numpy, "save_file", interrupted)
+    store.save_weights(tmp_path / "w", params, stats, {})
+  assert list(store.load_weights(tmp_path / "w")[0]) == ["a"]
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
   with pytest.raises(UserError, match="no folder of weights"):
