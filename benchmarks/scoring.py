@@ -6,8 +6,9 @@
 Both sides have the same network (a ResNet-18 of 32 channels on full and half scale, random weights, a linear head), the
 same files, the same cores, and decode with Pillow; each is a process of its own. Ours has compiled nothing before (an
 empty cache); --warm adds a second turn. The photographs are made: colours that flow into each other, as JPEG. Two
-mixtures: the sizes of published databases, and sizes drawn at random. Prints images/s of the whole process after its
-imports, processor time (on a busy machine it says more), the largest difference of scores, and our memory over time.
+mixtures: the sizes of published databases, and sizes drawn at random. Prints images/s from the reading of the weights
+on, imports left out; processor time (on a busy machine it says more), the largest difference of scores, and our memory
+over time.
 """
 
 import argparse
@@ -58,9 +59,10 @@ class Net(nn.Module):
     x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
     return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
 
+start, cpu = time.perf_counter(), time.process_time()
 net = Net().eval()
 net.load_state_dict({k: torch.from_numpy(arrays[k]) for k in arrays.files if "." in k}, strict=False)
-head, scores, start, cpu = arrays["head"], [], time.perf_counter(), time.process_time()
+head, scores = arrays["head"], []
 with torch.no_grad():
   for file in files:
     image = Image.open(file).convert("RGB")

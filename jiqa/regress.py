@@ -18,7 +18,7 @@ from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluate import summarise
-from jiqa.evaluation import head, outputs
+from jiqa.evaluation import outputs, regression
 from jiqa.features import Experts
 from jiqa.runtime.workdir import Workdir, claim
 
@@ -83,7 +83,7 @@ def _of_database(config, name, experts, workdir):
     if not parts:
       continue
     first, last, count = wanted.alphas if regressor == "ridge" else wanted.net_alphas
-    result, ratios = head.search(
+    result, ratios = regression.search(
       np.concatenate([features[part] for part in parts], 1), mos, splits, regressor,
       np.geomspace(first, last, int(count)), tuple(wanted.l1_ratios), groups=references,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def _of_database(config, name, experts, workdir):
     if validation > best[0]:
       own = {"features": list(parts), "regressor": regressor, "l1_ratio": float(ratios[0])}
       own["weights_sha256"] = {part: checksums[part] for part in parts}
-      best = (validation, f"{what} {regressor}", head.of_split(result, 0, card | own))
+      best = (validation, f"{what} {regressor}", regression.of_split(result, 0, card | own))
   if best[1] is None:
     raise UserError(f"config.features is {tuple(config.features)}; none of them can be had from {list(features)}")
   path = workdir / f"head_{stem}.safetensors"

@@ -75,7 +75,7 @@ def test_one_program_a_frame(weights, monkeypatch):
   sizes = [(33, 40), (40, 35), (64, 50), (47, 64), (33, 34), (60, 60)]
   found = experts(lambda i: rng.integers(0, 256, (*sizes[i], 3), dtype=np.uint8), len(sizes), "test", 2 * 64 * 64)
   assert np.isfinite(found["quality"]).all() and len(np.unique(found["quality"], axis=0)) == len(sizes)
-  assert experts._encoders["quality"]._predict._cache_size() == 3  # frames of 48 x 48, 64 x 64 and 48 x 64
+  assert len(experts._encoders["quality"]._programs) == 3  # frames of 48 x 48, 64 x 64 and 48 x 64
 
 
 def test_mistakes_are_refused(weights, photos, tmp_path, monkeypatch):

@@ -2,9 +2,9 @@
 
 Attribute paths are torchvision's (`layer1.0.conv1`): a published checkpoint becomes ours by renaming and transposing.
 Images of many sizes share one compiled program: pad them at the bottom and right, pass their true `size`, and every
-activation outside the image is set to zero before the next convolution reads it. Those zeros are exactly the zero
-padding the convolution would have seen, so the features equal those of the unpadded image. By the same rule a large
-image is encoded tile by tile (tiles.py).
+activation outside the image that a convolution can read is set to zero before. Those zeros are exactly the zero padding
+the convolution would have seen, so the features equal those of the unpadded image. By the same rule a large image is
+encoded tile by tile (tiles.py).
 """
 
 from typing import NamedTuple
@@ -29,11 +29,11 @@ class Part(NamedTuple):
     size: [b, 2] int32, height and width of the image.
     origin: [b, 2] int32, place in the image of the row's first pixel, a multiple of 32 (or of what is left of it after
       the layers of stride 2); may be negative. The padding that a convolution sees must begin where the image ends,
-      not where the tile does.
+      not where the tile does. None: (0, 0) for all.
   """
 
   size: jax.Array
-  origin: jax.Array
+  origin: jax.Array | None = None
 
 
 def mask_outside(x, part):
@@ -50,14 +50,51 @@ def mask_outside(x, part):
     return x
   axes = []
   for axis in (0, 1):
-    place = jnp.arange(x.shape[1 + axis]) + part.origin[:, axis, None]
+    place = jnp.arange(x.shape[1 + axis]) + (0 if part.origin is None else part.origin[:, axis, None])
     axes.append((place >= 0) & (place < part.size[:, axis, None]))
   return jnp.where((axes[0][:, :, None] & axes[1][:, None, :])[..., None], x, 0)
 
 
+def mask_border(x, part):
+  """Zeroes what convolutions of 3x3, and the pooling, can read outside of each image: the lines around it.
+
+  The features are those of `mask_outside`. On CPUs, whose vector units an elementwise choice of pixels slows down, only
+  these lines are written, which makes a prediction 1.2 times as fast; elsewhere the choice costs nothing.
+
+  Args:
+    x: [b, h, w, c].
+    part: `Part`; None leaves x as it is.
+
+  Returns:
+    [b, h, w, c] of x's dtype.
+  """
+  if part is None:
+    return x
+  known = all(isinstance(side, int) for side in x.shape)  # not so in a program for any size, see jiqa/export.py
+  if not known or jax.default_backend() != "cpu":
+    return mask_outside(x, part)
+  for axis in (0, 1):
+    end = part.size[:, axis]
+    if part.origin is not None:
+      x = _zero_line(x, 1 + axis, -1 - part.origin[:, axis])
+      end = end - part.origin[:, axis]
+    x = _zero_line(x, 1 + axis, end)
+  return x
+
+
+def _zero_line(x, axis, place):
+  """Zeroes one row (axis 1) or column (axis 2) of every picture of [b, h, w, c]; a place [b] beyond it changes none."""
+
+  place = jnp.where(place < 0, x.shape[axis], place)
+  line = (slice(None),) * (axis - 1)
+  return jax.vmap(lambda picture, at: picture.at[(*line, at)].set(0, mode="drop"))(x, place)
+
+
 def halve(part):
   """The part after any layer of stride 2 here: all of them map a length n to ceil(n / 2)."""
-  return None if part is None else Part((part.size + 1) // 2, part.origin // 2)
+  if part is None:
+    return None
+  return Part((part.size + 1) // 2, None if part.origin is None else part.origin // 2)
 
 
 class Conv(nnx.Module):
@@ -223,12 +260,12 @@ class BasicBlock(nnx.Module):
     self.stride = stride
 
   def __call__(self, x, part, train):
-    """[b, h, w, c], zero outside its `part`, to the block's output and the part that it shows."""
+    """[b, h, w, c], zero around its `part`, to the block's output and the part that it shows."""
     out_part = part if self.stride == 1 else halve(part)
-    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), out_part)
+    y = mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), out_part)
     y = self.bn2(self.conv2(y), train)
     shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
-    return mask_outside(jax.nn.relu(y + shortcut), out_part), out_part
+    return mask_border(jax.nn.relu(y + shortcut), out_part), out_part
 
 
 class Bottleneck(nnx.Module):
@@ -242,13 +279,13 @@ class Bottleneck(nnx.Module):
     self.stride = stride
 
   def __call__(self, x, part, train):
-    """[b, h, w, c], zero outside its `part`, to the block's output and the part that it shows."""
+    """[b, h, w, c], anything outside its `part`, to the block's output and the part that it shows."""
     out_part = part if self.stride == 1 else halve(part)
-    y = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
+    y = mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
     y = jax.nn.relu(self.bn2(self.conv2(y), train))
     y = self.bn3(self.conv3(y), train)
     shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
-    return mask_outside(jax.nn.relu(y + shortcut), out_part), out_part
+    return jax.nn.relu(y + shortcut), out_part
 
 
 class ResNet(nnx.Module):
@@ -290,7 +327,7 @@ class ResNet(nnx.Module):
     """
     if train and size is not None:
       raise ValueError("training batches are not padded: pass size=None with train=True")
-    part = None if size is None else Part(size, jnp.zeros_like(size))
+    part = None if size is None else Part(size)
     x, part = self.activations(x, part, train=train)
     total = x.astype(jnp.float32).sum((1, 2))
     pixels = x.shape[1] * x.shape[2] if part is None else part.size.prod(1, keepdims=True)
@@ -305,19 +342,18 @@ class ResNet(nnx.Module):
       train: see `__call__`.
 
     Returns:
-      ([b, ceil(h / 32), ceil(w / 32), num_features], the part that they show).
+      ([b, ceil(h / 32), ceil(w / 32), num_features], zero outside of the image; the part that they show).
     """
-    x = mask_outside(x, part)
+    x = mask_outside(x, part)  # the stem reads three lines
     part = halve(part)
-    x = mask_outside(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
-    x = max_pool(x)
+    x = max_pool(mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), part))
     part = halve(part)
-    x = mask_outside(x, part)
+    x = mask_border(x, part)
     for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
       for block in layer:
         x, part = block(x, part, train)
         x = checkpoint_name(x, "block")
-    return x, part
+    return mask_outside(x, part), part
 
 
 class Projector(nnx.Module):

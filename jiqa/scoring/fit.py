@@ -7,7 +7,7 @@ import numpy as np
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluation import head, protocol, report, ridge, study, tables
+from jiqa.evaluation import head, protocol, regression, report, ridge, study, tables
 from jiqa.scoring.metric import SEVERAL
 from jiqa.scoring.pictures import Item
 
@@ -178,7 +178,7 @@ def keep(result, features, card):
     Head.
   """
   if card["protocol"] == "given":
-    return head.of_split(result, 0, card)
+    return regression.of_split(result, 0, card)
   alpha = float(np.sort(result.alpha)[len(result.alpha) // 2])
   heads = ridge.fit(features, result.mos, np.ones((1, len(features)), bool), [alpha], tolerance=1e-10)
   median = result.summary()["median"]

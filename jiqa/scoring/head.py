@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 
 from jiqa.errors import UserError
+from jiqa.evaluation import head as heads
 
 SUFFIX = ".safetensors"
 BESIDE = "head" + SUFFIX  # in a folder of weights
@@ -37,8 +38,6 @@ def read(path):
   Raises:
     UserError: there is no such file, or it holds something else.
   """
-  from jiqa.evaluation import head as heads  # half a second of statistics
-
   path = pathlib.Path(path)
   return heads.Head(*_of_run(path, heads.ARRAYS)) if path.suffix == ".npz" else heads.load(path)
 

@@ -16,6 +16,8 @@ from jiqa.scoring.pictures import as_items, load
 # Pixels of a batch. A CPU computes one image a device as fast as many; an accelerator wants its memory filled.
 PIXELS_PER_BATCH = {"cpu": 1}
 ON_ACCELERATORS = 2**24
+# Batches, and bytes of them, that may wait for their program while others compute.
+MOST_HELD, MOST_HELD_BYTES = 4, 2**27
 SEVERAL = "+"  # between the checksums of several networks
 
 
@@ -178,9 +180,9 @@ class Metric:
 
     # The device computes one batch while the results of the one before are fetched.
     running = None
-    for indices, batch in framed_batches(readable(), pixels, self.mesh.size, self._frames):
+    for indices, parts, programs in self._in_turn(framed_batches(readable(), pixels, self.mesh.size, self._frames)):
       started = time.perf_counter()
-      outputs = [model(_of(batch, number)) for number, model in enumerate(self.models)]
+      outputs = [program(part) for program, part in zip(programs, parts, strict=True)]
       if running:
         yield from finished(*running)
       running = indices, outputs, started
@@ -189,6 +191,22 @@ class Metric:
     if running:
       yield from finished(*running)
     yield from unread
+
+  def _in_turn(self, batches):
+    """Batches with the programs that predict them; those whose programs are still being made let others pass.
+
+    Args:
+      batches: from `framed_batches`.
+
+    Yields:
+      (indices, list with the batch of every model, list of their programs, see `Model.program`).
+    """
+    held = collections.deque()
+    for indices, batch in batches:
+      parts = [_of(batch, number) for number in range(len(self.models))]
+      held.append((indices, parts, [model.program(part) for model, part in zip(self.models, parts, strict=True)]))
+      yield from _released(held, MOST_HELD, MOST_HELD_BYTES)
+    yield from _released(held, 0, 0)
 
   def _read(self, item):
     """(views, (height, width), seconds, error) of an item; in a thread."""
@@ -222,6 +240,22 @@ def _checksum(head):
   for part in (head.weights, head.mean, head.scale, head.intercept):
     digest.update(np.ascontiguousarray(part, np.float64).tobytes())
   return digest.hexdigest()[:16]
+
+
+def _released(held, most, most_bytes):
+  """Takes out of `held` what can be computed, and waits for a program as long as more is held than may be."""
+  while held:
+    missing = [[program for program in programs if not program.done()] for _, _, programs in held]
+    place = next((place for place, waits in enumerate(missing) if not waits), None)
+    size = sum(array.nbytes for _, parts, _ in held for part in parts for array in part.values())
+    if place is None:
+      if len(held) <= most and size <= most_bytes:
+        return
+      futures.wait([program for waits in missing for program in waits], return_when=futures.FIRST_COMPLETED)
+      continue
+    indices, parts, programs = held[place]
+    del held[place]
+    yield indices, parts, [program.result() for program in programs]
 
 
 def _of(batch, number):

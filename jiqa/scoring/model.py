@@ -1,5 +1,7 @@
 """One network with its weights, ready to predict."""
 
+from concurrent import futures
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -7,7 +9,7 @@ from ml_collections import ConfigDict
 from jiqa.errors import UserError
 from jiqa.methods import build_method
 from jiqa.methods.base import Method
-from jiqa.runtime.sharding import put_batch, replicated
+from jiqa.runtime.sharding import over_batch, put_batch, replicated
 from jiqa.runtime.state import new_state
 from jiqa.scoring import weights
 from jiqa.weights.store import checksum, describe_misfit, flatten
@@ -43,6 +45,7 @@ class Model:
     prepares = type(self.method).prepare is not Method.prepare
     self._state = jax.jit(self.method.prepare)(state) if prepares else state
     self._predict, self._gives = jax.jit(self.method.predict), None
+    self._programs, self._maker = {}, futures.ThreadPoolExecutor(1, "jiqa-compiles")
 
   def __call__(self, batch):
     """Predicts a batch of views; returns at once, the arrays are still being computed.
@@ -53,7 +56,28 @@ class Model:
     Returns:
       dict of jax arrays [b, ...].
     """
-    return self._predict(self._state, put_batch(batch, self.mesh))
+    return self.program(batch).result()(batch)
+
+  def program(self, batch):
+    """The compiled prediction for batches of one shape, made in a thread while other programs compute.
+
+    Args:
+      batch: dict of NumPy arrays, see `Method.predict`.
+
+    Returns:
+      concurrent.futures.Future of a function from such a batch to dict of jax arrays [b, ...]; the function returns at
+      once, the arrays are still being computed.
+    """
+    shapes = tuple((name, array.shape, array.dtype) for name, array in batch.items())
+    if shapes not in self._programs:
+      self._programs[shapes] = self._maker.submit(self._compiled, shapes)
+    return self._programs[shapes]
+
+  def _compiled(self, shapes):
+    place = over_batch(self.mesh)
+    like = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=place) for name, shape, dtype in shapes}
+    compiled = self._predict.lower(self._state, like).compile()
+    return lambda batch: compiled(self._state, put_batch(batch, self.mesh))
 
   def gives(self):
     """What it predicts, found without computing anything: dict from name to the shape of one picture's entry."""

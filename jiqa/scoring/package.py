@@ -10,8 +10,7 @@ from jiqa.data.source import open_database
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluation import head as heads
-from jiqa.evaluation import protocol
+from jiqa.evaluation import protocol, regression
 from jiqa.runtime.sharding import make_mesh
 from jiqa.scoring import head as head_files
 from jiqa.scoring.card import trained_on
@@ -101,7 +100,7 @@ def fit_head(metric, source, config):
     "labels_sha256": source.metadata["labels_sha256"], "split_sha256": split_checksum(table, splits),
     "median": {"splits": len(splits), **{k: float(np.median(getattr(result, k))) for k in MEASURES}},
   }  # fmt: skip
-  head = heads.of_split(result, 0, facts)
+  head = regression.of_split(result, 0, facts)
   return dataclasses.replace(head, card={**head.card, "test": test})
 
 

@@ -8,7 +8,7 @@ import scipy.stats
 import sklearn.linear_model
 
 from jiqa.errors import UserError
-from jiqa.evaluation import head, protocol
+from jiqa.evaluation import head, protocol, regression
 
 ALPHAS, RATIOS = np.geomspace(1e-3, 1, 4), (0.2, 1.0)
 
@@ -43,7 +43,7 @@ def by_sklearn(x, mos, split):
 
 def test_elastic_net_is_searched_as_one_would_with_scikit_learn(problem):
   x, mos, splits = problem
-  result, ratios = head.search(x, mos, splits, "elastic_net", ALPHAS, RATIOS)
+  result, ratios = regression.search(x, mos, splits, "elastic_net", ALPHAS, RATIOS)
   for k, split in enumerate(splits):
     (value, alpha, ratio), expected = by_sklearn(x, mos, split)
     assert result.validation_srcc[k] == pytest.approx(value, abs=2e-3)
@@ -57,7 +57,7 @@ def test_elastic_net_is_searched_as_one_would_with_scikit_learn(problem):
 
 def test_ridge_is_that_of_the_protocol(problem):
   x, mos, splits = problem
-  result, ratios = head.search(x, mos, splits, "ridge", ALPHAS)
+  result, ratios = regression.search(x, mos, splits, "ridge", ALPHAS)
   expected = protocol.in_database(x, mos, splits, ALPHAS)
   np.testing.assert_array_equal(result.predictions, expected.predictions)
   assert not ratios.any()
@@ -65,8 +65,8 @@ def test_ridge_is_that_of_the_protocol(problem):
 
 def test_a_head_comes_back_from_its_file_and_scores_as_in_the_search(problem, tmp_path):
   x, mos, splits = problem
-  result, _ = head.search(x, mos, splits, "ridge", ALPHAS)
-  saved = head.of_split(result, 1, {"database": "some", "range": [0, 100], "features": ["quality"]})
+  result, _ = regression.search(x, mos, splits, "ridge", ALPHAS)
+  saved = regression.of_split(result, 1, {"database": "some", "range": [0, 100], "features": ["quality"]})
   saved.save(tmp_path / "head.safetensors")
   loaded = head.load(tmp_path / "head.safetensors")
   test = splits[1] == 2
@@ -82,11 +82,11 @@ def test_a_head_comes_back_from_its_file_and_scores_as_in_the_search(problem, tm
 def test_mistakes_are_refused(problem, tmp_path):
   x, mos, splits = problem
   with pytest.raises(UserError, match="no regressor 'svr'"):
-    head.search(x, mos, splits, "svr", ALPHAS)
+    regression.search(x, mos, splits, "svr", ALPHAS)
   with pytest.raises(UserError, match="at least one l1_ratio"):
-    head.search(x, mos, splits, "elastic_net", ALPHAS)
+    regression.search(x, mos, splits, "elastic_net", ALPHAS)
   with pytest.raises(UserError, match="smaller net_alphas"):
-    head.search(x, mos, splits, "elastic_net", [1e6], RATIOS)
+    regression.search(x, mos, splits, "elastic_net", [1e6], RATIOS)
   with pytest.raises(UserError, match="no such file"):
     head.load(tmp_path / "none")
   (tmp_path / "text").write_text("no head")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jiqa.models.resnet import BatchNorm, Conv, Projector, ResNet, Stem, max_pool
+from jiqa.models.resnet import BatchNorm, Conv, Part, Projector, ResNet, Stem, mask_border, mask_outside, max_pool
+from jiqa.runtime import collectives
+from jiqa.runtime.sharding import make_mesh, over_batch
 from jiqa.runtime.state import merge_module
 from tests.helpers import randomised
 
@@ -82,6 +84,41 @@ def test_padding_leaves_the_features_of_every_size_unchanged(depth):
   padded = jax.jit(lambda x, size: model(x, size))(frame, jnp.array(sizes))
   alone = np.concatenate([jax.jit(model)(image[None]) for image in images])
   np.testing.assert_allclose(padded, alone, rtol=1e-5, atol=1e-5 * np.abs(alone).max())
+
+
+SIZES = np.int32([(1, 1), (7, 9), (8, 9), (3, 10), (8, 10), (0, 4), (30, 40), (5, 6)])
+ORIGINS = np.int32([(0, 0), (-2, -3), (4, 0), (-7, 5), (0, 9), (0, 0), (8, 24), (16, 16)])
+
+
+@pytest.mark.parametrize("origins", [None, ORIGINS])
+def test_the_border_is_the_lines_around_each_image(origins):
+  x = np.random.default_rng(3).normal(1, 0.1, (8, 8, 10, 2)).astype(np.float32)
+  expected = x.copy()
+  for row, size, start in zip(expected, SIZES, SIZES * 0 if origins is None else origins, strict=True):
+    for i, j in np.ndindex(8, 10):
+      if i + start[0] in (-1, size[0]) or j + start[1] in (-1, size[1]):
+        row[i, j] = 0
+  if origins is None:  # nothing lies before the first pixel
+    assert (expected[4] == x[4]).all() and (expected[0, 2:, 2:] == x[0, 2:, 2:]).all()
+  found = jax.jit(lambda x, part: mask_border(x, part))(x, Part(SIZES, origins))
+  np.testing.assert_array_equal(found, expected)
+  assert mask_border(x, None) is x
+
+
+def test_the_border_is_masked_on_each_device_for_itself():
+  place = over_batch(make_mesh())
+  x = jax.ShapeDtypeStruct((8, 8, 10, 2), jnp.float32, sharding=place)
+  size = jax.ShapeDtypeStruct((8, 2), jnp.int32, sharding=place)
+  program = jax.jit(lambda x, size: mask_border(x, Part(size))).lower(x, size).compile()
+  assert jax.device_count() == 8 and not collectives.find(program.as_text())
+
+
+def test_elsewhere_than_on_cpus_all_that_is_outside_is_masked(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  x = np.ones((8, 8, 10, 2), np.float32)
+  found = np.asarray(mask_border(x, Part(SIZES, ORIGINS)))
+  np.testing.assert_array_equal(found, mask_outside(x, Part(SIZES, ORIGINS)))
+  np.testing.assert_array_equal(found.sum((1, 2, 3)) / 2, [1, 42, 36, 5, 8, 0, 80, 0])
 
 
 def test_parameter_counts_are_the_published_ones():

@@ -2,6 +2,7 @@
 
 import functools
 import weakref
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jiqa.data.batching import MOST_FRAMES, Frames
 from jiqa.errors import UserError
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module
+from jiqa.scoring.metric import MOST_HELD
 from jiqa.scoring.pictures import Item
 from jiqa.weights.store import load_weights
 from tests.scoring import made
@@ -163,6 +165,49 @@ def test_stream_goes_on_after_what_cannot_be_read_and_takes_no_more_than_it_need
   assert {i for i, each in found.items() if each.error} == set(range(0, 200, 3))
   assert found[3].error.startswith("3: holds int64; expected a path")
   assert (found[1].height, found[1].width) == (48, 60) and found[1].seconds > 0
+
+
+def test_pictures_pass_those_whose_program_is_still_being_made(metric, monkeypatch):
+  model, late = metric.models[0], futures.Future()
+  small, large = PICTURES[2], np.full((200, 200, 3), 9, np.uint8)
+  expected = metric([small, large]).score  # and now all programs are there
+  program, asked = model.program, []
+
+  def slow(batch):
+    if batch["full"].shape[1] < 200:
+      return program(batch)
+    asked.append(batch)
+    return late
+
+  monkeypatch.setattr(model, "program", slow)
+  many = len(metric.mesh.devices)
+  stream = metric.stream([Item("", large)] * many + [Item("", small)] * 3 * many, threads=2)
+  early = [next(stream) for _ in range(2 * many)]
+  assert asked and all(found.width < 200 for found in early)
+  late.set_result(program(asked[0]).result())
+  found = [*early, *stream]
+  assert sorted(each.index for each in found) == list(range(4 * many))
+  for each in found:
+    assert each.outputs["score"] == pytest.approx(expected[int(each.width == 200)], abs=1e-4)
+
+
+def test_no_more_than_a_few_batches_wait_for_a_program(metric, monkeypatch):
+  model, never, taken = metric.models[0], futures.Future(), []
+  monkeypatch.setattr(model, "program", lambda batch: never)
+  many = len(metric.mesh.devices)
+
+  def items():
+    for i in range(100 * many):
+      taken.append(i)
+      yield Item("", PICTURES[2])
+
+  def give_up(waiting, return_when):
+    never.set_exception(UserError("no memory to compile it"))
+
+  monkeypatch.setattr(futures, "wait", give_up)
+  with pytest.raises(UserError, match="no memory to compile it"):
+    next(metric.stream(items(), threads=2))
+  assert len(taken) <= (MOST_HELD + 1) * many + 6
 
 
 def test_card_says_what_it_is(metric, weights):
