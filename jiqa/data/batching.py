@@ -11,7 +11,7 @@ LARGE = 1024
 # Pixels beyond which memory matters more than one program more to compile.
 HUGE = 2**26
 # Every combination of frames is a program to compile. Once so many are in use, an image takes one that holds it.
-MOST_FRAMES = 6
+MOST_FRAMES = 8
 
 
 def frame_side(pixels):

@@ -245,7 +245,7 @@ class CLIP(nnx.Module):
       [p, embedding] float32, of any length.
     """
     t = tokens.shape[1]
-    x = self._embed(tokens, jnp.arange(t))
+    x = self._embed(self.token_embedding.weight[...], tokens, jnp.arange(t))
     causal = jnp.tril(jnp.ones((t, t), bool))
     for block in self.transformer.resblocks:
       x = block(x, causal)
@@ -265,8 +265,12 @@ class CLIP(nnx.Module):
     groups, members, s = prompts.suffix.shape
     length = jnp.asarray(prompts.length)
     at = length[:, None, None] + jnp.broadcast_to(jnp.arange(s), (groups, members, s))
-    prefix = self._embed(place(jnp.asarray(prompts.prefix)), jnp.arange(prompts.prefix.shape[1]))
-    suffix = self._embed(place(jnp.asarray(prompts.suffix)), at).reshape(groups * members, s, -1)
+    # The tokens in use alone: devices then exchange the gradient of a few rows and not of the whole table.
+    used = np.union1d(prompts.prefix, prompts.suffix)
+    table = self.token_embedding.weight[...][used]
+    prefix, suffix = (place(jnp.asarray(np.searchsorted(used, ids))) for ids in (prompts.prefix, prompts.suffix))
+    prefix = self._embed(table, prefix, jnp.arange(prefix.shape[1]))
+    suffix = self._embed(table, suffix, at).reshape(groups * members, s, -1)
     causal, visible = _masks(prefix.shape[1], length, members, s)
     *blocks, last = self.transformer.resblocks
     for block in blocks:
@@ -282,9 +286,8 @@ class CLIP(nnx.Module):
     features = project(self.ln_final(end), self.text_projection[...], self.dtype)
     return features[prompts.order]
 
-  def _embed(self, tokens, positions):
-    weight, position = self.token_embedding.weight[...], self.positional_embedding[...]
-    return jnp.take(weight, tokens, 0) + jnp.take(position, positions, 0)
+  def _embed(self, table, tokens, positions):
+    return jnp.take(table, tokens, 0) + jnp.take(self.positional_embedding[...], positions, 0)
 
 
 def _after(prefix, suffix, members):

@@ -1,9 +1,11 @@
-"""Freed memory stays with the process."""
+"""Freed memory stays with the process, or does not."""
 
 import subprocess
 import sys
 
 import pytest
+
+from jiqa.runtime import host_memory
 
 PROBE = """
 import resource
@@ -41,3 +43,31 @@ def faults(how):
 def test_steps_on_a_cpu_use_freed_memory_again():
   kept, left = faults("keep"), faults("leave")
   assert kept < 0.5 * left, (kept, left)
+
+
+GAPS = """
+import pathlib
+
+from jiqa.runtime import host_memory
+
+def resident():
+  return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+blocks = [bytes(100_000) for _ in range(3000)]
+blocks = blocks[::100]  # what is left lies all over the heap
+before = resident()
+print(int(host_memory.give_back()), before - resident())
+"""
+
+
+def test_gaps_are_given_back():
+  done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+  agreed, less = map(int, done.stdout.split())
+  if not agreed:
+    pytest.skip("malloc is not glibc's")
+  assert less > 200e6
+
+
+def test_nothing_happens_where_malloc_has_no_such_function(monkeypatch):
+  monkeypatch.setattr(host_memory, "_of_libc", lambda name: None)
+  assert not host_memory.give_back() and not host_memory.keep_freed()
