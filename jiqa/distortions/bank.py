@@ -216,7 +216,7 @@ def cyclic_kinds(key, num_images, versions, allowed=26):
   return order[jnp.arange(num_images * versions) % len(allowed)].reshape(num_images, versions)
 
 
-def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, compat="fixed", bank="reiqa26"):
+def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, compat="fixed", bank="reiqa26", mesh=None):
   """Makes several distorted versions of every image, kinds assigned in turn.
 
   Every kind has a block of ceil(requests / K) places in every group: static shapes, and less than one place per kind
@@ -229,10 +229,11 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
     levels: [b, v] int32 in 0..4.
     key: one typed PRNG key, or [b] keys, one for every image; version j uses fold_in(key of the image, j).
     allowed: number of kinds, or a tuple of the kinds that occur: only these are computed. None allows the whole bank.
-    groups: number of contiguous parts of the batch that are dispatched separately. Set it to the number of data
-      shards, and no image leaves its device.
+    groups: number of contiguous parts of the batch that are dispatched separately.
     compat: 'fixed' or 'official'.
     bank: 'reiqa26' or 'kadid25'.
+    mesh: devices over which the batch is split, as many as groups: each computes its group for itself. Without it XLA
+      divides the work, and gathers all images for some kinds, such as those with Fourier transforms.
 
   Returns:
     [b, v, h, w, 3] float32, multiples of 1/255 in [0, 1].
@@ -262,7 +263,13 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
     levels.reshape(groups, rows),
     seeds.reshape(groups, rows, 2),
   )
-  out = blocks(*(part[0] for part in parts)) if groups == 1 else jax.vmap(blocks)(*parts)
+  if groups == 1:
+    out = blocks(*(part[0] for part in parts))
+  elif mesh is None:
+    out = jax.vmap(blocks)(*parts)
+  else:
+    split = jax.P(mesh.axis_names)
+    out = jax.shard_map(jax.vmap(blocks), mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(*parts)
   return to_images(out.reshape(b * v, *size)).reshape(*kinds.shape, *images.shape[1:])
 
 

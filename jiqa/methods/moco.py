@@ -45,7 +45,7 @@ class MomentumContrast(Method):
   mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
   def __init__(self, config, shards, pairs):
-    self.config, self.shards, self.pairs = config, shards, pairs
+    self.config, self.shards, self.pairs, self.mesh = config, shards, pairs, None
     require(
       (config.loss in self.losses, f"config.loss is {config.loss!r}; expected one of {', '.join(self.losses)}"),
       (config.batch_size % shards == 0, f"config.batch_size {config.batch_size} is not a multiple of {shards} devices"),
@@ -66,6 +66,7 @@ class MomentumContrast(Method):
     self.graphdef = split_module(abstract)[0]
 
   def init(self, key, mesh, weights=None):
+    self.mesh = mesh  # every device distorts its own images, see `ReIQA.render`
     whole = replicated(mesh)
     network_key, queue_key = jax.random.split(key)
     params, stats = jax.jit(self._fresh, out_shardings=whole)(network_key)
@@ -121,8 +122,10 @@ class MomentumContrast(Method):
     return loss, (stats, aux, {"positive_similarity": (query * keys).sum(-1).mean()})
 
   def _in_batch_loss(self, params, stats, crops, labels):
+    # The two crops of a pair side by side: one behind the other, half of them would go to another device.
+    crops = jnp.swapaxes(crops, 0, 1)
     embedding, stats = self._embed(params, stats, crops.reshape(-1, *crops.shape[2:]))
-    first, second = jnp.split(embedding, 2)
+    first, second = jnp.moveaxis(embedding.reshape(*crops.shape[:2], -1), 1, 0)
     mask = None
     if labels is not None:
       # Labels of different images differ too: one number per (image, look).

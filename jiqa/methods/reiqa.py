@@ -93,8 +93,9 @@ class ReIQA(MomentumContrast):
     # are the same either way.
     local = b // self.shards * distorted >= 2 * len(config.kinds)
     versions = bank.distort_versions(
-      images, kinds, levels, noise_key, allowed=config.kinds, groups=self.shards if local else 1, compat=config.compat
-    )
+      images, kinds, levels, noise_key, allowed=config.kinds, groups=self.shards if local else 1, compat=config.compat,
+      mesh=self.mesh if local else None,
+    )  # fmt: skip
     versions = jnp.concatenate([images[:, None], versions], 1)
     return versions, jnp.where(looks_pristine(versions), 0, jnp.arange(config.versions))
 

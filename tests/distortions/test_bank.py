@@ -16,7 +16,7 @@ from jiqa.errors import UserError
 SHAPE = (33, 47)
 IMAGES, VERSIONS = 16, 11
 distort = jax.jit(bank.distort, static_argnames=("compat", "bank", "tile"))
-distort_versions = jax.jit(bank.distort_versions, static_argnames=("allowed", "groups", "compat", "bank"))
+distort_versions = jax.jit(bank.distort_versions, static_argnames=("allowed", "groups", "compat", "bank", "mesh"))
 
 
 def _images(count=IMAGES, shape=SHAPE, seed=0):
@@ -103,6 +103,19 @@ def test_sharded_over_devices_without_moving_pictures(batch):
   picture, version_keys = rows // VERSIONS, _version_keys(keys).ravel()[rows]
   wanted = distort(images[picture], kinds.ravel()[rows], levels.ravel()[rows], version_keys, tile=3)
   np.testing.assert_array_equal(np.asarray(out).reshape(-1, *SHAPE, 3)[rows], wanted)
+
+
+def test_each_device_computes_its_group_for_itself_whatever_the_kinds(batch):
+  images, _, levels, keys, _ = batch
+  allowed = (1, 7, 13)  # lens blur, an FFT on a CPU, is among them
+  kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS, allowed)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (images, kinds, levels, keys)]
+  program = distort_versions.lower(*parts, groups=8, allowed=allowed, mesh=mesh).compile()
+  assert not re.search(r" (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\(", program.as_text())
+  expected = distort_versions(images, kinds, levels, keys, groups=8, allowed=allowed)
+  np.testing.assert_allclose(program(*parts), expected, atol=1.01 / 255)
+  assert np.mean(np.asarray(program(*parts)) != np.asarray(expected)) < 1e-3
 
 
 def test_both_forms_of_lens_blur_agree_and_products_stay_on_their_device():
