@@ -84,7 +84,6 @@ def mask_border(x, part):
 
 def _zero_line(x, axis, place):
   """Zeroes one row (axis 1) or column (axis 2) of every picture of [b, h, w, c]; a place [b] beyond it changes none."""
-
   place = jnp.where(place < 0, x.shape[axis], place)
   line = (slice(None),) * (axis - 1)
   return jax.vmap(lambda picture, at: picture.at[(*line, at)].set(0, mode="drop"))(x, place)
