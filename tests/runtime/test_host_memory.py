@@ -53,7 +53,7 @@ from jiqa.runtime import host_memory
 def resident():
   return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-blocks = [bytes(100_000) for _ in range(3000)]
+blocks = [b"%07d" % i * 15_000 for i in range(3000)]  # 315 MB, all written to
 blocks = blocks[::100]  # what is left lies all over the heap
 before = resident()
 print(int(host_memory.give_back()), before - resident())
@@ -65,7 +65,7 @@ def test_gaps_are_given_back():
   agreed, less = map(int, done.stdout.split())
   if not agreed:
     pytest.skip("malloc is not glibc's")
-  assert less > 200e6
+  assert less > 150e6, less
 
 
 def test_nothing_happens_where_malloc_has_no_such_function(monkeypatch):
