@@ -61,7 +61,7 @@ def wait_for(workdir, step, processes):
 @pytest.mark.parametrize("method", ["reiqa", "lml", "liqe"])
 def test_two_processes_with_four_devices_equal_one_with_eight(method, data_dir, tmp_path):
   # Where a ReLU's input is nothing but rounding, the order of a sum decides whether it passes a gradient. With seed 0
-  # one of the 160,000 inputs of Re-IQA's first step is 3e-7, and the gradient's norm changes by 4e-4.
+  # one of about 170,000 inputs of Re-IQA's first step is 3e-7, and the gradient's norm changes by 4e-4.
   changes = {"steps": 3, "seed": 1, "evaluation__databases": () if method == "reiqa" else ("demo",)}
   if method == "liqe":
     changes |= {"validate_every": 2, "evaluation__checkpoint": "best"}

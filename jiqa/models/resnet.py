@@ -58,15 +58,8 @@ def mask_outside(x, part):
 def mask_border(x, part):
   """Zeroes what convolutions of 3x3, and the pooling, can read outside of each image: the lines around it.
 
-  The features are those of `mask_outside`. On CPUs, whose vector units an elementwise choice of pixels slows down, only
-  these lines are written, which makes a prediction 1.2 times as fast; elsewhere the choice costs nothing.
-
-  Args:
-    x: [b, h, w, c].
-    part: `Part`; None leaves x as it is.
-
-  Returns:
-    [b, h, w, c] of x's dtype.
+  Arguments and result as those of `mask_outside`, with which the features are the same. On CPUs only these lines are
+  written: a ResNet-18 predicts 1.27 times as fast. Accelerators, where that was not measured, mask all.
   """
   if part is None:
     return x
