@@ -83,7 +83,7 @@ def main(_):
     else:
       use_every_core(CONFIG.value.batch_size)
     if CONFIG.value.method == "regress":  # heads on frozen features: nothing to train
-      from jiqa.regress import regress
+      from jiqa.inference.regress import regress
 
       if DISTRIBUTED.value:
         raise UserError("method 'regress' trains nothing: run it as one process, without --distributed")

@@ -28,9 +28,9 @@ TRAININGS = {
   "Re-IQA, quality, published loss": ("configs/reiqa.py:quality,loss=queue", 46_875, "40 epochs of 750,000 images"),
   "Re-IQA, content": ("configs/reiqa.py:content", 1_000_800, "200 epochs of ImageNet-1k"),
   "LIQE, one split": ("configs/liqe.py:joint", 16_000, "80 x 200 steps"),
-  "LML-IQA, LIVE Challenge, one split": ("configs/lml.py:livec", 9 * 116, "9 epochs of 929 pictures"),
-  "LML-IQA, KonIQ-10k, one split": ("configs/lml.py:koniq", 9 * 167, "9 epochs of 8,058 pictures"),
-  "LML-IQA, LIVE-FB, one split": ("configs/lml.py:livefb", 9 * 663, "9 epochs of 31,848 pictures"),
+  "LML-IQA, LIVE Challenge, one split": ("configs/lml.py:livec", 9 * 116, "9 epochs of 929 images"),
+  "LML-IQA, KonIQ-10k, one split": ("configs/lml.py:koniq", 9 * 167, "9 epochs of 8,058 images"),
+  "LML-IQA, LIVE-FB, one split": ("configs/lml.py:livefb", 9 * 663, "9 epochs of 31,848 images"),
 }
 
 
@@ -62,7 +62,7 @@ def main():
     if flags.only and flags.only not in name:
       continue
     config = measure.config_of(path)
-    for entry in config.data:  # made-up pictures have labels of the demo's kind
+    for entry in config.data:  # made-up images have labels of the demo's kind
       entry.name = "demo"
     operations, parameters, size = count(config)
     row = {

@@ -5,7 +5,7 @@
 The other side is tests/distortions/reference_bank.py, which does what the published Re-IQA code does with the same
 libraries. Both sides run in this process on one core and are timed in turns by the CPU time they use.
 
-  kinds    every kind at its five levels on a 512x384 photograph: pictures in, pictures out.
+  kinds    every kind at its five levels on a 512x384 photograph: images in, images out.
   item     one training item of Re-IQA: 11 versions of one photograph, half-size copies, two crops of 160 px from every
            version at both scales; all pixels of a 512x384 photograph on both sides.
   window   the same item from a 1024x768 photograph, where the bank distorts only the 606x606 window that the crops of
@@ -43,14 +43,14 @@ WINDOW = 606  # twice the largest window of a crop pair
 def load_photos(folder, width, height):
   """Two photographs scaled and cropped to size, 8-bit RGB."""
   if folder:
-    pictures = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))[:2]]
+    images = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))[:2]]
   else:
-    pictures = [Image.fromarray(pixels) for pixels in (skimage.data.coffee(), skimage.data.astronaut())]
+    images = [Image.fromarray(pixels) for pixels in (skimage.data.coffee(), skimage.data.astronaut())]
   fitted = []
-  for picture in pictures:
-    scale = max(width / picture.width, height / picture.height)
-    picture = picture.resize((max(width, round(picture.width * scale)), max(height, round(picture.height * scale))))
-    fitted.append(np.asarray(picture)[:height, :width])
+  for image in images:
+    scale = max(width / image.width, height / image.height)
+    image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))))
+    fitted.append(np.asarray(image)[:height, :width])
   return fitted
 
 
@@ -84,7 +84,7 @@ def compare_kind(kind, photo, repeats):
 
 def compare_kinds(photos, repeats):
   """Prints a line for every kind, then the totals."""
-  print(f"{'kind':24s}{'reference':>12s}{'jiqa':>10s}{'ratio':>8s}    (ms a picture, 512x384)")
+  print(f"{'kind':24s}{'reference':>12s}{'jiqa':>10s}{'ratio':>8s}    (ms an image, 512x384)")
   rows = []
   for kind, name in enumerate(bank.names()):
     times = [compare_kind(kind, photo, repeats) for photo in photos]
@@ -120,11 +120,11 @@ def reference_item(photo, kinds, levels, rng, matrices):
   half = np.einsum("ij,bjwc->biwc", matrices[0], versions, optimize=True)
   half = np.einsum("ij,bhjc->bhic", matrices[1], half, optimize=True)
   crops = []
-  for pictures in (versions, half):
-    top, left = (int(rng.integers(0, max(1, pictures.shape[i + 1] - SHIFT[i] - CROP + 1))) for i in (0, 1))
+  for images in (versions, half):
+    top, left = (int(rng.integers(0, max(1, images.shape[i + 1] - SHIFT[i] - CROP + 1))) for i in (0, 1))
     for dy, dx in ((0, 0), SHIFT):
-      top_left = min(top + dy, pictures.shape[1] - CROP), min(left + dx, pictures.shape[2] - CROP)
-      crops.append(pictures[:, top_left[0] : top_left[0] + CROP, top_left[1] : top_left[1] + CROP].copy())
+      top_left = min(top + dy, images.shape[1] - CROP), min(left + dx, images.shape[2] - CROP)
+      crops.append(images[:, top_left[0] : top_left[0] + CROP, top_left[1] : top_left[1] + CROP].copy())
   return np.stack(crops)
 
 
@@ -136,12 +136,12 @@ def our_item(image, kinds, levels, key, bands):
   planes, zero = jnp.swapaxes(versions, 2, 3), jnp.zeros(VERSIONS + 1, jnp.int32)
   half = resample.along_rows(bands[0], zero, resample.along_columns(bands[1], zero, planes))
   crops = []
-  for pictures, stream in ((planes, 0), (half, 1)):
-    room = jnp.asarray([max(1, pictures.shape[i] - SHIFT[j] - CROP + 1) for j, i in enumerate((1, 3))])
+  for images, stream in ((planes, 0), (half, 1)):
+    room = jnp.asarray([max(1, images.shape[i] - SHIFT[j] - CROP + 1) for j, i in enumerate((1, 3))])
     top, left = jax.random.randint(jax.random.fold_in(key, stream), (2,), 0, room)
     for dy, dx in ((0, 0), SHIFT):
       start = (0, top + dy, 0, left + dx)  # dynamic_slice keeps the window inside, as min() does above
-      crops.append(jax.lax.dynamic_slice(pictures, start, (VERSIONS + 1, CROP, 3, CROP)))
+      crops.append(jax.lax.dynamic_slice(images, start, (VERSIONS + 1, CROP, 3, CROP)))
   return jnp.swapaxes(jnp.stack(crops), 3, 4)
 
 

@@ -11,8 +11,8 @@ import time
 
 from benchmarks import measure
 from jiqa import train as loop
-from jiqa.runtime.feed import Feed
-from jiqa.runtime.meter import Meter
+from jiqa.runtime.prefetch import Prefetch
+from jiqa.runtime.throughput import Throughput
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
   for threads in map(int, flags.threads.split(",")):
     config.unlock()
     config.threads = threads
-    with Feed(loop.batches_from(config, sources, weights, step.method, 0), step.mesh) as feed:
+    with Prefetch(loop.batches_from(config, sources, weights, step.method, 0), step.mesh) as feed:
       batch = next(feed)
       start = time.perf_counter()
       for _ in range(flags.batches):
@@ -45,7 +45,7 @@ def main():
         step.batch = batch
         step()
         next(feed)
-        meter = Meter(config.batch_size, step.operations, step.mesh, feed)
+        meter = Throughput(config.batch_size, step.operations, step.mesh, feed)
         for _ in range(flags.steps):
           step.batch = next(feed)
           step()

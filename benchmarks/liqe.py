@@ -4,7 +4,7 @@ text    the prompts of a training step, forward and backward: 495 texts of 77 to
         ours; on a CPU the published side goes in five parts of 99 texts, so that it fits into memory.
 step    a whole training step, 48 images with 3 crops; for an accelerator.
 score   one 512x384 photograph, 15 crops, cached texts: PyTorch in eager mode (needs torch) and ours, same weights.
-memory  the largest memory of a process that scores a picture of 1024x768, and of 6000x8000.
+memory  the largest memory of a process that scores an image of 1024x768, and of 6000x8000.
 
 Both sides run in one process on the same seeded weights at full size, taking turns. Medians of wall time and of CPU
 time are shown; on a shared machine the CPU time is the fairer one.
@@ -25,7 +25,7 @@ from PIL import Image
 
 from configs import liqe as config_file
 from jiqa.data.decode import decode_rgb
-from jiqa.methods.liqe import LIQE
+from jiqa.methods.liqe.liqe import LIQE
 from jiqa.models.clip import MEAN, STD, unit
 from jiqa.runtime import optimizer
 from jiqa.runtime.sharding import make_mesh, put_batch, replicated
@@ -165,7 +165,7 @@ def score(dtype, repeats, photo):
   found = {}
 
   def ours():
-    found["ours"] = jax.device_get(predict(state, {"crops": method.views(image)["crops"][None]}))
+    found["ours"] = jax.device_get(predict(state, {"crops": method.preprocess_eval(image)["crops"][None]}))
 
   with torch.inference_mode():
     texts = torch.cat([model.encode_text(torch.from_numpy(rows)) for rows in np.split(method.tokens, 5)])
@@ -186,13 +186,13 @@ def score(dtype, repeats, photo):
 
 
 def waves(height, width):
-  """A picture that anyone can make again."""
+  """An image that anyone can make again."""
   y, x = np.mgrid[:height, :width].astype(np.float32)
   return np.stack([np.uint8(127 + 120 * np.sin(x / a) * np.cos(y / b)) for a, b in ((9, 14), (31, 5), (4, 60))], -1)
 
 
 def memory():
-  """Scores a picture of each size in a process of its own."""
+  """Scores an image of each size in a process of its own."""
   most = {}
   with tempfile.TemporaryDirectory() as folder:
     for height, width in ((768, 1024), (6000, 8000)):
@@ -210,7 +210,7 @@ def one(photo):
   method = LIQE(config_of("float32"), 1)
   _, state = started(method)
   state = jax.jit(method.prepare)(state)
-  views = method.views(decode_rgb(pathlib.Path(photo).read_bytes()))
+  views = method.preprocess_eval(decode_rgb(pathlib.Path(photo).read_bytes()))
   score = jax.jit(method.predict)(state, {"crops": views["crops"][None]})["score"]
   print(float(score[0]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -220,7 +220,7 @@ def main():
   parser.add_argument("part", choices=("text", "step", "score", "memory", "one"))
   parser.add_argument("--dtype", default="bfloat16" if jax.default_backend() != "cpu" else "float32")
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--photo", default="", help="score: a picture instead of waves")
+  parser.add_argument("--photo", default="", help="score: an image instead of waves")
   flags = parser.parse_args()
   if flags.part in ("text", "step"):
     {"text": text, "step": step}[flags.part](flags.dtype, flags.repeats)

@@ -1,10 +1,10 @@
-"""LML-IQA's ViT-S/16 against the same network and step in PyTorch, same weights and pictures, in one run.
+"""LML-IQA's ViT-S/16 against the same network and step in PyTorch, same weights and images, in one run.
 
-  python -m benchmarks.lml [--pictures=1] [--crops=4] [--repeats=5] [--threads=0]
+  python -m benchmarks.lml [--images=1] [--crops=4] [--repeats=5] [--threads=0]
 
   scoring     scores of 10 crops.
   regression  a training step without contrast: forward, gradient, clipping, AdamW.
-  full        the whole step: also the teacher on crops and pictures, saliency, contrast, moving average.
+  full        the whole step: also the teacher on crops and images, saliency, contrast, moving average.
 
 The other side is tests/fixtures/deiqt_in_torch.py (eager, with PyTorch's own attention); without torch it is skipped.
 Both sides get the same weights; their losses are compared before anything is timed. They take turns; medians of wall
@@ -27,8 +27,8 @@ import numpy as np
 
 from configs.lml import get_config
 from jiqa import train
-from jiqa.methods.lml import MEAN, STD
-from jiqa.models.saliency import box_means
+from jiqa.methods.lml._saliency import box_means
+from jiqa.methods.lml.lml import MEAN, STD
 from jiqa.runtime import host_memory
 from jiqa.runtime.sharding import make_mesh, put_batch
 from jiqa.weights import deit
@@ -41,16 +41,16 @@ except ImportError:
   torch = None
 
 
-def some_batch(pictures, crops):
-  """Random pictures in the layout of `LML.cut`."""
+def some_batch(images, crops):
+  """Random images in the layout of `LML.cut`."""
   rng = np.random.default_rng(0)
-  corners = rng.uniform(0, 0.5, (pictures, crops, 2)).astype(np.float32)
+  corners = rng.uniform(0, 0.5, (images, crops, 2)).astype(np.float32)
   return {
-    "crops": rng.integers(0, 256, (pictures, crops, 224, 224, 3), dtype=np.uint8),
-    "whole": rng.integers(0, 256, (pictures, 224, 224, 3), dtype=np.uint8),
+    "crops": rng.integers(0, 256, (images, crops, 224, 224, 3), dtype=np.uint8),
+    "whole": rng.integers(0, 256, (images, 224, 224, 3), dtype=np.uint8),
     "boxes": np.concatenate([corners, corners + np.float32(0.4)], -1),
-    "target": rng.uniform(0, 100, pictures).astype(np.float32),
-    "image_id": np.arange(2 * pictures, dtype=np.int32).reshape(pictures, 2),
+    "target": rng.uniform(0, 100, images).astype(np.float32),
+    "image_id": np.arange(2 * images, dtype=np.int32).reshape(images, 2),
   }
 
 
@@ -77,7 +77,7 @@ class Ours:
     return float(metrics["loss"])
 
   def score(self, batch):
-    """The score of one picture from its crops, by the network alone."""
+    """The score of one image from its crops, by the network alone."""
     return np.asarray(self._predict(self.state.replace(extra={}), batch)["score"])
 
 
@@ -105,8 +105,8 @@ class Theirs:
     self.optimizer = torch.optim.AdamW(groups, lr=2e-7)
     self.updates = 0
 
-  def _pixels(self, pictures):
-    x = torch.as_tensor(pictures, device=self.device).float().div(255)
+  def _pixels(self, images):
+    x = torch.as_tensor(images, device=self.device).float().div(255)
     x = (x - torch.tensor(MEAN, device=self.device)) / torch.tensor(STD, device=self.device)
     return x.permute(0, 3, 1, 2).contiguous()
 
@@ -152,7 +152,7 @@ class Theirs:
     return (kept.logsumexp(-1) - logits[positive]).mean()
 
   def score(self, batch):
-    """The score of one picture from its crops."""
+    """The score of one image from its crops."""
     with torch.inference_mode(), self._autocast():
       return self.student(self._pixels(batch["crops"][0]))[0].float().mean().cpu().numpy()[None]
 
@@ -182,8 +182,8 @@ def compare(name, sides, repeats, on_cpu):
 def main():
   """Checks that the sides agree, then times them."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--pictures", type=int, default=1)
-  parser.add_argument("--crops", type=int, default=4, help="of a picture")
+  parser.add_argument("--images", type=int, default=1)
+  parser.add_argument("--crops", type=int, default=4, help="of an image")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--threads", type=int, default=0, help="of both sides; 0: as many as they like")
   options = parser.parse_args()
@@ -199,16 +199,16 @@ def main():
   print(
     f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__ if torch else 'not installed'}"
   )
-  print(f"{options.pictures} pictures of {options.crops} crops a step, {precision}; scoring: 10 crops")
+  print(f"{options.images} images of {options.crops} crops a step, {precision}; scoring: 10 crops")
   for name, contrast in (("regression", 0.0), ("full", 0.1)):
     config = get_config("livec")
-    config.update(batch_size=options.pictures, contrast=contrast, dtype="float32" if on_cpu else "bfloat16")
+    config.update(batch_size=options.images, contrast=contrast, dtype="float32" if on_cpu else "bfloat16")
     compare_steps(name, config, device, options)
 
 
 def compare_steps(name, config, device, options):
   """Builds both sides, checks that they agree, and times their steps; before the first ones also their scoring."""
-  batch, on_cpu = some_batch(options.pictures, options.crops), device == "cpu"
+  batch, on_cpu = some_batch(options.images, options.crops), device == "cpu"
   ours = Ours(config, make_mesh(jax.devices()[:1]))
   sides = {"jiqa": ours}
   if torch:

@@ -4,7 +4,7 @@
 
 --KEY=VALUE changes the config of all runs: --init_from=weights/deit3, --steps=400. One line a run is added to
 OUT/results.jsonl; runs that stand there are not repeated, and one that was interrupted goes on where it stopped. Runs
-of one seed share their split, the order of their pictures and their first weights: differences are within a seed.
+of one seed share their split, the order of their images and their first weights: differences are within a seed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: a step of any method on made-up pictures, clocks, JSON."""
+"""What the benchmarks of training share: a step of any method on made-up images, clocks, JSON."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ def config_of(text, changes=()):
 
 
 def example(method, config, rows):
-  """A batch cut from random pictures of 512x384, NumPy arrays; labels as the demo's,
+  """A batch cut from random images of 512x384, NumPy arrays; labels as the demo's,
   of the first set of the config."""
   rng, cut = np.random.default_rng(0), []
   images = rng.integers(0, 256, (8, 384, 512, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ def example(method, config, rows):
       "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "database": config.data[0].name, "entry": 0,
       "range": (0.0, 1.0), "mos": (i % 3) / 2, "mos_std": np.nan, "distortion": ("pristine", "gaussian blur")[i % 2],
     }  # fmt: skip
-    cut.append(method.cut(images[i % 8], record, np.random.default_rng(i)))
+    cut.append(method.preprocess_train(images[i % 8], record, np.random.default_rng(i)))
   return {name: np.stack([row[name] for row in cut]) for name in cut[0]}
 
 

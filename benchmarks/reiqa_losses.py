@@ -25,7 +25,7 @@ from configs import reiqa
 from jiqa.data.source import open_database
 from jiqa.data.splits import TEST
 from jiqa.evaluation import protocol
-from jiqa.predict import Predictor
+from jiqa.inference.predictor import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
 from jiqa.train import build, init_state, splits_of, train

@@ -13,9 +13,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 
-from benchmarks import measure
+from benchmarks import collectives, measure
 from benchmarks.train_step import DEFAULTS
-from jiqa.runtime import collectives
 
 
 def main():

@@ -24,7 +24,7 @@ import time
 import numpy as np
 from PIL import Image
 
-# Height and width as in KonIQ-10k, KADID-10k, CLIVE, LIVE, BIQ2021, and in small versions of camera pictures.
+# Height and width as in KonIQ-10k, KADID-10k, CLIVE, LIVE, BIQ2021, and in small versions of camera images.
 PUBLISHED = ((768, 1024), (384, 512), (500, 500), (512, 768), (512, 512), (480, 640), (640, 480), (400, 600))
 
 TORCH = """
@@ -75,10 +75,10 @@ json.dump(found, open(sys.argv[3], "w"))
 
 OURS = """
 import json, sys, time
-from jiqa.scoring import startup
+from jiqa.inference import startup
 startup.prepare()
 import jiqa
-from jiqa.scoring import command
+from jiqa.inference import command
 start, cpu = time.perf_counter(), time.process_time()
 metric = jiqa.load(sys.argv[1])
 command.score(metric, json.load(open(sys.argv[2])), out=sys.argv[3])

@@ -76,7 +76,7 @@ def contrastive(config, device):
 
 
 def regression(config, device):
-  """LML: scores of crops; the teacher sees the crops and the whole pictures without gradient."""
+  """LML: scores of crops; the teacher sees the crops and the whole images without gradient."""
   from deiqt_in_torch import Deiqt
 
   student, teacher = (Deiqt(config.crop, config.patch, config.width, config.depth, config.heads) for _ in range(2))

@@ -3,7 +3,7 @@
     python -m benchmarks.train_step --config=configs/reiqa.py:small [--set=batch_size=8 ...] [--repeats=5] [--json=FILE]
     python -m benchmarks.train_step --method=lml
 
-Both sides train the same networks on as many pictures of the same size (benchmarks/torch_steps.py); ours also distorts,
+Both sides train the same networks on as many images of the same size (benchmarks/torch_steps.py); ours also distorts,
 crops and contrasts. They take turns in one process on the same device; medians. Model FLOPs are counted once, from our
 network, and are those of both. The ceiling is the speed of one large matrix product in the same dtype.
 """

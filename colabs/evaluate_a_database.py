@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Evaluate on a database, or on ratings of your own
 #
-# A ridge head is fitted to frozen features and judged on pictures that it has not seen: pictures of one content are
+# A ridge head is fitted to frozen features and judged on images that it has not seen: images of one content are
 # never on both sides, the strength of the ridge is chosen on a validation part, and the test part is looked at once
 # for every split.
 
@@ -24,12 +24,12 @@ else:
   subprocess.run(command, check=True)
 
 # %% [markdown]
-# Your own ratings: a folder of pictures and a CSV file with the columns `image_name` (from the folder on), `mos`
-# (higher is better) and, where several pictures show the same thing, `content`. As it stands, a part of the demo set is
-# taken. Its labels are SSIM to the pristine picture: a proxy that shows how the evaluation works, not a human score.
+# Your own ratings: a folder of images and a CSV file with the columns `image_name` (from the folder on), `mos`
+# (higher is better) and, where several images show the same thing, `content`. As it stands, a part of the demo set is
+# taken. Its labels are SSIM to the pristine image: a proxy that shows how the evaluation works, not a human score.
 
 # %%
-FOLDER = None  # of pictures
+FOLDER = None  # of images
 SCORES = None  # CSV file
 WEIGHTS = None  # a folder of weights or the workdir of a run; None: the weights that come with the package
 
@@ -56,14 +56,14 @@ def write_demo(folder):
 
 
 if FOLDER is None:
-  FOLDER, SCORES = work / "pictures", work / "ratings.csv"
+  FOLDER, SCORES = work / "images", work / "ratings.csv"
   pd.DataFrame(write_demo(FOLDER)).to_csv(SCORES, index=False)
 ratings = pd.read_csv(SCORES)
 ratings.describe().round(3)
 
 # %%
 import jiqa
-from jiqa.scoring.fit import fit
+from jiqa.inference.fit import fit
 
 metric = jiqa.load(weights=WEIGHTS)
 group = "content" if "content" in ratings else None
@@ -106,7 +106,7 @@ curve = logistic.fit(prediction[tested], mos[tested])
 Image(figures.scatter(prediction[tested], mos[tested], curve, title=f"{name}, test part of one split", unit="label"))
 
 # %% [markdown]
-# The head is a file: it scores pictures on the scale of the ratings that it was fitted to.
+# The head is a file: it scores images on the scale of the ratings that it was fitted to.
 
 # %%
 scorer = jiqa.load(weights=WEIGHTS, head=head)

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Score your own pictures
+# # Score your own images
 #
-# Scores say how good a picture looks, without a pristine one to compare with. The weights that come with the package
+# Scores say how good an image looks, without a pristine one to compare with. The weights that come with the package
 # are small; their card, printed below, says what they were trained on and how far they can be trusted.
 
 # %%
@@ -27,7 +27,7 @@ else:
 # and one of them also blurred, noisy and strongly compressed.
 
 # %%
-PICTURES = []  # such as ["holiday/", "photo.jpg", "https://example.org/a.png"]
+IMAGES = []  # such as ["holiday/", "photo.jpg", "https://example.org/a.png"]
 WEIGHTS = None  # a folder of weights or the workdir of a run; None: the weights that come with the package
 
 # %%
@@ -38,11 +38,11 @@ import numpy as np
 import skimage
 from PIL import Image, ImageFilter
 
-from jiqa.scoring.locations import expand
+from jiqa.inference.locations import expand
 
 
 def examples():
-  """Name -> path or picture."""
+  """Name -> path or image."""
   folder = pathlib.Path(skimage.__file__).parent / "data"
   found = {name: folder / name for name in ("astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")}
   coffee = Image.open(found["coffee.png"]).convert("RGB")
@@ -56,7 +56,7 @@ def examples():
   }
 
 
-pictures = {path: path for path in expand(PICTURES)} if PICTURES else examples()
+images = {path: path for path in expand(IMAGES)} if IMAGES else examples()
 
 # %%
 import jiqa
@@ -68,8 +68,8 @@ network = metric.card["weights"][0]
 # %%
 import pandas as pd
 
-result = metric(list(pictures.values()))
-table = pd.DataFrame({"picture": list(pictures), "score": result.score.round(3)})
+result = metric(list(images.values()))
+table = pd.DataFrame({"image": list(images), "score": result.score.round(3)})
 table = table.sort_values("score", ascending=False, ignore_index=True)
 table
 
@@ -82,20 +82,20 @@ figure, axes = plt.subplots(2, 4, figsize=(7, 3.6), layout="constrained")
 for axis in axes.flat:
   axis.axis("off")
 for axis, (_, row) in zip(axes.flat, shown.iterrows(), strict=False):
-  picture = pictures[row.picture]
-  picture = picture if isinstance(picture, Image.Image) else Image.open(picture)
-  picture = picture.convert("RGB")
-  picture.thumbnail((160, 160))
-  axis.imshow(picture)
+  image = images[row.image]
+  image = image if isinstance(image, Image.Image) else Image.open(image)
+  image = image.convert("RGB")
+  image.thumbnail((160, 160))
+  axis.imshow(image)
   axis.set_title(f"{row.score:.3g}", fontsize=9)
 figure.savefig(preview := io.BytesIO(), format="jpeg", dpi=70)
 plt.close(figure)
 display.Image(preview.getvalue())
 
 # %% [markdown]
-# Read the order with the card in mind: the small weights that come with the package rank the pictures of their own
+# Read the order with the card in mind: the small weights that come with the package rank the images of their own
 # database with an SRCC of about 0.62. Compressed, noisy and blurred coffee score below the original, as they
-# should, although over many pictures the same weights say next to nothing of such distortions.
+# should, although over many images the same weights say next to nothing of such distortions.
 
 # %%
 import tempfile

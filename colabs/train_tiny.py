@@ -5,7 +5,7 @@
 # scikit-learn bundle, a ridge head is fitted to its frozen features, and both are judged on photographs that the head
 # has not seen, beside the same network untrained.
 #
-# The labels of this set are SSIM to the pristine picture, a proxy and no human score. Thirty steps of a very
+# The labels of this set are SSIM to the pristine image, a proxy and no human score. Thirty steps of a very
 # small network teach it little: the numbers show that everything works, not how good the method is.
 
 # %%
@@ -71,8 +71,8 @@ axes.set_ylabel("contrastive loss")
 plt.show()
 
 # %% [markdown]
-# Evaluation: features of all pictures, a ridge head for every split whose strength is chosen on the validation part,
-# one look at the test part. Pictures of one photograph are never on both sides.
+# Evaluation: features of all images, a ridge head for every split whose strength is chosen on the validation part,
+# one look at the test part. Images of one photograph are never on both sides.
 
 # %%
 from jiqa.evaluate import evaluate

@@ -6,7 +6,7 @@ demo: photographs that ship with scikit-image and scikit-learn, a narrow network
 
     python launch.py --config=configs/liqe.py:demo --workdir=runs/liqe_demo
 
-  The labels are SSIM to the pristine picture, a proxy and no human score; scenes are what the photographs show.
+  The labels are SSIM to the pristine image, a proxy and no human score; scenes are what the photographs show.
 
 small: the BIQ2021 subset, a narrow network from scratch, quality alone; the official test images are predicted.
 
@@ -98,10 +98,10 @@ def _joint():
   c.freeze_text = False
   c.dtype = "bfloat16"  # of the matrix products
 
-  # Pictures.
-  c.resize = 768  # shorter side of larger pictures
+  # Images.
+  c.resize = 768  # shorter side of larger images
   c.crop = 224
-  c.train_crops = 3  # of every picture in a step
+  c.train_crops = 3  # of every image in a step
   c.test_crops = 15
   c.crops = "official"  # grid of 32 or 48 pixels; 'uniform': from edge to edge; 'pyiqa': grid of 32, no resizing
 

@@ -1,4 +1,4 @@
-"""LML-IQA: quality regression on crops, with contrast between the crops of a picture (docs/lml.md).
+"""LML-IQA: quality regression on crops, with contrast between the crops of an image (docs/lml.md).
 
 Variants, each with its command, what to expect and how long it takes:
 
@@ -6,7 +6,7 @@ demo: photographs that ship with scikit-image and scikit-learn; needs nothing el
 
     python launch.py --config=configs/lml.py:demo --workdir=runs/lml_demo
 
-  One busy CPU core: 6 minutes. The labels are SSIM to the pristine picture, a proxy and no human score. Recorded: SRCC
+  One busy CPU core: 6 minutes. The labels are SSIM to the pristine image, a proxy and no human score. Recorded: SRCC
   0.40 (PLCC 0.50), untrained -0.02 (0.07), on one split with three photographs in its test part.
 
 small: the BIQ2021 subset, from scratch, a narrow network; the official test images are predicted.
@@ -38,8 +38,8 @@ for every entry of ABLATIONS and every seed and goes on where it stopped.
 
 from ml_collections import ConfigDict
 
-# Variant -> (database, size (height, width) to which every picture is scaled first, pictures a step). DEIQT scales
-# KonIQ-10k and SPAQ; its sets of fewer than 3,500 training pictures get small batches.
+# Variant -> (database, size (height, width) to which every image is scaled first, images a step). DEIQT scales
+# KonIQ-10k and SPAQ; its sets of fewer than 3,500 training images get small batches.
 DATABASES = {
   "livec": ("clive", (), 8),
   "koniq": ("koniq10k", (384, 512), 48),
@@ -109,26 +109,26 @@ def _published():
   c.layer_scale = 1e-4  # initial; converted weights bring their own
   c.dtype = "bfloat16"  # of the matrix products
 
-  # Pictures.
-  c.crops = 10  # of every picture in a step
+  # Images.
+  c.crops = 10  # of every image in a step
   c.test_crops = 10
-  c.resize = ()  # (height, width) to scale pictures to before cropping; () keeps their size
+  c.resize = ()  # (height, width) to scale images to before cropping; () keeps their size
   c.targets = (0.0, 100.0)  # what the database's range is mapped to; () trains on its own scale
 
   # Contrast.
   c.contrast = 0.1  # weight beside the regression; 0 leaves it out
-  c.w_intra = 1.0  # negatives within the picture
-  c.w_inter = 1.0  # negatives from other pictures
+  c.w_intra = 1.0  # negatives within the image
+  c.w_inter = 1.0  # negatives from other images
   c.temperature = 0.2
   c.anchors = "all"  # or 'salient'
   c.saliency = "teacher"  # or 'random'
   c.attention_percentile = 99.0  # attention above it is cut off; 100 keeps all
   c.teacher = "average"  # or 'frozen'
   c.teacher_momentum = 0.99
-  c.consistency = 0.0  # weight of agreeing with the teacher's mean score of a picture's crops
+  c.consistency = 0.0  # weight of agreeing with the teacher's mean score of an image's crops
 
   # Length and optimiser. LiveC: 116 steps of 80 crops an epoch.
-  c.batch_size = 8  # pictures
+  c.batch_size = 8  # images
   c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
   c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
   c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher

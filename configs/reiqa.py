@@ -6,7 +6,7 @@ demo: photographs that ship with scikit-image and scikit-learn; needs nothing el
 
     python launch.py --config=configs/reiqa.py:demo --workdir=runs/reiqa_demo
 
-  2 CPU cores: 5 minutes with the installation. The labels are SSIM to the pristine picture, a proxy and no human score.
+  2 CPU cores: 5 minutes with the installation. The labels are SSIM to the pristine image, a proxy and no human score.
   Recorded: SRCC 0.481 (untrained 0.361), see docs/results.md.
 
 small: the BIQ2021 subset's training images and a folder of further crops, without labels; human scores of the official
@@ -17,7 +17,7 @@ test images are predicted.
     python launch.py --config=configs/reiqa.py:small --workdir=runs/reiqa_small
 
   Two CPU cores: 35 minutes, SRCC 0.620 (untrained 0.527), see docs/results.md. small_content is the content expert on
-  the same pictures; both together:
+  the same images; both together:
 
     python launch.py --config=configs/reiqa.py:small_content --workdir=runs/reiqa_small_content
     python launch.py --config=configs/reiqa.py:regress --workdir=runs/reiqa_small_head \
@@ -35,7 +35,7 @@ a step. Needs KADIS-700k's pristine images. `quality,loss=queue` has the publish
   AVA, COCO, VOC and CERTH, which the authors add, are folders: `jiqa prepare image_folder/ava --manual_dir=AVA` and one
   more entry in `data` each.
 
-content: the content expert, MoCo-v2 on ImageNet for 200 epochs, from ILSVRC2012's tar archives or a folder of pictures.
+content: the content expert, MoCo-v2 on ImageNet for 200 epochs, from ILSVRC2012's tar archives or a folder of images.
 
     jiqa prepare imagenet2012 --manual_dir=ILSVRC2012
     python launch.py --config=configs/reiqa.py:content --workdir=runs/reiqa_content
@@ -190,7 +190,7 @@ def _content(c):
   c.data = [_images("imagenet2012")]
   for key in ("scales", "every_scale", "versions", "kinds", "swap", "compat"):
     del c[key]
-  c.window = 512  # larger pictures are reduced to fit before they travel to the accelerator
+  c.window = 512  # larger images are reduced to fit before they travel to the accelerator
   c.crop = 224
   c.loss = "queue"  # or 'in_batch'
   c.batch_size = 256

@@ -25,7 +25,7 @@ class Builder(base.Builder):
     "or DatabaseGrades.xlsx, beside or in that folder."
   )
   LICENCE = "Not stated; used in research."
-  CITATION = "Ciancio et al. No-reference blur assessment of digital pictures. IEEE TIP 20(1), 2011."
+  CITATION = "Ciancio et al. No-reference blur assessment of digital images. IEEE TIP 20(1), 2011."
   SCORE = "mean opinion score, 0..5, higher is better"
   RAW_RANGE = (0.0, 5.0)
   STD_MAX = 3.6

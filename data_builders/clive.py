@@ -21,7 +21,7 @@ class Builder(base.Builder):
     "ChallengeDB_release/ with Images/ and Data/ (AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat)."
   )
   LICENCE = "University of Texas at Austin: free use with notice and citation."
-  CITATION = "Ghadiyaram, Bovik. Massive online crowdsourced study of picture quality. IEEE TIP 25(1), 2016."
+  CITATION = "Ghadiyaram, Bovik. Massive online crowdsourced study of image quality. IEEE TIP 25(1), 2016."
   SCORE = "mean opinion score, 0..100, higher is better"
   RAW_RANGE = (0.0, 100.0)
   STD_MAX = 40.0

@@ -31,7 +31,7 @@ class Builder(base.Builder):
   )
   LICENCE = "CC BY-NC-SA 4.0; the photographs' own terms (VOC, EMOTIC, AVA) apply."
   CITATION = (
-    "Ying et al. From patches to pictures (PaQ-2-PiQ): mapping the perceptual space of picture quality. CVPR, 2020."
+    "Ying et al. From patches to images (PaQ-2-PiQ): mapping the perceptual space of image quality. CVPR, 2020."
   )
   SCORE = "mean opinion score, 0..100, higher is better"
   RAW_RANGE = (0.0, 100.0)

@@ -72,7 +72,7 @@ def convert(
   elif file is None or out is None:
     raise UserError("expected three arguments: SOURCE FILE OUT; see jiqa convert --help")
   elif back:
-    from jiqa.scoring.weights import find
+    from jiqa.inference.loading import find
 
     def read(folder):
       found = find(folder)
@@ -86,24 +86,24 @@ def convert(
 
 @app.command()
 def features(
-  paths: Annotated[list[str], typer.Argument(help="pictures, folders, patterns, addresses")],
+  paths: Annotated[list[str], typer.Argument(help="images, folders, patterns, addresses")],
   weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
   model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
   out: str = typer.Option("features.npz", "--out", help="image_name, features and card"),
 ):
   """Writes an encoder's features: jiqa features photos --model=reiqa --weights=weights/quality --out=features.npz
 
-  Exit code 3 where a picture could not be read: it has no row.
+  Exit code 3 where an image could not be read: it has no row.
   """
-  from jiqa.scoring import startup
+  from jiqa.inference import startup
 
   startup.prepare()
-  from jiqa.features import write_features
-  from jiqa.score import load
-  from jiqa.scoring.command import UNREADABLE
+  from jiqa.inference.command import UNREADABLE
+  from jiqa.inference.features import write_features
+  from jiqa.inference.load import load
 
   written, refused = write_features(load(model, weights or None), paths, out)
-  print(f"{out}: features of {written} pictures")
+  print(f"{out}: features of {written} images")
   for message in refused:
     print(f"left out: {message}", file=sys.stderr)
   if refused:
@@ -112,22 +112,22 @@ def features(
 
 @app.command()
 def score(
-  paths: Annotated[list[str], typer.Argument(help="pictures, videos, folders, patterns, addresses, @LIST, - (stdin)")],
+  paths: Annotated[list[str], typer.Argument(help="images, videos, folders, patterns, addresses, @LIST, - (stdin)")],
   model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
   weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
   head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
   out: str = typer.Option(None, "--out", help=".csv, .json or .parquet; run again to go on after an interruption"),
-  shard: str = typer.Option(None, "--shard", help="i/n: this process takes every n-th picture"),
+  shard: str = typer.Option(None, "--shard", help="i/n: this process takes every n-th image"),
   fps: float = typer.Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
 ):
-  """Scores pictures: jiqa score photos --model=liqe --weights=weights/liqe --out=scores.csv
+  """Scores images: jiqa score photos --model=liqe --weights=weights/liqe --out=scores.csv
 
-  Exit code 3 where a picture could not be read: its row has an error and no score.
+  Exit code 3 where an image could not be read: its row has an error and no score.
   """
-  from jiqa.scoring import startup
+  from jiqa.inference import startup
 
   startup.prepare()
-  from jiqa.score import score_files
+  from jiqa.inference.load import score_files
 
   code = score_files(paths, model, weights or None, head, out=out, shard=shard, frames_per_second=fps)
   if code:
@@ -141,17 +141,17 @@ def fit(
   weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir; several are compared"),  # noqa: B008
   features: str = typer.Option(None, "--features", help="reiqa, liqe, lml or concat; default all of the weights"),
   mos: str = typer.Option("mos", "--mos", help="column of the ratings, higher is better"),
-  group: str = typer.Option(None, "--group", help="column that says what a picture shows"),
+  group: str = typer.Option(None, "--group", help="column that says what an image shows"),
   out: str = typer.Option("head.safetensors", "--out", help="head for jiqa score --head"),
   report: str = typer.Option("fit_report", "--report", help="folder for the evaluation report"),
 ):
   """Fits a head to your own ratings: jiqa fit --images=photos --scores=mos.csv --group=scene --out=head.safetensors"""
   import shlex
 
-  from jiqa.scoring import startup
+  from jiqa.inference import startup
 
   startup.prepare()
-  from jiqa.score import fit_head
+  from jiqa.inference.load import fit_head
 
   shell = shlex.join(["jiqa", *sys.argv[1:]])
   fit_head(
@@ -172,10 +172,10 @@ def export_weights(
   """Makes a run small enough to give away, with a head and its measures: jiqa export-weights RUN OUT --head=biq2021"""
   import json
 
-  from jiqa.scoring import startup
+  from jiqa.inference import startup
 
   startup.prepare()
-  from jiqa.scoring.package import package
+  from jiqa.inference.package import package
 
   written = package(run, out, database=head, dtype=dtype, data_dir=data_dir, recipe=recipe, licence=licence)
   print(json.dumps({key: value for key, value in written.items() if key != "config"}, indent=2))
@@ -189,8 +189,8 @@ def export(
   head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
 ):
   """Writes a metric as a program that runs without jiqa (StableHLO): jiqa export exported --weights=runs/reiqa_demo"""
-  from jiqa.export import export
-  from jiqa.score import load
+  from jiqa.inference.export import export
+  from jiqa.inference.load import load
 
   sheet = export(load(model, weights, head), out)
   for name, text in sheet["inputs"].items():
@@ -207,7 +207,7 @@ def card(
   """Says what a metric was trained on, how good it is and what its scores mean: jiqa card --weights=runs/reiqa_demo"""
   import json
 
-  from jiqa.score import load
+  from jiqa.inference.load import load
 
   print(json.dumps(load(model, weights or None, head).card, indent=2))
 
@@ -221,10 +221,10 @@ def serve(
   port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any free one"),
   max_megabytes: int = typer.Option(32, "--max_megabytes", min=1, help="of one file"),
   max_files: int = typer.Option(32, "--max_files", min=1, help="of one request"),
-  max_megapixels: int = typer.Option(50, "--max_megapixels", min=1, max=178, help="of one picture"),
-  queue: int = typer.Option(256, "--queue", min=1, help="pictures that may wait; beyond it the answer is 503"),
+  max_megapixels: int = typer.Option(50, "--max_megapixels", min=1, max=178, help="of one image"),
+  queue: int = typer.Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
 ):
-  """Scores pictures in the browser: jiqa serve --model=lml --weights=weights/lml --port=8000"""
+  """Scores images in the browser: jiqa serve --model=lml --weights=weights/lml --port=8000"""
   from jiqa.serve.command import serve as run
 
   sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
@@ -234,12 +234,12 @@ def serve(
 @app.command()
 def explain(
   model: Annotated[str, typer.Argument(help="lml: saliency, crops and their scores")],
-  image: Annotated[str, typer.Argument(help="a picture")],
+  image: Annotated[str, typer.Argument(help="an image")],
   weights: str = typer.Option(..., "--weights", help="folder of weights or workdir of a run"),
-  out: str = typer.Option("explained.png", "--out", help="picture to write"),
+  out: str = typer.Option("explained.png", "--out", help="image to write"),
 ):
   """Draws what a score is made of: jiqa explain lml photo.jpg --weights=runs/lml_demo --out=explained.png"""
-  from jiqa.explain import explain as draw
+  from jiqa.inference.explain import explain as draw
 
   print(draw(model, image, weights, out))
 

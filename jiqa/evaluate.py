@@ -20,13 +20,13 @@ from jiqa.data.splits import TEST
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import correlation, protocol, report, study
-from jiqa.predict import Predictor
+from jiqa.inference.predictor import Predictor
+from jiqa.inference.validation import BEST
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import is_main
-from jiqa.runtime.sharding import make_mesh, on_own_devices
+from jiqa.runtime.sharding import make_mesh, on_local_devices
 from jiqa.runtime.workdir import Workdir, check
 from jiqa.train import build, init_state, splits_of
-from jiqa.validate import BEST
 from jiqa.weights.store import checksum
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy", "pillow")
@@ -69,7 +69,7 @@ def evaluate_database(config, name, states, predictor, workdir):
     )
     results[label] = judge(config, name, table, splits, positions, outputs)
     records = table.iloc[positions].assign(database=name)
-    further = predictor.method.judge(outputs, records)
+    further = predictor.method.compute_metrics(outputs, records)
     summaries[label] = summarise(results[label], domains) | ({"further": further} if further else {})
   if not is_main():
     return {}
@@ -225,7 +225,7 @@ def _evaluate(config, folder, mesh):
   databases = {
     name: evaluate_database(config, name, states, predictor, workdir) for name in config.evaluation.databases
   }
-  at_hand, _ = on_own_devices(state, mesh)
+  at_hand, _ = on_local_devices(state, mesh)
   if not is_main():
     return None
   results = {

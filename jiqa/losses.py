@@ -86,9 +86,9 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
   are no negatives of each other.
 
   Args:
-    query: [b, k, d] float32, unit length: k crops of each of b pictures, from the network that learns.
+    query: [b, k, d] float32, unit length: k crops of each of b images, from the network that learns.
     keys: [b, k, d] float32, unit length: the same crops, from the teacher. No gradient flows into them.
-    salient: [b] int, the salient crop of each picture.
+    salient: [b] int, the salient crop of each image.
     image_id: [b] or [b, m] int; equal where rows show the same image.
     temperature: > 0; similarities are divided by it.
     w_intra: >= 0, weight of the negatives within an image; 0 leaves them out.

@@ -20,19 +20,19 @@ from jiqa.data.mixture import Subset, training_batches
 from jiqa.data.source import open_database
 from jiqa.data.splits import TEST, TRAIN, assign
 from jiqa.errors import UserError
+from jiqa.inference.validation import Validation
 from jiqa.methods import build_method
 from jiqa.runtime import flops, optimizer
 from jiqa.runtime.accumulate import accumulated
 from jiqa.runtime.checkpoint import Checkpoints
-from jiqa.runtime.distributed import StopNotice, meet, on_main
-from jiqa.runtime.feed import Feed
-from jiqa.runtime.logbook import Logbook
-from jiqa.runtime.meter import Meter
-from jiqa.runtime.sharding import SHARDINGS, layout, make_mesh, replicated
+from jiqa.runtime.distributed import StopNotice, barrier, on_main
+from jiqa.runtime.prefetch import Prefetch
+from jiqa.runtime.sharding import SHARDINGS, make_mesh, replicated, state_sharding
 from jiqa.runtime.state import BLOCK
+from jiqa.runtime.throughput import Throughput
 from jiqa.runtime.trace import Trace
 from jiqa.runtime.workdir import Workdir, claim
-from jiqa.validate import Validation
+from jiqa.runtime.writer import Writer
 from jiqa.weights.store import load_weights
 
 
@@ -95,7 +95,7 @@ def compile_step(step, state, batch):
   """(the compiled step, its model FLOPs on all devices)."""
   traced = step.trace(state, batch)
   program = traced.lower().compile()
-  meet()
+  barrier()
   return program, flops.count(traced.jaxpr)
 
 
@@ -157,7 +157,7 @@ def init_state(config, method, tx, mesh):
   weights = load_weights(config.init_from)[:2] if config.init_from else None
   state = method.init(jax.random.key(config.seed), mesh, weights)
   complete = lambda state: state.replace(opt_state=tx.init(state.params))  # noqa: E731
-  return jax.jit(complete, out_shardings=layout(jax.eval_shape(complete, state), mesh, config.sharding))(state)
+  return jax.jit(complete, out_shardings=state_sharding(jax.eval_shape(complete, state), mesh, config.sharding))(state)
 
 
 def build(config, mesh, images):
@@ -218,7 +218,7 @@ def batches_from(config, sources, weights, method, start):
   return training_batches(
     sources,
     weights,
-    method.cut,
+    method.preprocess_train,
     batch_size=config.batch_size,
     seed=config.seed,
     start=start,
@@ -230,7 +230,7 @@ def batches_from(config, sources, weights, method, start):
   )
 
 
-def record(log, meter, step, metrics, log_every, checkpoints):
+def record(log, throughput, step, metrics, log_every, checkpoints):
   """Fetches the metrics of a finished step, stops the run if they are not finite, and logs those that are due."""
   values = {name: float(value) for name, value in jax.device_get(metrics).items()}
   if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
@@ -240,10 +240,10 @@ def record(log, meter, step, metrics, log_every, checkpoints):
       f"{checkpoints.latest_step()} in {checkpoints.directory}. Lower config.optimizer.learning_rate or set "
       "config.optimizer.clip_norm, in a new --workdir."
     )
-  meter.step()
+  throughput.step()
   log.advance(step + 1)
   if (step + 1) % log_every == 0 or step == 0:
-    log.write(step, values | meter.read())
+    log.write(step, values | throughput.read())
 
 
 def train(config, workdir, devices=None, *, profile=False):
@@ -273,18 +273,18 @@ def train(config, workdir, devices=None, *, profile=False):
     del fresh  # else a resumed run would hold two states
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
     validation = Validation(config, method, mesh, splits_of, folder.remote) if config.validate_every else None
-    feed = stack.enter_context(Feed(batches_from(config, sources, weights, method, start), mesh))
-    log = stack.enter_context(Logbook(folder.local, start, steps))
+    prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), mesh))
+    log = stack.enter_context(Writer(folder.local, start, steps))
     stop = stack.enter_context(StopNotice())
     trace = stack.enter_context(Trace(folder.local / "profile" if profile else None, start))
-    program = meter = unread = None  # unread: metrics of the step before, read while the devices compute the next
+    program = throughput = unread = None  # unread: metrics of the step before, read while the devices compute the next
     for step in range(start, steps + 1):
       last = stop.received(step) or step == steps
       saves = last or (step % config.checkpoint_every == 0 and step > start)
       # Also at the first step of a resumed run: the one before may have ended between checkpoint and validation.
       validates = validation and step and (step == steps or step % config.validate_every == 0)
       if unread and (saves or validates):
-        record(log, meter, *unread, config.log_every, checkpoints)
+        record(log, throughput, *unread, config.log_every, checkpoints)
         unread = None
       if saves:
         on_main(lock.check)
@@ -294,15 +294,15 @@ def train(config, workdir, devices=None, *, profile=False):
         validation.judge(step, state, log)
       if last:
         return step == steps
-      batch = next(feed)
+      batch = next(prefetch)
       if program is None:
         program, operations = compile_step(run_step, state, batch)
-        meter = Meter(config.batch_size, operations, mesh, feed)
+        throughput = Throughput(config.batch_size, operations, mesh, prefetch)
       elif validates:
-        meter.skip()
+        throughput.skip()
       trace.before(step, state)
       with jax.transfer_guard("disallow"):  # nothing may wait for the host inside the step
         state, metrics = program(state, batch)
       if unread:
-        record(log, meter, *unread, config.log_every, checkpoints)
+        record(log, throughput, *unread, config.log_every, checkpoints)
       unread = (step, metrics)

@@ -1,4 +1,4 @@
-"""A method small enough to follow by hand: the score is a linear function of a picture's mean brightness."""
+"""A method small enough to follow by hand: the score is a linear function of an image's mean brightness."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,8 @@ import numpy as np
 from jiqa.methods.base import Method
 from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import new_state
+
+NAME = "tests.brightness_method:Brightness"
 
 
 class Brightness(Method):
@@ -19,7 +21,7 @@ class Brightness(Method):
     slope = weights[0]["slope"] if weights else jax.random.normal(key, ())
     return jax.device_put(new_state({"slope": jnp.float32(slope)}, {}), replicated(mesh))
 
-  def cut(self, image, record, rng):
+  def preprocess_train(self, image, record, rng):
     low, high = record["range"]
     return {"brightness": np.float32(image.mean() / 255), "target": np.float32((record["mos"] - low) / (high - low))}
 
@@ -27,7 +29,7 @@ class Brightness(Method):
     error = params["slope"] * batch["brightness"] - batch["target"]
     return (error**2).mean(), (state.stats, {}, {})
 
-  def views(self, image):
+  def preprocess_eval(self, image):
     return {"image": image}
 
   def prepare(self, state):
@@ -38,5 +40,5 @@ class Brightness(Method):
     brightness = batch["image"].astype(jnp.float32).sum((1, 2, 3)) / 255 / pixels
     return {"score": state.extra["doubled"] * brightness / 2, "brightness": brightness}
 
-  def judge(self, outputs, records):
+  def compute_metrics(self, outputs, records):
     return {"mean brightness": float(outputs["brightness"].mean()), "rows": float(len(records))}

@@ -43,25 +43,25 @@ def real_data():
 
 @pytest.fixture
 def brightness_run(tmp_path, monkeypatch):
-  """(config, workdir) of a run that takes a second: a method of one parameter on forty gray pictures."""
+  """(config, workdir) of a run that takes a second: a method of one parameter on forty gray images."""
   from ml_collections import ConfigDict
   from PIL import Image
 
   from data_builders.prepare import prepare
-  from jiqa import methods
+  from tests import brightness_method
 
-  monkeypatch.setitem(methods.METHODS, "brightness", "tests.brightness_method:Brightness")
-  pictures = tmp_path / "pictures"
-  pictures.mkdir()
+  images = tmp_path / "images"
+  images.mkdir()
   rows = ["image_name,mos"]
   for i in range(40):
-    Image.new("RGB", (16, 16), (6 * i,) * 3).save(pictures / f"{i}.png")
+    Image.new("RGB", (16, 16), (6 * i,) * 3).save(images / f"{i}.png")
     rows.append(f"{i}.png,{2.5 * i}")
-  (pictures / "scores.csv").write_text("\n".join(rows))
-  prepare("csv/gray", pictures, tmp_path / "data")
+  (images / "scores.csv").write_text("\n".join(rows))
+  prepare("csv/gray", images, tmp_path / "data")
   config = ConfigDict(
     {
-      "method": "brightness", "seed": 0, "split": -1, "threads": 1, "data_dir": str(tmp_path / "data"), "init_from": "",
+      "method": brightness_method.NAME, "seed": 0, "split": -1, "threads": 1,
+      "data_dir": str(tmp_path / "data"), "init_from": "",
       "data": [ConfigDict({"name": "csv/gray", "weight": 0.0, "count": 0, "protocol": "", "distortion": ""})],
       "batch_size": 8, "accumulate": 1, "remat": False, "sharding": "replicated", "epochs": 0, "steps": 15,
       "optimizer": {

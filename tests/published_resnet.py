@@ -28,11 +28,11 @@ def random_tensors(shapes):
 
 
 def photographs():
-  """Smooth pictures with some noise, [h, w, 3] uint8, of odd and even sides."""
+  """Smooth images with some noise, [h, w, 3] uint8, of odd and even sides."""
   rng = np.random.default_rng(SEED)
-  pictures = []
+  images = []
   for height, width in PHOTO_SIZES:
     coarse = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).resize((width, height), 3)
     noisy = np.asarray(coarse) + rng.normal(0, 6, (height, width, 3))
-    pictures.append(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
-  return pictures
+    images.append(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+  return images

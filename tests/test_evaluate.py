@@ -1,4 +1,4 @@
-"""The loop after training, on a set of one's own pictures: features, heads, files, what they say."""
+"""The loop after training, on a set of one's own images: features, heads, files, what they say."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from jiqa import train as loop
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
-from jiqa.predict import Predictor
+from jiqa.inference.predictor import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import check
@@ -28,7 +28,7 @@ SCENES, VERSIONS = 10, 6
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   """Ten scenes, each at six strengths of noise, of different sizes; the score falls with the noise."""
-  pictures, data_dir = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("data")
+  images, data_dir = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("data")
   rng = np.random.default_rng(0)
   rows = ["image_name,mos,reference_name"]
   for scene in range(SCENES):
@@ -37,10 +37,10 @@ def data_dir(tmp_path_factory):
     for version in range(VERSIONS):
       noisy = np.clip(np.asarray(coarse) + rng.normal(0, 1 + 8 * version, (*size[::-1], 3)), 0, 255)
       name = f"{scene}_{version}.png"
-      Image.fromarray(noisy.astype(np.uint8)).save(pictures / name)
+      Image.fromarray(noisy.astype(np.uint8)).save(images / name)
       rows.append(f"{name},{80 - 10 * version + scene / 10},scene{scene}")
-  (pictures / "scores.csv").write_text("\n".join(rows))
-  prepare("csv/noisy", pictures, data_dir)
+  (images / "scores.csv").write_text("\n".join(rows))
+  prepare("csv/noisy", images, data_dir)
   return data_dir
 
 
@@ -102,7 +102,7 @@ def test_saved_heads_give_the_reported_correlations(run, data_dir):
 
   alone = jax.jit(method.predict)
   for i in (0, 7, 20):  # of a batch and alone, padded and not: the same features
-    views = method.views(decode_rgb(database[i]["image"]))
+    views = method.preprocess_eval(decode_rgb(database[i]["image"]))
     batch = {name: view[None] for name, view in views.items()}
     batch |= {name + "_size": np.int32([view.shape[:2]]) for name, view in views.items()}
     expected = np.asarray(alone(state, batch)["features"])[0]

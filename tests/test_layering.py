@@ -11,46 +11,26 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # What each room may import of the project, by prefix. A room may always import itself and jiqa.errors.
 ALLOWED = {
-  "launch": ("jiqa.train", "jiqa.evaluate", "jiqa.runtime.distributed", "jiqa.runtime.host_memory", "jiqa.regress"),
+  "launch": ("jiqa.train", "jiqa.evaluate", "jiqa.inference", "jiqa.runtime"),
   "configs": (),
-  "data_builders": ("data_builders", "jiqa.data"),
-  "jiqa.errors": (),
-  "jiqa.losses": (),
-  "jiqa.models": (),
-  "jiqa.distortions": (),
-  "jiqa.data": ("data_builders",),
-  "jiqa.runtime": (),
-  "jiqa.evaluation": (),
-  "jiqa.weights": ("jiqa.models", "jiqa.runtime", "jiqa.data"),
-  "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.data", "jiqa.runtime", "jiqa.weights"),
-  "jiqa.predict": ("jiqa.methods", "jiqa.data", "jiqa.runtime"),
-  "jiqa.validate": ("jiqa.predict", "jiqa.data", "jiqa.runtime", "jiqa.evaluation"),
-  "jiqa.train": ("jiqa.methods", "jiqa.data", "jiqa.runtime", "jiqa.weights", "jiqa.validate"),
+  "data_builders": ("jiqa.data",),
+  "jiqa.cli": ("jiqa.serve", "jiqa.inference", "jiqa.evaluation", "jiqa.weights", "jiqa.data", "data_builders"),
+  "jiqa.train": ("jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
   "jiqa.evaluate": (
-    "jiqa.methods",
-    "jiqa.data",
-    "jiqa.runtime",
-    "jiqa.evaluation",
-    "jiqa.predict",
-    "jiqa.validate",
-    "jiqa.train",
-    "jiqa.weights",
+    "jiqa.train", "jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"
   ),
-  "jiqa.scoring": (
-    "configs",
-    "jiqa.methods",
-    "jiqa.data",
-    "jiqa.runtime",
-    "jiqa.evaluation",
-    "jiqa.weights",
-  ),
-  "jiqa.score": ("jiqa.scoring", "jiqa.methods", "jiqa.runtime"),
-  "jiqa.explain": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
-  "jiqa.serve": ("jiqa.score", "jiqa.scoring", "jiqa.data"),
-  "jiqa.export": ("jiqa.evaluation",),
-  "jiqa.features": ("jiqa.scoring", "jiqa.data", "jiqa.runtime"),
-  "jiqa.regress": ("jiqa.features", "jiqa.data", "jiqa.evaluation", "jiqa.evaluate", "jiqa.runtime"),
-}
+  "jiqa.serve": ("jiqa.inference", "jiqa.data"),
+  "jiqa.inference": ("configs", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"),
+  "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
+  "jiqa.weights": ("jiqa.models", "jiqa.methods", "jiqa.runtime"),
+  "jiqa.models": (),
+  "jiqa.losses": (),
+  "jiqa.distortions": (),
+  "jiqa.evaluation": (),
+  "jiqa.runtime": (),
+  "jiqa.data": ("data_builders",),
+  "jiqa.errors": (),
+}  # fmt: skip
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 NEVER = ("tensorflow", "torch")
 READS_TORCH_FILES = "jiqa.weights.rename"  # in the one function that needs it, and says so where torch is missing

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jiqa import losses
-from jiqa.runtime.sharding import make_mesh, over_batch, replicated
+from jiqa.runtime.sharding import batch_sharding, make_mesh, replicated
 
 
 def unit(rng, *shape):
@@ -35,7 +35,7 @@ def loop(query, keys, salient, image_id, temperature, w_intra, w_inter, anchors)
 
 @pytest.fixture(scope="module")
 def crops():
-  """8 pictures of 5 crops; pictures 2 and 6 are one image. Keys are like the queries, as a teacher's are."""
+  """8 images of 5 crops; images 2 and 6 are one image. Keys are like the queries, as a teacher's are."""
   rng = np.random.default_rng(0)
   query = unit(rng, 8, 5, 32)
   keys = query + 0.15 * rng.normal(size=query.shape)
@@ -77,8 +77,8 @@ def test_value_and_gradient_are_those_of_one_device_on_eight(crops, anchors):
   results = []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = make_mesh(devices)
-    arrays = [jax.device_put(np.float32(x) if x.ndim == 3 else x, over_batch(mesh)) for x in crops]
-    step = jax.jit(jax.value_and_grad(mean), out_shardings=(replicated(mesh), over_batch(mesh)))
+    arrays = [jax.device_put(np.float32(x) if x.ndim == 3 else x, batch_sharding(mesh)) for x in crops]
+    step = jax.jit(jax.value_and_grad(mean), out_shardings=(replicated(mesh), batch_sharding(mesh)))
     results.append(step(*arrays))
   (one, gradient), (eight, same_gradient) = results
   assert float(one) == pytest.approx(float(eight), abs=1e-6)
@@ -123,7 +123,7 @@ def test_empty_sets_give_finite_gradients(anchors, b, k, weights):
     assert not loss.any() and not gradient.any()
 
 
-def test_permuting_crops_or_pictures_changes_nothing_but_the_order(crops):
+def test_permuting_crops_or_images_changes_nothing_but_the_order(crops):
   query, keys, salient, image_id = (jnp.asarray(x) for x in crops)
   loss = losses.local_manifold(query, keys, salient, image_id)
   order = np.random.default_rng(2).permutation(5)

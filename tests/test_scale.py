@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import collectives
 from jiqa import methods
 from jiqa import train as loop
 from jiqa.errors import UserError
-from jiqa.runtime import collectives, sharding
+from jiqa.runtime import sharding
 from jiqa.runtime.accumulate import split
 from jiqa.runtime.lock import Lock
-from jiqa.runtime.sharding import make_mesh, put_batch, spread
+from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch
+from tests import brightness_method
 from tests.tiny_runs import config_of
 
 # Collectives of a step beside the sum of the gradients: (most all-reduces, their bytes), (most others, their bytes).
 # Re-IQA: sums for batch normalisation; the zeros that the stem's kernel is padded with; the keys for the queue. LML:
-# features and numbers of pictures, of which every device contrasts its own; the place of the salient crop. LIQE:
+# features and numbers of images, of which every device contrasts its own; the place of the salient crop. LIQE:
 # prompts' features and the gradient towards them, losses of pairs; of the token table's gradient only the rows in use.
 EXPECTED = {
   "reiqa": ((28, 3_608), (2, 5_184)),
@@ -29,14 +31,16 @@ EXPECTED = {
 
 
 def example(method, config, rows):
-  """A batch cut from random pictures, NumPy arrays."""
+  """A batch cut from random images, NumPy arrays."""
   rng, cut = np.random.default_rng(0), []
   for i in range(rows):
     record = {
       "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "database": "demo", "entry": 0, "range": (0.0, 1.0),
       "mos": (i % 3) / 2, "mos_std": np.nan, "distortion": ("pristine", "gaussian blur")[i % 2],
     }  # fmt: skip
-    cut.append(method.cut(rng.integers(0, 256, (90, 100, 3), dtype=np.uint8), record, np.random.default_rng(i)))
+    cut.append(
+      method.preprocess_train(rng.integers(0, 256, (90, 100, 3), dtype=np.uint8), record, np.random.default_rng(i))
+    )
   return {name: np.stack([row[name] for row in cut]) for name in cut[0]}
 
 
@@ -51,7 +55,7 @@ def compiled(config, devices=None):
   return loop.compile_step(step, state, batch)[0], state, batch
 
 
-# The default loss and scales, with lens blur, a Fourier transform on CPUs, for which XLA would gather all pictures.
+# The default loss and scales, with lens blur, a Fourier transform on CPUs, for which XLA would gather all images.
 IN_BATCH = {"loss": "in_batch", "every_scale": False, "batch_size": 32, "kinds": (1, 7, 13)}
 
 
@@ -75,7 +79,7 @@ def test_devices_share_gradients_and_little_else(name):
   assert 1 <= len(sums) <= most_sums and len(others) <= most_others
   assert 0 <= sum(map(collectives.size, sums)) - gradient <= sum_bytes * 1.05
   assert sum(map(collectives.size, others)) <= other_bytes * 1.05
-  # No pictures: nothing that has an axis of colours travels but gradients of kernels; no parameters.
+  # No images: nothing that has an axis of colours travels but gradients of kernels; no parameters.
   kernels = {x.shape for x in parameters if x.ndim > 1}
   travelling = {shape for arrays in sums for _, shape in arrays if len(shape) > 2 and 3 in shape}
   assert travelling <= kernels
@@ -137,17 +141,12 @@ def test_the_rule_of_fsdp():
     (255, 65): PartitionSpec(),
     (8,): PartitionSpec(),
   }.items():
-    assert spread(shape, mesh) == NamedSharding(mesh, expected), shape
+    assert fsdp_sharding(shape, mesh) == NamedSharding(mesh, expected), shape
   with pytest.raises(ValueError, match="expected replicated or fsdp"):
-    loop.layout(None, mesh, "zero")
+    loop.state_sharding(None, mesh, "zero")
 
 
-@pytest.fixture
-def brightness(monkeypatch):
-  monkeypatch.setitem(methods.METHODS, "brightness", "tests.brightness_method:Brightness")
-
-
-def test_micro_batches_keep_rows_on_their_devices_and_add_up(brightness):
+def test_micro_batches_keep_rows_on_their_devices_and_add_up():
   mesh = make_mesh()
   batch = put_batch({"x": np.arange(48.0, dtype=np.float32).reshape(48, 1)}, mesh)
   program = jax.jit(lambda batch: split(batch, 3, mesh)).lower(batch).compile()
@@ -160,7 +159,7 @@ def test_micro_batches_keep_rows_on_their_devices_and_add_up(brightness):
   for accumulate in (1, 3):
     config = config_of("lml", "", steps=4, batch_size=48, accumulate=accumulate)
     config.unlock()
-    config.method = "brightness"
+    config.method = brightness_method.NAME
     method, tx, schedule, _ = loop.build(config, mesh, 64)
     state = loop.init_state(config, method, tx, mesh)
     places = jax.tree.map(lambda x: x.sharding, state)
@@ -194,7 +193,7 @@ def test_what_devices_cannot_share_is_refused(changes, message):
     loop.build(config_of("lml", "", steps=4, **changes), make_mesh(), 64)
 
 
-def test_a_step_that_waits_for_the_host_is_refused(brightness, brightness_run, monkeypatch):
+def test_a_step_that_waits_for_the_host_is_refused(brightness_run, monkeypatch):
   config, workdir = brightness_run
 
   def leaking(step, state, batch):

@@ -44,13 +44,13 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-  """An unlabelled set of small pictures, prepared as a user would."""
-  pictures, data_dir = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("data")
+  """An unlabelled set of small images, prepared as a user would."""
+  images, data_dir = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("data")
   rng = np.random.default_rng(0)
   for i in range(12):
     coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-    coarse.resize((80 + i, 70), Image.Resampling.BICUBIC).save(pictures / f"{i}.png")
-  prepare("image_folder/tiny", pictures, data_dir)
+    coarse.resize((80 + i, 70), Image.Resampling.BICUBIC).save(images / f"{i}.png")
+  prepare("image_folder/tiny", images, data_dir)
   return data_dir
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 from configs import reiqa as config_file
-from jiqa.methods.moco import Network
+from jiqa.methods.reiqa._moco import Network
 from jiqa.weights.store import save_weights
 from tests.helpers import randomised
 

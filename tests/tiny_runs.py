@@ -1,4 +1,4 @@
-"""A run of every method that a test can afford: its demo, with a network and pictures of a few pixels."""
+"""A run of every method that a test can afford: its demo, with a network and images of a few pixels."""
 
 import importlib
 

@@ -14,7 +14,7 @@ from jiqa.errors import UserError
 
 # Twice PIL's own warning level, where PIL refuses too: 13,377 x 13,377 pixels, half a gigabyte of RGB.
 MAX_PIXELS = 178_956_970
-# A picture of 224 x 150,000 pixels: nothing that people look at is so thin.
+# An image of 224 x 150,000 pixels: nothing that people look at is so thin.
 MAX_ENLARGED = 2**25
 
 JPEG_END = b"\xff\xd9"
@@ -28,7 +28,7 @@ def decode_rgb(data, name="", formats=None):
   """Decodes an image file to 8-bit RGB.
 
   Palettes, CMYK, gray, bilevel and alpha go through PIL's `.convert("RGB")` (alpha is dropped, not blended); 16-bit
-  gray is scaled to 8 bits (PIL would clip it to white); of a file with several pictures (MPO, GIF) the first counts.
+  gray is scaled to 8 bits (PIL would clip it to white); of a file with several images (MPO, GIF) the first counts.
 
   Args:
     data: bytes of an image file in any format PIL reads.
@@ -56,7 +56,7 @@ def decode_rgb(data, name="", formats=None):
 def to_rgb(image, name):
   """The pixels of an open PIL image, see `decode_rgb`."""
   if image.mode == "F":
-    raise UserError(f"{name}: 32-bit float pixels have no declared range; convert the picture to 8 or 16 bits.")
+    raise UserError(f"{name}: 32-bit float pixels have no declared range; convert the image to 8 or 16 bits.")
   try:
     if image.mode.startswith("I"):
       return _sixteen_bits(image)
@@ -66,10 +66,10 @@ def to_rgb(image, name):
 
 
 def check_enlarged(size, enlarged):
-  """Refuses a thin picture that would become huge: a file of 300 bytes can hold 60,000 x 1 pixels.
+  """Refuses a thin image that would become huge: a file of 300 bytes can hold 60,000 x 1 pixels.
 
   Args:
-    size: (height, width) of the picture, pixels.
+    size: (height, width) of the image, pixels.
     enlarged: (height, width) once its shorter side has what a network needs.
 
   Raises:

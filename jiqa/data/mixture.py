@@ -11,7 +11,7 @@ from jiqa.data.decode import decode_rgb
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
-  """Record to a training example: decodes the picture, then cuts what the method asks for.
+  """Record to a training example: decodes the image, then cuts what the method asks for.
 
   Attributes:
     cut: function ([h, w, 3] uint8, record without the file's bytes, np.random.Generator) -> dict of arrays of static
@@ -23,7 +23,7 @@ class Decode:
   def __call__(self, record, rng):
     record = dict(record)
     image = decode_rgb(record.pop("image"), record["image_name"])
-    return self.cut(image, record, rng)
+    return self.preprocess_train(image, record, rng)
 
 
 @dataclasses.dataclass(frozen=True)

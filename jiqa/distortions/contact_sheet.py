@@ -1,4 +1,4 @@
-"""One picture of all distortions: a row for every kind, a column for every level.
+"""One canvas of all distortions: a row for every kind, a column for every level.
 
 python -m jiqa.distortions.contact_sheet --image=photo.png --out=sheet.png
 """
@@ -20,27 +20,27 @@ _LABEL_WIDTH = 150
 _GAP = 2
 
 
-def render(picture, side, bank="reiqa26", compat="fixed", seed=0):
+def render(canvas, side, bank="reiqa26", compat="fixed", seed=0):
   """Draws the sheet.
 
   Args:
-    picture: PIL picture of any size and mode.
-    side: length of a tile's side in pixels; tiles show the centre of the picture, at its own resolution where it is
+    canvas: PIL canvas of any size and mode.
+    side: length of a tile's side in pixels; tiles show the centre of the canvas, at its own resolution where it is
       large enough.
     bank: 'reiqa26' or 'kadid25'.
     compat: 'fixed' or 'official'.
     seed: of the random kinds.
 
   Returns:
-    PIL RGB picture: the undistorted tile, then kinds from top to bottom, levels from left to right.
+    PIL RGB canvas: the undistorted tile, then kinds from top to bottom, levels from left to right.
   """
   names = banks.names(bank)
-  picture = picture.convert("RGB")
-  if min(picture.size) < side:
-    scale = side / min(picture.size)
-    picture = picture.resize([max(side, round(length * scale)) for length in picture.size])
-  left, top = ((length - side) // 2 for length in picture.size)
-  tile = np.asarray(picture.crop((left, top, left + side, top + side)))
+  canvas = canvas.convert("RGB")
+  if min(canvas.size) < side:
+    scale = side / min(canvas.size)
+    canvas = canvas.resize([max(side, round(length * scale)) for length in canvas.size])
+  left, top = ((length - side) // 2 for length in canvas.size)
+  tile = np.asarray(canvas.crop((left, top, left + side, top + side)))
 
   sheet = Image.new("RGB", (_LABEL_WIDTH + banks.LEVELS * (side + _GAP), (len(names) + 1) * (side + _GAP)), "white")
   draw = ImageDraw.Draw(sheet)
@@ -63,18 +63,18 @@ def _distort_all(tile, count, bank, compat, seed):
 
 
 def main(
-  image: Annotated[pathlib.Path, typer.Option(help="picture to distort")],
+  image: Annotated[pathlib.Path, typer.Option(help="canvas to distort")],
   out: Annotated[pathlib.Path, typer.Option(help="where to write the sheet; the ending chooses the format")],
   side: Annotated[int, typer.Option(help="side of a tile in pixels")] = 160,
   bank: Annotated[str, typer.Option(help="reiqa26 or kadid25")] = "reiqa26",
   compat: Annotated[str, typer.Option(help="fixed or official")] = "fixed",
 ):
-  """Renders every kind of distortion at every level into one picture."""
+  """Renders every kind of distortion at every level into one canvas."""
   try:
-    with Image.open(image) as picture:
-      sheet = render(picture, side, bank, compat)
+    with Image.open(image) as canvas:
+      sheet = render(canvas, side, bank, compat)
   except OSError as error:
-    raise UserError(f"{image}: not a readable picture ({error})") from error
+    raise UserError(f"{image}: not a readable canvas ({error})") from error
   unfinished = out.with_name(f".{out.stem}.unfinished{out.suffix}")
   try:
     sheet.save(unfinished)

@@ -27,7 +27,7 @@ def run(
       its file.
     out: folder for `pairs.csv`; with `images` also `index.html`, `images/` and `sheets/`; with answers `answers.csv`
       (means and rejected subjects), `aggressiveness.csv`, `resistance.csv`, `ranking.csv` and a figure of each matrix.
-    images: folder that the image names start from; None writes no pictures.
+    images: folder that the image names start from; None writes no images.
     anchors: table of labelled images with the methods' columns and `mos`, for the common scale; None: quantiles.
     content: a column of the first table, or a file with `image_name` and `reference_name`: what an image shows.
     answers: CSV files that the page has saved: pair, subject, preference.
@@ -62,7 +62,7 @@ def run(
   out = pathlib.Path(out)
   outputs.write_csv(out / "pairs.csv", _pair_rows(pairs, names, methods))
   if images is not None:
-    _pictures(out, pathlib.Path(images), pairs, names, methods)
+    _images(out, pathlib.Path(images), pairs, names, methods)
   found = {"methods": methods, "pairs": pairs}
   if answers:
     preferences = _answered(answers, len(pairs.low), out)
@@ -112,7 +112,7 @@ def _pair_rows(pairs, names, methods):
   return [head, *rows]
 
 
-def _pictures(out, folder, pairs, names, methods):
+def _images(out, folder, pairs, names, methods):
   """Copies for the page, contact sheets, and the page itself."""
   for image in np.unique(np.concatenate([pairs.low, pairs.high])):
     if not (folder / names[image]).is_file():
@@ -204,8 +204,8 @@ def _outcome(out, pairs, preferences, methods):
       for method, values in zip(methods, matrix, strict=True)
     ]
     outputs.write_csv(out / f"{name}.csv", [[row, *methods], *cells])
-    picture = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)
-    outputs.write_bytes(out / f"{name}.png", picture)
+    image = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)
+    outputs.write_bytes(out / f"{name}.png", image)
   order = np.argsort(-ranks["resistance_rank"])
   lines = [["method", *ranks], *([methods[i], *(f"{rank[i]:.4f}" for rank in ranks.values())] for i in order)]
   outputs.write_csv(out / "ranking.csv", lines)

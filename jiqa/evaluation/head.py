@@ -43,7 +43,7 @@ class Head:
       features: [n, d] float.
 
     Returns:
-      [n] float64 on the scale of card['range']; a picture unlike any in the database may lie outside of it.
+      [n] float64 on the scale of card['range']; an image unlike any in the database may lie outside of it.
 
     Raises:
       UserError: the features are those of another encoder.

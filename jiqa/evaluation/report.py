@@ -76,10 +76,10 @@ def write(folder, found, *, title, command, unit="MOS", cross=None, warnings=(),
     if section["title"] == "Results":
       page.append(_figures(found, unit))
     if section["title"].startswith("Cross-database"):
-      picture = figures.heat_map(
+      image = figures.heat_map(
         cross["srcc"], cross["names"], cross["names"], title="SRCC", row_title="fitted", column_title="tested"
       )
-      page.append(f'<div class="figures">{_image(picture, "SRCC of every pair of databases", "wide")}</div>')
+      page.append(f'<div class="figures">{_image(image, "SRCC of every pair of databases", "wide")}</div>')
   page.append(f"<h2>How this was made</h2><pre>{html.escape(command)}</pre>")
   page.append(f'<p class="soft">{html.escape(", ".join(f"{k} {v}" for k, v in facts["versions"].items()))}</p>')
   template = string.Template(
@@ -218,24 +218,22 @@ def _figures(found, unit):
     shown = np.isfinite(method["prediction"]) & np.isfinite(mos)
     x, y = method["prediction"][shown], mos[shown]
     colours = None if labels is None else labels[shown]
-    picture = figures.scatter(x, y, method["curve"], title=name, labels=colours, unit=unit)
-    parts.append(_image(picture, f"{name}: every image, and the 4-parameter logistic."))
+    image = figures.scatter(x, y, method["curve"], title=name, labels=colours, unit=unit)
+    parts.append(_image(image, f"{name}: every image, and the 4-parameter logistic."))
     if np.isfinite(method["curve"].sse):
-      picture = figures.residuals(x, y, method["curve"], title=name, unit=unit)
-      parts.append(_image(picture, f"{name}: residuals; mean and spread in ten equal parts."))
+      image = figures.residuals(x, y, method["curve"], title=name, unit=unit)
+      parts.append(_image(image, f"{name}: residuals; mean and spread in ten equal parts."))
   for kind in found["labels"]:
-    picture = figures.bars(
-      {name: m["conditions"][kind] for name, m in found["methods"].items()}, title=f"SRCC by {kind}"
-    )
-    parts.append(_image(picture, f"SRCC inside every {kind}.", "wide"))
+    image = figures.bars({name: m["conditions"][kind] for name, m in found["methods"].items()}, title=f"SRCC by {kind}")
+    parts.append(_image(image, f"SRCC inside every {kind}.", "wide"))
   return f'<div class="figures">{"".join(parts)}</div>'
 
 
-def _image(picture, caption, kind=""):
-  data = base64.b64encode(picture).decode()
+def _image(image, caption, kind=""):
+  data = base64.b64encode(image).decode()
   caption = html.escape(caption)
-  picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-  return f'<figure class="{kind}">{picture}<figcaption>{caption}</figcaption></figure>'
+  image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+  return f'<figure class="{kind}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def _html(section):

@@ -1,29 +1,63 @@
-"""The methods by the name a config gives them; each is imported when it is asked for."""
+"""The methods, one folder a paper: `reiqa` is the class in `methods/reiqa/reiqa.py`.
 
+Methods are discovered from their files; those that begin with an underscore support them. A method of another package
+is named "package.module:Class".
+"""
+
+import functools
 import importlib
+import pathlib
 
-METHODS = {
-  "reiqa": "jiqa.methods.reiqa:ReIQA",
-  "reiqa_content": "jiqa.methods.reiqa_content:ReIQAContent",
-  "lml": "jiqa.methods.lml:LML",
-  "liqe": "jiqa.methods.liqe:LIQE",
-}
+from jiqa.methods.base import Method
 
 
-def build_method(config, shards):
+@functools.cache
+def names():
+  """The names that `config.method` may have, found without importing a method: dict from name to module."""
+  folder = pathlib.Path(__file__).parent
+  files = [path for path in sorted(folder.glob("*/*.py")) if not path.name.startswith("_")]
+  return {path.stem: f"{__name__}.{path.parent.name}.{path.stem}" for path in files}
+
+
+def method_class(name):
+  """The class of a method.
+
+  Args:
+    name: one of `names()`, or "package.module:Class".
+
+  Raises:
+    ValueError: there is no such method.
+  """
+  module, _, attribute = name.partition(":")
+  if not attribute and name not in names():
+    raise ValueError(f'config.method is {name!r}; expected one of {", ".join(names())}, or "package.module:Class"')
+  try:
+    module = importlib.import_module(module if attribute else names()[name])
+    found = getattr(module, attribute) if attribute else _defined_in(module)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(f"config.method is {name!r}, which cannot be imported ({error})") from error
+  if not (isinstance(found, type) and issubclass(found, Method)):
+    raise ValueError(f"config.method is {name!r}, which is no subclass of jiqa.methods.base.Method")
+  return found
+
+
+def _defined_in(module):
+  """The one method that a module defines."""
+  found = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
+  return next(x for x in found if issubclass(x, Method))
+
+
+def build_method(config, mesh):
   """The method that a config names.
 
   Args:
     config: ConfigDict with `method` and whatever that method reads.
-    shards: number of devices of the mesh.
+    mesh: jax.sharding.Mesh.
 
   Returns:
     see methods/base.py.
 
   Raises:
-    ValueError: if there is no such method, or it cannot run this config.
+    ValueError: there is no such method, or it cannot run this config.
   """
-  if config.method not in METHODS:
-    raise ValueError(f"config.method is {config.method!r}; expected one of {', '.join(METHODS)}")
-  module, _, name = METHODS[config.method].partition(":")
-  return getattr(importlib.import_module(module), name)(config, shards)
+  return method_class(config.method)(config, mesh)

@@ -33,12 +33,12 @@ class Method:
     """
     raise NotImplementedError
 
-  def cut(self, image, record, rng):
-    """What training needs of one picture, on the host.
+  def preprocess_train(self, image, record, rng):
+    """What training needs of one image, on the host.
 
     Args:
       image: [h, w, 3] uint8.
-      record: dict, the label columns of the picture (see data/source.py), `database` (its name), `entry` (its position
+      record: dict, the label columns of the image (see data/source.py), `database` (its name), `entry` (its position
         in config.data) and `range` (lowest and highest mos of the database's scale).
       rng: np.random.Generator of this record at this place of the stream.
 
@@ -71,19 +71,19 @@ class Method:
     del aux
     return state
 
-  def views(self, image):
-    """What prediction needs of one picture, on the host; a function of the picture alone.
+  def preprocess_eval(self, image):
+    """What prediction needs of one image, on the host; a function of the image alone.
 
     Args:
       image: [h, w, 3] uint8.
 
     Returns:
-      dict from view name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all pictures.
+      dict from view name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
     """
     raise NotImplementedError
 
   def prepare(self, state) -> State:
-    """Called once before predictions: what does not depend on a picture is computed here and kept in `extra`."""
+    """Called once before predictions: what does not depend on an image is computed here and kept in `extra`."""
     return state
 
   def predict(self, state, batch):
@@ -99,8 +99,8 @@ class Method:
     """
     raise NotImplementedError
 
-  def judge(self, outputs, records):
-    """Further measures of scored pictures, such as the accuracy of other predictions.
+  def compute_metrics(self, outputs, records):
+    """Further measures of scored images, such as the accuracy of other predictions.
 
     Args:
       outputs: dict of what `predict` gave, NumPy arrays [n, ...].

@@ -139,7 +139,7 @@ class VisionTransformer(nnx.Module):
   """The image tower. ViT-B/32: image 224, patch 32, width 768, depth 12, 12 heads, embedding 512.
 
   Args:
-    image: side of the pictures, pixels; a multiple of `patch`.
+    image: side of the images, pixels; a multiple of `patch`.
     patch: side of a patch, pixels.
     width, depth, heads: of the transformer.
     embedding: features of the common space.
@@ -147,7 +147,7 @@ class VisionTransformer(nnx.Module):
     rngs: nnx.Rngs with a 'params' stream.
 
   Raises:
-    ValueError: if patches do not tile the picture or heads do not share the features evenly.
+    ValueError: if patches do not tile the image or heads do not share the features evenly.
   """
 
   def __init__(self, image, patch, width, depth, heads, embedding, *, dtype=jnp.float32, rngs):
@@ -166,7 +166,7 @@ class VisionTransformer(nnx.Module):
     self.image, self.dtype = image, dtype
 
   def __call__(self, x):
-    """Encodes pictures.
+    """Encodes images.
 
     Args:
       x: [b, image, image, 3] float32, see `normalise`.
@@ -175,10 +175,10 @@ class VisionTransformer(nnx.Module):
       [b, embedding] float32, of any length.
 
     Raises:
-      ValueError: for pictures of another size.
+      ValueError: for images of another size.
     """
     if x.shape[1:] != (self.image, self.image, 3):
-      raise ValueError(f"pictures are {x.shape[1:]}; this tower takes ({self.image}, {self.image}, 3)")
+      raise ValueError(f"images are {x.shape[1:]}; this tower takes ({self.image}, {self.image}, 3)")
     patches = self.embed(x)
     first = jnp.broadcast_to(self.class_embedding[...], (x.shape[0], 1, patches.shape[-1]))
     x = self.ln_pre(jnp.concatenate([first, patches], 1) + self.positional_embedding[...])

@@ -76,10 +76,10 @@ def mask_border(x, part):
 
 
 def _zero_line(x, axis, place):
-  """Zeroes one row (axis 1) or column (axis 2) of every picture of [b, h, w, c]; a place [b] beyond it changes none."""
+  """Zeroes one row (axis 1) or column (axis 2) of every image of [b, h, w, c]; a place [b] beyond it changes none."""
   place = jnp.where(place < 0, x.shape[axis], place)
   line = (slice(None),) * (axis - 1)
-  return jax.vmap(lambda picture, at: picture.at[(*line, at)].set(0, mode="drop"))(x, place)
+  return jax.vmap(lambda image, at: image.at[(*line, at)].set(0, mode="drop"))(x, place)
 
 
 def halve(part):
@@ -125,7 +125,7 @@ class Conv(nnx.Module):
 
 
 def unfold(x, size, stride):
-  """What every output pixel of a convolution sees, zeros outside the picture.
+  """What every output pixel of a convolution sees, zeros outside the image.
 
   Args:
     x: [b, h, w, c].

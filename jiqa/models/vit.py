@@ -162,7 +162,7 @@ class ViT(nnx.Module):
   """DeiT III's encoder. ViT-S/16: image 224, patch 16, width 384, depth 12, 6 heads.
 
   Args:
-    image: side of the pictures, pixels; the position embedding fits no other.
+    image: side of the images, pixels; the position embedding fits no other.
     patch: side of a patch, pixels; divides `image`.
     width: features of a token; a multiple of `heads`.
     depth: number of blocks.
@@ -172,7 +172,7 @@ class ViT(nnx.Module):
     rngs: nnx.Rngs with a 'params' stream.
 
   Raises:
-    ValueError: if the patches do not tile the picture or the heads do not share the features evenly.
+    ValueError: if the patches do not tile the image or the heads do not share the features evenly.
   """
 
   def __init__(self, image, patch, width, depth, heads, *, layer_scale=1e-4, dtype=jnp.float32, rngs):
@@ -186,7 +186,7 @@ class ViT(nnx.Module):
     self.image = image
 
   def __call__(self, x):
-    """Encodes pictures.
+    """Encodes images.
 
     Args:
       x: [b, image, image, 3] float32, normalised as the weights expect.
@@ -196,10 +196,10 @@ class ViT(nnx.Module):
       the class token looks at in the last block, itself left out).
 
     Raises:
-      ValueError: for pictures of another size.
+      ValueError: for images of another size.
     """
     if x.shape[1:] != (self.image, self.image, 3):
-      raise ValueError(f"pictures are {x.shape[1:]}; this encoder takes ({self.image}, {self.image}, 3)")
+      raise ValueError(f"images are {x.shape[1:]}; this encoder takes ({self.image}, {self.image}, 3)")
     x = self.patch_embed(x) + self.pos_embed[...]
     x = jnp.concatenate([jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2])), x], 1)
     for block in self.blocks:

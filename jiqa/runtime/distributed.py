@@ -53,7 +53,7 @@ def is_main():
   return jax.process_index() == 0
 
 
-def meet():
+def barrier():
   """Returns when all processes have come here.
 
   Devices that exchange something for the first time give up on each other after half a minute; so processes meet
@@ -87,7 +87,7 @@ def from_main(number):
   """A number as the main process knows it, on all processes."""
   if jax.process_count() == 1:
     return number
-  meet()
+  barrier()
   as_bytes = np.array([number]).view(np.uint8)  # jax would round it to float32
   return float(np.asarray(multihost_utils.broadcast_one_to_all(as_bytes)).view(float)[0])
 
@@ -96,13 +96,13 @@ def _from_main(text):
   if jax.process_count() == 1:
     return text
   room = np.zeros(_LONGEST_MESSAGE, np.uint8)
-  meet()
+  barrier()
   told = np.frombuffer(text.encode()[:_LONGEST_MESSAGE], np.uint8)
   room[: len(told)] = told
   return bytes(np.asarray(multihost_utils.broadcast_one_to_all(room))).rstrip(b"\0").decode(errors="ignore")
 
 
-def gather_rows(outputs, wanted):
+def all_gather_rows(outputs, wanted):
   """Puts rows that the processes have computed, each its share, together again.
 
   Args:
@@ -115,7 +115,7 @@ def gather_rows(outputs, wanted):
   """
   if jax.process_count() == 1:
     return {name: rows[:wanted] for name, rows in outputs.items()}
-  meet()
+  barrier()
   gathered = multihost_utils.process_allgather(outputs)  # [processes, rows, ...]
   return {name: np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:wanted] for name, x in gathered.items()}
 

@@ -33,7 +33,7 @@ def keep_freed():
 def give_back():
   """Gives what is freed back to the kernel; does nothing where malloc is not glibc's.
 
-  Pictures and batches of many sizes leave gaps in the heap: without this the memory of a process that scores 1,000
+  Images and batches of many sizes leave gaps in the heap: without this the memory of a process that scores 1,000
   photographs grew by 40 %. It takes about 25 ms.
 
   Returns:

@@ -20,7 +20,7 @@ def make_mesh(devices=None):
   return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
-def over_batch(mesh):
+def batch_sharding(mesh):
   """Sharding of an array whose leading axis is the batch."""
   return NamedSharding(mesh, PartitionSpec("data"))
 
@@ -30,7 +30,7 @@ def replicated(mesh):
   return NamedSharding(mesh, PartitionSpec())
 
 
-def spread(shape, mesh):
+def fsdp_sharding(shape, mesh):
   """Sharding of an array of the state under 'fsdp': its largest axis that the devices divide evenly is split.
 
   Args:
@@ -47,14 +47,14 @@ def spread(shape, mesh):
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def layout(state, mesh, how):
+def state_sharding(state, mesh, how):
   """Where the arrays of a state lie.
 
   Args:
     state: State, of arrays or of their shapes.
     mesh: from `make_mesh`.
     how: 'replicated'; or 'fsdp': parameters, optimiser state and whatever in `extra` is built like the parameters (a
-      teacher, a key encoder) are split by `spread`, so that every device holds 1 / devices of them.
+      teacher, a key encoder) are split by `fsdp_sharding`, so that every device holds 1 / devices of them.
 
   Returns:
     State of NamedSharding.
@@ -67,7 +67,7 @@ def layout(state, mesh, how):
   whole = jax.tree.map(lambda _: replicated(mesh), state)
   if how == "replicated":
     return whole
-  split = jax.tree.map(lambda x: spread(x.shape, mesh), state)
+  split = jax.tree.map(lambda x: fsdp_sharding(x.shape, mesh), state)
   like_params = jax.tree.structure(state.params)
   extra = {
     name: split.extra[name] if jax.tree.structure(part) == like_params else whole.extra[name]
@@ -86,11 +86,11 @@ def put_batch(batch, mesh):
   Returns:
     dict of global jax arrays [rows of all processes, ...], sharded over the leading axis.
   """
-  sharding = over_batch(mesh)
+  sharding = batch_sharding(mesh)
   return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
 
 
-def on_own_devices(state, mesh):
+def on_local_devices(state, mesh):
   """A state that this process can use without the others, whole on each of its devices.
 
   Args:

@@ -25,7 +25,7 @@ PAGE = {
 
 
 class Scored(BaseModel):
-  """One picture of an answer: with `error` it has no score."""
+  """One image of an answer: with `error` it has no score."""
 
   name: str
   score: float | None = None
@@ -155,9 +155,9 @@ def _score(backend, batcher, limits):
       _check_room(batcher, in_flight + size, limits)
       in_flight += size
       try:
-        pictures = await upload.receive(stream, request.headers.get("content-type", ""), limits)
+        images = await upload.receive(stream, request.headers.get("content-type", ""), limits)
         started = time.perf_counter()
-        results = await _scored(batcher, pictures, saliency and backend.saliency, limits)
+        results = await _scored(batcher, images, saliency and backend.saliency, limits)
       finally:
         in_flight -= size
     except upload.Refused:
@@ -184,9 +184,9 @@ def _busy(retry_after):
   return upload.Refused(503, f"busy; try again in {retry_after} s", retry_after)
 
 
-async def _scored(batcher, pictures, saliency, limits):
-  """Waits for the scores of the pictures that are without error."""
-  good = [picture for picture in pictures if picture.error is None]
+async def _scored(batcher, images, saliency, limits):
+  """Waits for the scores of the images that are without error."""
+  good = [image for image in images if image.error is None]
   try:
     futures = [asyncio.wrap_future(future) for future in batcher.submit(good, saliency)]
   except Full as full:
@@ -197,13 +197,13 @@ async def _scored(batcher, pictures, saliency, limits):
   except TimeoutError as error:
     raise upload.Refused(504, f"no scores within {limits.score_seconds:g} s; send fewer files") from error
   answers = dict(zip(map(id, good), rows, strict=True))
-  return [_result(picture, answers.get(id(picture))) for picture in pictures]
+  return [_result(image, answers.get(id(image))) for image in images]
 
 
-def _result(picture, row):
-  facts = {"name": picture.name, "width": picture.width, "height": picture.height}
+def _result(image, row):
+  facts = {"name": image.name, "width": image.width, "height": image.height}
   if isinstance(row, UserError):
     return Scored(**facts, error=str(row))
   if isinstance(row, BaseException):
     raise row
-  return Scored(**facts, error=picture.error) if row is None else Scored(**facts, **row)
+  return Scored(**facts, error=image.error) if row is None else Scored(**facts, **row)

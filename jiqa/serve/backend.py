@@ -1,4 +1,4 @@
-"""A metric as the server sees it: pictures in, one plain dict a picture out."""
+"""A metric as the server sees it: images in, one plain dict an image out."""
 
 import base64
 import io
@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from jiqa.errors import UserError
-from jiqa.scoring import teacher
-from jiqa.scoring.metric import probabilities
-from jiqa.scoring.pictures import Item
+from jiqa.inference import teacher
+from jiqa.inference.images import Item
+from jiqa.inference.metric import probabilities
 
-MAP_SIDE = 64  # pixels of a saliency map, at most; the page stretches it over the picture
+MAP_SIDE = 64  # pixels of a saliency map, at most; the page stretches it over the image
 DARKEST = 205  # of 255: how opaque the shade is where the model looks least
 
 
@@ -43,7 +43,7 @@ class Backend:
     self._teacher = teacher.of(self._model) if self.saliency else None
 
   def warm_up(self):
-    """Scores a gray picture: a metric that cannot score is found before anybody waits for it.
+    """Scores a gray image: a metric that cannot score is found before anybody waits for it.
 
     Raises:
       UserError: it cannot.
@@ -55,7 +55,7 @@ class Backend:
         raise row
 
   def score(self, images, saliency):
-    """Scores pictures.
+    """Scores images.
 
     Args:
       images: list of [h, w, 3] uint8.
@@ -63,10 +63,10 @@ class Backend:
 
     Returns:
       list of dict with 'score', 'columns' (what else the metric says) and 'saliency' (data URI of a PNG, or None); in
-      place of the dict a UserError for a picture that cannot be scored.
+      place of the dict a UserError for an image that cannot be scored.
     """
     rows = [None] * len(images)
-    for found in self._metric.stream([Item("the picture", image) for image in images]):
+    for found in self._metric.stream([Item("the image", image) for image in images]):
       rows[found.index] = UserError(found.error) if found.error else _row(found.outputs)
     for image, row, wanted in zip(images, rows, saliency, strict=True):
       if wanted and self.saliency and isinstance(row, dict):
@@ -82,7 +82,7 @@ def _without_folders(network):
 def _row(outputs):
   score = float(outputs["score"])
   if not math.isfinite(score):
-    return UserError(f"the score is {score}: the picture, or the weights, are out of the ordinary")
+    return UserError(f"the score is {score}: the image, or the weights, are out of the ordinary")
   columns = {}
   for name, (likeliest, probability) in probabilities(outputs).items():
     columns |= {name: likeliest, f"{name}_probability": round(probability, 4)}
@@ -96,7 +96,7 @@ def map_as_png(values):
   """A saliency map as the data URI of a PNG: a shade that lets through what the model looks at.
 
   Args:
-    values: [g, g'] float; stretched over the whole picture. Only differences inside the map count.
+    values: [g, g'] float; stretched over the whole image. Only differences inside the map count.
 
   Returns:
     str.

@@ -1,4 +1,4 @@
-"""Brings the pictures of all requests together: one bounded queue, one thread that decodes and scores batches."""
+"""Brings the images of all requests together: one bounded queue, one thread that decodes and scores batches."""
 
 import collections
 import concurrent.futures
@@ -13,12 +13,12 @@ from jiqa.errors import UserError
 from jiqa.serve.limits import formats
 
 LOG = logging.getLogger("jiqa.serve")
-NAMELESS = "picture"  # the answer has its name
+NAMELESS = "image"  # the answer has its name
 LONGEST_WAIT = 60  # seconds that a refused client is asked to wait, at most
 
 
 class Full(Exception):
-  """No room for so many pictures now; `retry_after` is a guess in seconds."""
+  """No room for so many images now; `retry_after` is a guess in seconds."""
 
   def __init__(self, retry_after):
     super().__init__(f"try again in {retry_after} s")
@@ -27,7 +27,7 @@ class Full(Exception):
 
 @dataclasses.dataclass
 class _Job:
-  picture: object
+  image: object
   saliency: bool
   future: concurrent.futures.Future
 
@@ -35,12 +35,12 @@ class _Job:
 class Batcher:
   """A queue before a function that scores.
 
-  While one batch is on the device, pictures of any number of requests gather and form the next one: no picture waits
+  While one batch is on the device, images of any number of requests gather and form the next one: no image waits
   for company, and a busy server scores larger batches.
 
   Args:
     score: function (list of [h, w, 3] uint8, list of bool: saliency wanted) -> list with a dict for every
-      picture, or a UserError in its place. The pictures of a batch that fails as a whole are scored one by one.
+      image, or a UserError in its place. The images of a batch that fails as a whole are scored one by one.
     limits: Limits.
   """
 
@@ -55,26 +55,26 @@ class Batcher:
 
   @property
   def alive(self):
-    """True while pictures are scored."""
+    """True while images are scored."""
     return self._thread.is_alive() and not self._closing
 
   @property
   def unfinished(self):
-    """Number of pictures that wait or are being scored."""
+    """Number of images that wait or are being scored."""
     return self._unfinished
 
-  def check_room(self, pictures=1):
-    """Raises Full unless so many pictures could be submitted now."""
+  def check_room(self, images=1):
+    """Raises Full unless so many images could be submitted now."""
     if self._closing:
       raise Full(LONGEST_WAIT)
-    if self._unfinished + pictures > self._limits.images_waiting:
+    if self._unfinished + images > self._limits.images_waiting:
       raise Full(min(LONGEST_WAIT, max(1, math.ceil(self._unfinished * self._seconds_each / 2))))
 
-  def submit(self, pictures, saliency=False):
-    """Queues all of these pictures or none.
+  def submit(self, images, saliency=False):
+    """Queues all of these images or none.
 
     Args:
-      pictures: list of upload.Picture.
+      images: list of upload.Image.
       saliency: whether a map is wanted.
 
     Returns:
@@ -85,8 +85,8 @@ class Batcher:
       Full: there is no room for all.
     """
     with self._changed:
-      self.check_room(len(pictures))
-      jobs = [_Job(picture, saliency, concurrent.futures.Future()) for picture in pictures]
+      self.check_room(len(images))
+      jobs = [_Job(image, saliency, concurrent.futures.Future()) for image in images]
       self._jobs.extend(jobs)
       self._unfinished += len(jobs)
       self._changed.notify()
@@ -118,8 +118,8 @@ class Batcher:
   def _take(self):
     taken, pixels = [], 0
     while self._jobs and len(taken) < self._limits.batch_images:
-      picture = self._jobs[0].picture
-      pixels += picture.width * picture.height
+      image = self._jobs[0].image
+      pixels += image.width * image.height
       if taken and pixels > self._limits.batch_pixels:
         break
       taken.append(self._jobs.popleft())
@@ -129,16 +129,16 @@ class Batcher:
     images = []
     for job in jobs:
       try:
-        images.append((job, decode_rgb(job.picture.data, NAMELESS, formats())))
+        images.append((job, decode_rgb(job.image.data, NAMELESS, formats())))
       except Exception as error:
         job.future.set_exception(_told(error))
-      job.picture.data = b""
+      job.image.data = b""
     if images and not self._try(images):
       for one in images:
         self._try([one])
 
   def _try(self, images):
-    """Scores decoded pictures; False where several failed together and should be tried one by one."""
+    """Scores decoded images; False where several failed together and should be tried one by one."""
     try:
       rows = self._score([image for _, image in images], [job.saliency for job, _ in images])
     except Exception as error:
@@ -152,8 +152,8 @@ class Batcher:
 
 
 def _told(error):
-  """What the sender is told of an exception: the reason if it is the picture's fault, else only that it failed."""
+  """What the sender is told of an exception: the reason if it is the image's fault, else only that it failed."""
   if isinstance(error, UserError):
     return UserError(str(error).removeprefix(f"{NAMELESS}: "))
-  LOG.error("a picture could not be scored", exc_info=error)
+  LOG.error("an image could not be scored", exc_info=error)
   return UserError("could not be scored because of an error in the server, whose log has the details")

@@ -32,14 +32,14 @@ def serve(model, weights, head, *, host, port, sizes):
     model, weights, head: as `jiqa.load`.
     host: address to listen on.
     port: 0 to 65535; 0 takes any free one.
-    sizes: dict of 'max_megabytes' (of a file), 'max_files' (of a request), 'max_megapixels' (of a picture) and 'queue'
-      (pictures that may wait).
+    sizes: dict of 'max_megabytes' (of a file), 'max_files' (of a request), 'max_megapixels' (of an image) and 'queue'
+      (images that may wait).
 
   Raises:
     UserError: a package is missing, the metric cannot be loaded or gives no scores, the port is taken.
   """
   check_extra()
-  from jiqa.scoring import startup
+  from jiqa.inference import startup
   from jiqa.serve.limits import Limits
 
   limits = Limits.of(**sizes)  # before the metric is loaded, which takes seconds
@@ -47,7 +47,7 @@ def serve(model, weights, head, *, host, port, sizes):
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1e9")
   os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
   startup.prepare()
-  from jiqa.score import load
+  from jiqa.inference.load import load
   from jiqa.serve.backend import Backend
 
   backend = Backend(load(model, weights, head))

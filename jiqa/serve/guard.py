@@ -24,7 +24,7 @@ HEADERS = {
 class Guard:
   """ASGI middleware: refuses other sites' requests with 403 and adds HEADERS to all answers.
 
-  A page of another site can make a visitor's browser send pictures to a server on the visitor's own machine. Such a
+  A page of another site can make a visitor's browser send images to a server on the visitor's own machine. Such a
   request says where it comes from (`Origin`, `Sec-Fetch-Site`). A site whose name was made to point at 127.0.0.1 says
   its own name in `Host`, so a server for this machine alone answers to this machine's names alone.
 

@@ -1,4 +1,4 @@
-"""What the server takes on: sizes of files, requests and pictures, and how much may wait."""
+"""What the server takes on: sizes of files, requests and images, and how much may wait."""
 
 import dataclasses
 import functools
@@ -8,9 +8,9 @@ from PIL import Image
 
 from jiqa.errors import UserError
 
-# What people have pictures in. Everything else that PIL knows (EPS and other programs, FITS, ...) stays outside.
+# What people have images in. Everything else that PIL knows (EPS and other programs, FITS, ...) stays outside.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
-# Every scan of a progressive JPEG passes over the whole picture, so that a small file could keep a decoder busy for
+# Every scan of a progressive JPEG passes over the whole image, so that a small file could keep a decoder busy for
 # minutes. Encoders write about ten.
 MAX_SCANS = 100
 SCAN = b"\xff\xda"
@@ -21,13 +21,13 @@ class Limits:
   """Limits of one server.
 
   Attributes:
-    file_bytes: of one picture's file.
+    file_bytes: of one image's file.
     files: of one request.
-    pixels: width times height of one picture, read in its header before anything is decoded.
+    pixels: width times height of one image, read in its header before anything is decoded.
     request_bytes: of one request, all files together.
     bytes_in_flight: of all requests that are being received or scored.
-    images_waiting: pictures received and not yet scored; what would exceed it is refused with 503.
-    batch_images, batch_pixels: of what is decoded and scored at once; a larger picture is scored alone.
+    images_waiting: images received and not yet scored; what would exceed it is refused with 503.
+    batch_images, batch_pixels: of what is decoded and scored at once; a larger image is scored alone.
     upload_seconds: for sending a request.
     score_seconds: between the last byte of a request and its answer.
   """
@@ -63,13 +63,13 @@ class Limits:
         raise UserError(f"limit {field.name} is {getattr(self, field.name)}; expected a positive number")
     if self.images_waiting < self.files:
       raise UserError(
-        f"{self.images_waiting} pictures may wait, but one request may bring {self.files} files: raise the former"
+        f"{self.images_waiting} images may wait, but one request may bring {self.files} files: raise the former"
       )
     if not self.file_bytes <= self.request_bytes <= self.bytes_in_flight:
       raise UserError("a file may not be larger than a request, nor a request than all of them together")
 
 
-def check_picture(data, limits):
+def check_image(data, limits):
   """Refuses a file by its first bytes, before anything is decoded.
 
   Args:
@@ -80,16 +80,16 @@ def check_picture(data, limits):
     (width, height) in pixels.
 
   Raises:
-    UserError: the file is empty, no picture of a known format, or its header announces too many pixels or scans.
+    UserError: the file is empty, no image of a known format, or its header announces too many pixels or scans.
 
   Example:
     >>> file = io.BytesIO()
     >>> Image.new("1", (9000, 9000)).save(file, format="PNG")
     >>> len(file.getvalue()) < 20_000  # yet 243 MB of RGB
     True
-    >>> check_picture(file.getvalue(), Limits())
+    >>> check_image(file.getvalue(), Limits())
     Traceback (most recent call last):
-    jiqa.errors.UserError: 9000 x 9000 pixels; at most 50 megapixels are taken, scale the picture down
+    jiqa.errors.UserError: 9000 x 9000 pixels; at most 50 megapixels are taken, scale the image down
   """
   if not data:
     raise UserError("the file is empty")
@@ -100,19 +100,19 @@ def check_picture(data, limits):
   except Image.DecompressionBombError:
     pass
   except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
-    raise UserError(f"not a picture that can be read; expected {', '.join(formats())}") from error
-  most = f"at most {limits.pixels / 1e6:g} megapixels are taken, scale the picture down"
+    raise UserError(f"not an image that can be read; expected {', '.join(formats())}") from error
+  most = f"at most {limits.pixels / 1e6:g} megapixels are taken, scale the image down"
   if size is None:
     raise UserError(f"far too many pixels; {most}")
   if size[0] * size[1] > limits.pixels:
     raise UserError(f"{size[0]} x {size[1]} pixels; {most}")
   if data.startswith(b"\xff\xd8") and data.count(SCAN) > MAX_SCANS:
-    raise UserError(f"a JPEG of {data.count(SCAN)} scans; at most {MAX_SCANS} are taken, save the picture anew")
+    raise UserError(f"a JPEG of {data.count(SCAN)} scans; at most {MAX_SCANS} are taken, save the image anew")
   return size
 
 
 @functools.cache
 def formats():
-  """Those of FORMATS that this build of PIL reads: what a picture is checked as, and then decoded as."""
+  """Those of FORMATS that this build of PIL reads: what an image is checked as, and then decoded as."""
   Image.init()
   return tuple(name for name in FORMATS if name in Image.OPEN)

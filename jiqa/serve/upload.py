@@ -1,4 +1,4 @@
-"""Pictures out of a request's body, in memory and within the limits."""
+"""Images out of a request's body, in memory and within the limits."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from jiqa.errors import UserError
-from jiqa.serve.limits import check_picture
+from jiqa.serve.limits import check_image
 
 NAME_LENGTH = 255
 
@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 @dataclasses.dataclass
-class Picture:
+class Image:
   """One file of a request: with `error` it is not scored.
 
   Attributes:
@@ -81,7 +81,7 @@ async def receive(stream, content_type, limits):
     limits: Limits.
 
   Returns:
-    list of Picture in the order of the files, headers checked.
+    list of Image in the order of the files, headers checked.
 
   Raises:
     Refused: the body as a whole is not what is expected, or too slow, or has too many files.
@@ -104,15 +104,15 @@ async def receive(stream, content_type, limits):
     raise Refused(408, f"the body did not arrive within {limits.upload_seconds:g} s") from error
   if not parts.complete:
     raise Refused(400, "the body ends before its last boundary")
-  if not parts.pictures:
+  if not parts.images:
     raise Refused(400, "no file in the request; send at least one, such as: curl -F files=@photo.jpg")
-  for picture in parts.pictures:
-    if picture.error is None:
+  for image in parts.images:
+    if image.error is None:
       try:
-        picture.width, picture.height = await asyncio.to_thread(check_picture, picture.data, limits)
+        image.width, image.height = await asyncio.to_thread(check_image, image.data, limits)
       except UserError as error:
-        picture.error, picture.data = str(error), b""
-  return parts.pictures
+        image.error, image.data = str(error), b""
+  return parts.images
 
 
 async def drain(stream, limits):
@@ -127,7 +127,7 @@ class _Parts:
   """Collects files while the parser meets them; a file that grows too large is let go at once."""
 
   def __init__(self, limits):
-    self.limits, self.pictures, self.complete = limits, [], False
+    self.limits, self.images, self.complete = limits, [], False
     self._header, self._value, self._disposition = b"", b"", b""
     self._chunks, self._size = [], 0
 
@@ -161,9 +161,9 @@ class _Parts:
     _, options = parse_options_header(self._disposition)
     if b"filename" not in options:
       raise Refused(400, "a part of the request is no file; send nothing but files")
-    if len(self.pictures) == self.limits.files:
+    if len(self.images) == self.limits.files:
       raise Refused(413, f"more than {self.limits.files} files; send them in several requests")
-    self.pictures.append(Picture(shown_name(options[b"filename"].decode("utf-8", "replace"))))
+    self.images.append(Image(shown_name(options[b"filename"].decode("utf-8", "replace"))))
 
   def _data(self, data, start, end):
     self._size += end - start
@@ -171,10 +171,10 @@ class _Parts:
       self._chunks.append(data[start:end])
     else:
       self._chunks = []
-      self.pictures[-1].error = f"larger than {self.limits.file_bytes / (1 << 20):g} MiB; save the picture smaller"
+      self.images[-1].error = f"larger than {self.limits.file_bytes / (1 << 20):g} MiB; save the image smaller"
 
   def _end(self):
-    self.pictures[-1].data = b"".join(self._chunks)
+    self.images[-1].data = b"".join(self._chunks)
 
   def _all(self):
     self.complete = True

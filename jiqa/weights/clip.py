@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jiqa.data.prompts import JOINT, QUALITY
+from jiqa.methods.liqe._prompts import JOINT, QUALITY
 from jiqa.models.clip import VisionTransformer, normalise
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights.rename import CONV, LINEAR, Rule
@@ -138,7 +138,7 @@ def _renamed(name):
 
 
 def probe_image():
-  """[224, 224, 3] uint8: a picture of waves that anyone can make again."""
+  """[224, 224, 3] uint8: an image of waves that anyone can make again."""
   y, x = np.mgrid[:224, :224].astype(np.float64)
   waves = [np.sin(x / 7 + y / 11 + phase) * np.cos(x * y / 900 + phase) for phase in (0, 1, 2)]
   return np.round(127.5 + 127.5 * np.stack(waves, -1)).astype(np.uint8)

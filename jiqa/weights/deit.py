@@ -29,7 +29,7 @@ def encoder_rules(spelling="facebook", *, width=384, depth=12, patch=16, tokens=
 
   Args:
     spelling: one of SPELLINGS.
-    width, depth, patch, tokens: sizes of the network, see models/vit.py; tokens: patches of a picture.
+    width, depth, patch, tokens: sizes of the network, see models/vit.py; tokens: patches of an image.
 
   Returns:
     list of `Rule`.
@@ -114,7 +114,7 @@ def spelled(tensors, spelling):
 
 
 def probe_image():
-  """[224, 224, 3] float32 in [0, 1]: a picture of waves that anyone can make again."""
+  """[224, 224, 3] float32 in [0, 1]: an image of waves that anyone can make again."""
   y, x = np.mgrid[:224, :224].astype(np.float64)
   waves = [np.sin(x / 7 + y / 11 + phase) * np.cos(x * y / 900 + phase) for phase in (0, 1, 2)]
   return (0.5 + 0.5 * np.stack(waves, -1)).astype(np.float32)

@@ -88,7 +88,7 @@ def expert_rules(depth=50, width=64, embedding=128):
 
 
 def probe_image():
-  """[1, 67, 93, 3] float32 in [0, 1]: a picture of waves that anyone can make again, of odd size."""
+  """[1, 67, 93, 3] float32 in [0, 1]: an image of waves that anyone can make again, of odd size."""
   y, x = np.mgrid[: PROBE_SIZE[0], : PROBE_SIZE[1]].astype(np.float64)
   waves = [np.sin(x / 7 + y / 11 + phase) * np.cos(x * y / 900 + phase) for phase in (0, 1, 2)]
   return (0.5 + 0.5 * np.stack(waves, -1))[None].astype(np.float32)

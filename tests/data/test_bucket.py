@@ -14,11 +14,11 @@ from tests import buckets
 def bucket(tmp_path, monkeypatch):
   buckets.install()
   monkeypatch.setenv("JIQA_CACHE", str(tmp_path / "cache"))
-  pictures = tmp_path / "pictures"
-  pictures.mkdir()
+  images = tmp_path / "images"
+  images.mkdir()
   for i in range(3):
-    Image.new("RGB", (16, 16), (40 * i,) * 3).save(pictures / f"{i}.png")
-  prepare("image_folder/mine", pictures, tmp_path / "prepared")
+    Image.new("RGB", (16, 16), (40 * i,) * 3).save(images / f"{i}.png")
+  prepare("image_folder/mine", images, tmp_path / "prepared")
   for path in (tmp_path / "prepared").rglob("*"):
     if path.is_file():
       there = epath.Path("gs://mine/data") / path.relative_to(tmp_path / "prepared")

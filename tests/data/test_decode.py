@@ -82,7 +82,7 @@ def test_sixteen_bit_colour():
   assert decode.decode_rgb(data).tolist() == [[[255, 128, 0], [1, 2, 100]]]
 
 
-def test_first_picture_of_several():
+def test_first_image_of_several():
   red, blue = Image.new("RGB", (16, 8), "red"), Image.new("RGB", (16, 8), "blue")
   for kind in ("MPO", "GIF"):
     data = _file(red, kind, save_all=True, append_images=[blue])

@@ -262,7 +262,7 @@ def biq2021(root):
 
 
 def mpo_bytes():
-  """A file of two pictures, as stereo and phone cameras write."""
+  """A file of two images, as stereo and phone cameras write."""
   file = io.BytesIO()
   first, second = Image.new("RGB", (16, 12), "red"), Image.new("RGB", (16, 12), "blue")
   first.save(file, format="MPO", save_all=True, append_images=[second])

@@ -1,4 +1,4 @@
-"""The 26 distortions of Re-IQA on PIL, SciPy and scikit-image, one 8-bit picture at a time.
+"""The 26 distortions of Re-IQA on PIL, SciPy and scikit-image, one 8-bit image at a time.
 
 This is the oracle of the tests and the other side of `python -m benchmarks.distortions`. It does what the published
 code does, bugs included, with the same libraries; random kinds draw from a NumPy generator. It shares no code with the

@@ -26,7 +26,7 @@ def _seeds(count, seed=0):
 
 
 def _ours(kind, photo, levels, seed=0, compat="official"):
-  """The photo at every level, as 8-bit pictures."""
+  """The photo at every level, as 8-bit images."""
   planes = np.repeat(photo[None].swapaxes(2, 3).astype(np.float32) / 255, len(levels), axis=0)
   out = _jitted(kind, compat)(planes, jnp.asarray(levels), _seeds(len(levels), seed))
   return np.rint(np.asarray(out).swapaxes(2, 3) * 255)
@@ -39,7 +39,7 @@ def _check_deterministic(kind, photo):
     close = np.mean(np.abs(ours[level] - reference) <= 2)
     assert close >= 0.99, (bank.names()[kind], level, close)
     # PSNR to the photo; beyond 45 dB a few single grey levels decide, and the agreement above says more.
-    wanted, got = (min(photos.psnr(picture, photo), 45) for picture in (reference, ours[level]))
+    wanted, got = (min(photos.psnr(image, photo), 45) for image in (reference, ours[level]))
     assert abs(wanted - got) < 0.5, (bank.names()[kind], level, wanted, got)
 
 
@@ -55,14 +55,14 @@ def test_deterministic_kinds_agree_on_kodak(kind, real_data):
     _check_deterministic(kind, photo)
 
 
-# Additive and pointwise noise: one picture of 100,000 values fixes mean, variance and PSNR; jitter deviates knowingly.
+# Additive and pointwise noise: one image of 100,000 values fixes mean, variance and PSNR; jitter deviates knowingly.
 @pytest.mark.parametrize(("kind", "decibels"), [(7, 0.15), (8, 0.15), (10, 0.25), (21, 0.6)])
 def test_noise_agrees_in_mean_variance_and_psnr(kind, decibels):
   photo = photos.bundled(H, W)[1]
   ours = _ours(kind, photo, range(5))
   for level in range(5):
     reference = reference_bank.KINDS[kind](photo, level, np.random.default_rng(level))
-    errors = [picture.astype(float) - photo for picture in (ours[level], reference)]
+    errors = [image.astype(float) - photo for image in (ours[level], reference)]
     assert abs(errors[0].mean() - errors[1].mean()) < 4 * errors[1].std() * np.sqrt(2 / (H * W))
     assert abs(photos.psnr(ours[level], photo) - photos.psnr(reference, photo)) < decibels
     assert errors[0].std() == pytest.approx(errors[1].std(), rel=0.08)
@@ -72,11 +72,11 @@ def test_impulses_hit_the_right_share_in_equal_parts():
   photo = np.full((H, W, 3), 100, np.uint8)
   share = {level: [] for level in range(5)}
   for seed in range(4):
-    for level, picture in enumerate(_ours(9, photo, range(5), seed)):
-      changed = np.any(picture != photo, axis=-1)
-      assert set(np.unique(picture[changed])) <= {0, 255}
-      assert np.all(picture[changed].std(axis=-1) == 0)  # all three channels together
-      share[level].append([np.mean(picture[..., 0] == value) for value in (0, 255)])
+    for level, image in enumerate(_ours(9, photo, range(5), seed)):
+      changed = np.any(image != photo, axis=-1)
+      assert set(np.unique(image[changed])) <= {0, 255}
+      assert np.all(image[changed].std(axis=-1) == 0)  # all three channels together
+      share[level].append([np.mean(image[..., 0] == value) for value in (0, 255)])
   for level, wanted in enumerate((0.001, 0.005, 0.01, 0.02, 0.03)):
     got = np.mean(share[level], axis=0)
     assert got == pytest.approx([wanted / 2, wanted / 2], abs=4 * np.sqrt(wanted / 2 / (4 * H * W)))
@@ -86,12 +86,12 @@ def test_denoise_is_one_of_the_two_blurs_of_a_noisy_photo():
   photo = photos.bundled(H, W)[0]
   candidates = {blur: _denoised(photo, blur) for blur in ("gaussian", "box")}
   seen = set()
-  for picture in _ours(11, photo, [2] * 12):
-    agreement = {blur: photos.psnr(picture, wanted) for blur, wanted in candidates.items()}
+  for image in _ours(11, photo, [2] * 12):
+    agreement = {blur: photos.psnr(image, wanted) for blur, wanted in candidates.items()}
     best = max(agreement, key=agreement.get)
     seen.add(best)
     assert agreement[best] > max(34, min(agreement.values()) + 3)  # only the remaining noise differs
-    assert abs(photos.psnr(picture, photo) - photos.psnr(candidates[best], photo)) < 0.2
+    assert abs(photos.psnr(image, photo) - photos.psnr(candidates[best], photo)) < 0.2
   assert seen == {"gaussian", "box"}
 
 
@@ -123,44 +123,44 @@ def test_color_shift_agrees_when_the_direction_does():
 
 def test_fixed_color_shift_moves_green_down_and_right():
   photo = photos.bundled(H, W)[0]
-  for level, picture in enumerate(_ours(3, photo, range(5), compat="fixed")):
+  for level, image in enumerate(_ours(3, photo, range(5), compat="fixed")):
     draws = np.asarray(streams.uniforms(_seeds(5), 0, 2), float)[level]
     down, right = np.round((1, 3, 6, 8, 12)[level] * draws / np.linalg.norm(draws)).astype(int)
     green = np.pad(photo[..., 1], 12, mode="symmetric")[12 - down : 12 - down + H, 12 - right : 12 - right + W]
     edges = reference_bank.edge_map(photo)
     wanted = green * edges + photo[..., 1] * (1 - edges)
-    assert np.mean(np.abs(picture[..., 1] - wanted) <= 2) > 0.999
-    np.testing.assert_array_equal(picture[..., [0, 2]], photo[..., [0, 2]])
+    assert np.mean(np.abs(image[..., 1] - wanted) <= 2) > 0.999
+    np.testing.assert_array_equal(image[..., [0, 2]], photo[..., [0, 2]])
 
 
 def test_motion_blur_agrees_in_one_direction_or_the_other():
   photo = photos.bundled(H, W)[0]
   directions = set()
   for seed in range(2):
-    for level, picture in enumerate(_ours(25, photo, range(5), seed)):
-      matches = [np.mean(np.abs(picture - reference_bank.move(photo, level, v)) <= 2) for v in (False, True)]
+    for level, image in enumerate(_ours(25, photo, range(5), seed)):
+      matches = [np.mean(np.abs(image - reference_bank.move(photo, level, v)) <= 2) for v in (False, True)]
       assert max(matches) > 0.99
       directions.add(int(np.argmax(matches)))
   assert directions == {0, 1}
 
 
-def test_fixed_motion_blur_keeps_the_picture_in_place():
+def test_fixed_motion_blur_keeps_the_image_in_place():
   yy, xx = np.mgrid[:H, :W]
   ramp = np.stack([yy, xx, yy], axis=-1)[..., :].astype(np.uint8)
   inner = slice(20, -20), slice(20, -20)
-  for picture in _ours(25, ramp, range(5), compat="fixed"):
-    np.testing.assert_array_equal(picture[inner], ramp[inner])
+  for image in _ours(25, ramp, range(5), compat="fixed"):
+    np.testing.assert_array_equal(image[inner], ramp[inner])
   moved = _ours(25, ramp, range(5))[0][inner] - ramp[inner]
-  assert moved.min() < -0.5  # the published code's picture has moved
+  assert moved.min() < -0.5  # the published code's image has moved
 
 
 def test_blocks_cover_what_they_should():
   photo = np.full((H, W, 3), 100, np.uint8)
   for seed in range(3):
     for level, count in enumerate((2, 4, 6, 8, 10)):
-      picture = _ours(18, photo, range(5), seed)[level]
-      covered = np.any(picture != photo, axis=-1)
-      colors = np.unique(picture[covered], axis=0)
+      image = _ours(18, photo, range(5), seed)[level]
+      covered = np.any(image != photo, axis=-1)
+      colors = np.unique(image[covered], axis=0)
       assert 1 <= len(colors) <= count
       assert 32 * 32 <= covered.sum() <= count * 32 * 32
 
@@ -185,9 +185,9 @@ def test_patches_only_move_pixels_and_agree_in_strength():
 
 def test_fixed_sharpening_sharpens():
   for photo in photos.bundled(H, W):
-    for level, picture in enumerate(_ours(16, photo, range(5), compat="fixed")):
+    for level, image in enumerate(_ours(16, photo, range(5), compat="fixed")):
       wanted = reference_bank.sharpen_properly(photo, level)
-      assert np.mean(np.abs(picture - wanted) <= 2) > 0.99
+      assert np.mean(np.abs(image - wanted) <= 2) > 0.99
 
 
 def test_fixed_mode_has_no_brightness_bias():

@@ -16,8 +16,8 @@ PHOTO = photographs()[0]  # 97 x 131
 FLOAT = jnp.asarray(PHOTO, jnp.float32) / 255
 
 
-def of_pillow(picture):
-  return np.asarray(picture, np.float32) / 255
+def of_pillow(image):
+  return np.asarray(image, np.float32) / 255
 
 
 @pytest.mark.parametrize("box", [(0, 0, 97, 131), (10, 20, 41, 23), (5, 7, 60, 80), (0, 0, 1, 1)])
@@ -118,7 +118,7 @@ def test_views_are_a_function_of_their_key_and_use_every_augmentation():
   assert abs(gray - 0.2) < 0.07
 
 
-def test_a_flat_picture_shows_how_often_it_is_jittered():
+def test_a_flat_image_shows_how_often_it_is_jittered():
   flat = jnp.broadcast_to(jnp.array([0.6, 0.4, 0.3]), (40, 40, 3))
   make = jax.jit(jax.vmap(lambda k: augment.moco_v2(k, flat, jnp.int32([40, 40]), 16)))
   views = np.asarray(make(jax.random.split(jax.random.key(1), 400)))

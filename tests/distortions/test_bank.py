@@ -20,7 +20,7 @@ distort_versions = jax.jit(bank.distort_versions, static_argnames=("allowed", "g
 
 
 def _images(count=IMAGES, shape=SHAPE, seed=0):
-  """Smooth random pictures on the 8-bit grid."""
+  """Smooth random images on the 8-bit grid."""
   coarse = np.random.default_rng(seed).random((count, 5, 6, 3)).astype(np.float32)
   return jnp.round(jax.image.resize(coarse, (count, *shape, 3), "cubic").clip(0, 1) * 255) / 255
 
@@ -53,7 +53,7 @@ def test_versions_are_what_each_kind_makes_alone(batch):
     assert np.mean(np.abs(versions[i, j] - alone[0]) > 1e-6) < 1e-3
 
 
-def test_versions_are_8_bit_pictures(batch):
+def test_versions_are_8_bit_images(batch):
   scaled = batch[-1] * 255
   assert scaled.min() >= 0
   assert scaled.max() <= 255
@@ -62,13 +62,13 @@ def test_versions_are_8_bit_pictures(batch):
 
 @pytest.fixture(scope="module")
 def requests(batch):
-  """The same versions as single requests of `distort`: 26 pictures a call, so that one program serves all."""
+  """The same versions as single requests of `distort`: 26 images a call, so that one program serves all."""
   images, kinds, levels, keys, _ = batch
-  picture = np.repeat(np.arange(IMAGES), VERSIONS)
-  return images[picture], kinds.ravel(), levels.ravel(), _version_keys(keys).ravel()
+  image = np.repeat(np.arange(IMAGES), VERSIONS)
+  return images[image], kinds.ravel(), levels.ravel(), _version_keys(keys).ravel()
 
 
-def test_a_picture_does_not_depend_on_its_batch(batch, requests):
+def test_a_image_does_not_depend_on_its_batch(batch, requests):
   wanted = batch[-1].reshape(-1, *SHAPE, 3)
   order = np.random.default_rng(0).permutation(len(wanted))
   for rows in (order[:26], np.sort(order[26:52]), np.tile(order[:2], 13)):
@@ -77,7 +77,7 @@ def test_a_picture_does_not_depend_on_its_batch(batch, requests):
 
 
 def test_skewed_requests_are_all_served(requests):
-  """One kind for nearly all pictures: the worst case for blocks, nothing special for tiles."""
+  """One kind for nearly all images: the worst case for blocks, nothing special for tiles."""
   images, _, levels, keys = (part[:26] for part in requests)
   kinds = jnp.full(26, 13, jnp.int32).at[5].set(0).at[6].set(26).at[7].set(-1)
   got = np.asarray(distort(images, kinds, levels, keys, tile=3))
@@ -88,7 +88,7 @@ def test_skewed_requests_are_all_served(requests):
   assert not np.allclose(got[5], darken[5], atol=1e-3)
 
 
-def test_sharded_over_devices_without_moving_pictures(batch):
+def test_sharded_over_devices_without_moving_images(batch):
   images, _, levels, keys, _ = batch
   # One kind of every sort. Lens blur, an FFT on a CPU only, has its own test: XLA gathers a batch for an FFT.
   allowed = (2, 3, 6, 11, 18, 20, 21, 25)
@@ -100,8 +100,8 @@ def test_sharded_over_devices_without_moving_pictures(batch):
   out = program(*parts)
   assert out.sharding.shard_shape(out.shape)[0] == IMAGES // 8
   rows = np.arange(26)
-  picture, version_keys = rows // VERSIONS, _version_keys(keys).ravel()[rows]
-  wanted = distort(images[picture], kinds.ravel()[rows], levels.ravel()[rows], version_keys, tile=3)
+  image, version_keys = rows // VERSIONS, _version_keys(keys).ravel()[rows]
+  wanted = distort(images[image], kinds.ravel()[rows], levels.ravel()[rows], version_keys, tile=3)
   np.testing.assert_array_equal(np.asarray(out).reshape(-1, *SHAPE, 3)[rows], wanted)
 
 
@@ -154,14 +154,14 @@ def test_cyclic_kinds_are_balanced_and_distinct(images, versions, allowed):
     assert max(counts) - min(counts) <= 1
 
 
-def test_every_kind_is_equally_likely_for_every_picture():
+def test_every_kind_is_equally_likely_for_every_image():
   draw = jax.jit(jax.vmap(lambda key: bank.cyclic_kinds(key, 3, 4, 6)))
   kinds = np.asarray(draw(jax.random.split(jax.random.key(0), 3000)))
   shares = np.mean(kinds[..., None] == np.arange(6), axis=0)
   np.testing.assert_allclose(shares, 1 / 6, atol=5 * np.sqrt(5 / 36 / 3000))
 
 
-def test_one_key_gives_every_picture_its_own_noise():
+def test_one_key_gives_every_image_its_own_noise():
   images, kinds, levels = jnp.full((2, *SHAPE, 3), 0.5), jnp.full((2, 2), 7), jnp.zeros((2, 2), int)
   noise = jax.jit(lambda key: bank.distort_versions(images, kinds, levels, key, allowed=(7,)))
   first, again, other = (np.asarray(noise(jax.random.key(seed))).reshape(4, -1) for seed in (0, 0, 1))
@@ -170,7 +170,7 @@ def test_one_key_gives_every_picture_its_own_noise():
   assert np.abs(correlation).max() < 0.06  # 4,653 values each
 
 
-def test_smallest_pictures_at_the_ends_of_the_levels():  # the 26 kinds: in test_contact_sheet.py
+def test_smallest_images_at_the_ends_of_the_levels():  # the 26 kinds: in test_contact_sheet.py
   own = (2, 5, 8, 9, 21)  # what KADID-10k adds or sets to other levels
   images = _images(2, (8, 8), 1)
   kinds, levels = jnp.tile(jnp.asarray(own), (2, 1)), jnp.repeat(jnp.asarray([[0], [4]]), len(own), axis=1)

@@ -18,7 +18,7 @@ _jitted = functools.cache(jax.jit)
 
 
 def _apply(function, photo):
-  """The photo at every level, as 8-bit pictures."""
+  """The photo at every level, as 8-bit images."""
   images = jnp.asarray(np.repeat(photo[None], 5, axis=0), jnp.float32) / 255
   out = _jitted(function)(to_planes(images), jnp.arange(5))
   return np.rint(np.asarray(out).swapaxes(2, 3) * 255)
@@ -38,14 +38,14 @@ def test_quantization_tables_are_libjpegs(quality):
 @pytest.mark.parametrize(("h", "w"), [(160, 208), (81, 113), (95, 127), (8, 11)])
 def test_jpeg_is_libjpegs(h, w):
   for photo in photos.bundled(h, w):
-    for quality, picture in zip((70, 43, 36, 24, 7), _apply(compression.jpeg, photo), strict=True):
-      assert photos.psnr(picture, reference_bank.libjpeg(photo, quality)) > (48 if h > 8 else 45)
+    for quality, image in zip((70, 43, 36, 24, 7), _apply(compression.jpeg, photo), strict=True):
+      assert photos.psnr(image, reference_bank.libjpeg(photo, quality)) > (48 if h > 8 else 45)
 
 
 def test_jpeg_is_libjpegs_on_kodak(real_data):
   for photo in photos.kodak(real_data, 384, 512):
-    for quality, picture in zip((70, 43, 36, 24, 7), _apply(compression.jpeg, photo), strict=True):
-      assert photos.psnr(picture, reference_bank.libjpeg(photo, quality)) > 50
+    for quality, image in zip((70, 43, 36, 24, 7), _apply(compression.jpeg, photo), strict=True):
+      assert photos.psnr(image, reference_bank.libjpeg(photo, quality)) > 50
 
 
 @pytest.mark.parametrize(("h", "w"), [(64, 48), (33, 47), (8, 8)])
@@ -57,7 +57,7 @@ def test_wavelet_is_inverted_and_keeps_energy(h, w):
   assert energy == pytest.approx(float(jnp.sum(planes**2)), rel=0.15)  # 9/7 is nearly orthonormal
 
 
-def test_wavelet_concentrates_smooth_pictures():
+def test_wavelet_concentrates_smooth_images():
   ramp = jnp.broadcast_to(jnp.linspace(0, 1, 64)[:, None, None], (1, 64, 3, 64))
   approximation, details = jpeg2000.decompose(ramp)
   assert approximation.shape[1:] == (2, 3, 2)
@@ -66,7 +66,7 @@ def test_wavelet_concentrates_smooth_pictures():
 
 def test_jpeg2000_is_as_good_as_openjpeg_at_the_same_size():
   for photo in photos.bundled(160, 208):
-    got = [photos.psnr(picture, photo) for picture in _apply(jpeg2000.jpeg2000, photo)]
+    got = [photos.psnr(image, photo) for image in _apply(jpeg2000.jpeg2000, photo)]
     assert np.all(np.diff(got) < 0)
     # At the two strongest ratios a file of this size is mostly header.
     for ratio, value in zip((16, 32, 45), got[:3], strict=True):
@@ -78,17 +78,17 @@ def test_jpeg2000_is_as_good_as_openjpeg_at_the_same_size():
 
 def test_palettes_have_their_sizes_and_beat_median_cut():
   for photo in photos.bundled(160, 208):
-    pictures = _apply(palette.color_quantization, photo)
-    for count, picture in zip((64, 48, 32, 16, 8), pictures, strict=True):
-      assert count / 2 < len(np.unique(picture.reshape(-1, 3), axis=0)) <= count
+    images = _apply(palette.color_quantization, photo)
+    for count, image in zip((64, 48, 32, 16, 8), images, strict=True):
+      assert count / 2 < len(np.unique(image.reshape(-1, 3), axis=0)) <= count
       median_cut = Image.fromarray(photo).quantize(count, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-      assert photos.psnr(picture, photo) > photos.psnr(median_cut.convert("RGB"), photo)
+      assert photos.psnr(image, photo) > photos.psnr(median_cut.convert("RGB"), photo)
 
 
 def test_grey_levels_have_their_numbers_and_beat_equal_steps():
   for photo in photos.bundled(160, 208):
-    pictures = _apply(palette.quantization, photo)
-    for count, picture in zip((20, 16, 13, 10, 7), pictures, strict=True):
-      assert 0.75 * count < len(np.unique(picture)) <= count
+    images = _apply(palette.quantization, photo)
+    for count, image in zip((20, 16, 13, 10, 7), images, strict=True):
+      assert 0.75 * count < len(np.unique(image)) <= count
       uniform = (np.floor(photo / 256 * count) + 0.5) * 256 / count
-      assert photos.psnr(picture, photo) > photos.psnr(uniform, photo)
+      assert photos.psnr(image, photo) > photos.psnr(uniform, photo)

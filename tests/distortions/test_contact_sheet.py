@@ -10,9 +10,9 @@ from jiqa.errors import UserError
 
 
 def test_sheet_has_a_row_for_every_kind_and_a_column_for_every_level(tmp_path):
-  picture, out = tmp_path / "photo.png", tmp_path / "sheet.png"
-  Image.fromarray(photos.bundled(50, 60)[0]).save(picture)
-  contact_sheet.main(image=picture, out=out, side=8)  # the smallest side that the bank takes
+  canvas, out = tmp_path / "photo.png", tmp_path / "sheet.png"
+  Image.fromarray(photos.bundled(50, 60)[0]).save(canvas)
+  contact_sheet.main(image=canvas, out=out, side=8)  # the smallest side that the bank takes
   sheet = np.asarray(Image.open(out))
   assert sheet.shape == (27 * 10, 150 + 5 * 10, 3)
   tiles = sheet[:, 150:].reshape(27, 10, 5, 10, 3)[:, :8, :, :8].swapaxes(1, 2)
@@ -24,9 +24,9 @@ def test_sheet_has_a_row_for_every_kind_and_a_column_for_every_level(tmp_path):
   assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
 
 
-def test_unreadable_picture_is_named(tmp_path):
+def test_unreadable_image_is_named(tmp_path):
   bad = tmp_path / "bad.png"
-  bad.write_bytes(b"no picture")
+  bad.write_bytes(b"no image")
   with pytest.raises(UserError, match=r"bad\.png"):
     contact_sheet.main(image=bad, out=tmp_path / "sheet.png")
   assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]

@@ -16,8 +16,8 @@ SIZES = [(64, 32), (64, 21), (47, 5), (33, 33), (8, 1), (20, 64)]
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_resize_is_pils(method, old, new):
   row = np.random.default_rng(old).random(old).astype(np.float32)
-  picture = Image.fromarray(np.repeat(row[None], 3, axis=0))
-  wanted = np.asarray(picture.resize((new, 3), getattr(Image.Resampling, method.upper())))[1]
+  image = Image.fromarray(np.repeat(row[None], 3, axis=0))
+  wanted = np.asarray(image.resize((new, 3), getattr(Image.Resampling, method.upper())))[1]
   np.testing.assert_allclose(resample.resize(new, old, method) @ row, wanted, atol=2e-6)
 
 

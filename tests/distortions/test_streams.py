@@ -37,11 +37,11 @@ def _seeds(count):
 def test_uniform_and_normal_have_their_distributions():
   words = jax.jit(lambda seeds: streams.words(seeds, 3, 300, 200))(_seeds(2))
   for word in words:
-    for picture in word:
-      uniform = np.asarray(streams.uniform(picture)).ravel()
+    for image in word:
+      uniform = np.asarray(streams.uniform(image)).ravel()
       assert 0 <= uniform.min() < uniform.max() < 1
       assert scipy.stats.kstest(uniform, "uniform").pvalue > 1e-4
-      assert scipy.stats.kstest(np.asarray(streams.normal(picture)).ravel(), "norm").pvalue > 1e-4
+      assert scipy.stats.kstest(np.asarray(streams.normal(image)).ravel(), "norm").pvalue > 1e-4
 
 
 def test_near_normal_has_unit_variance_and_known_tails():
@@ -52,7 +52,7 @@ def test_near_normal_has_unit_variance_and_known_tails():
   assert np.abs(sample).max() < 3.47
 
 
-def test_neighbours_streams_words_and_pictures_are_uncorrelated():
+def test_neighbours_streams_words_and_images_are_uncorrelated():
   seeds = _seeds(2)
   first, second = (streams.words(seeds, stream, 200, 200) for stream in (0, 1))
   fields = [np.asarray(streams.uniform(w)) for w in (*first, *second)]

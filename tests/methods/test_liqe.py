@@ -11,10 +11,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import liqe as config_file
-from jiqa.data import prompts
-from jiqa.data.task_labels import task_labels
 from jiqa.errors import UserError
-from jiqa.methods.liqe import LIQE, TEXT_TOWER, accuracy
+from jiqa.methods.liqe._labels import task_labels
+from jiqa.methods.liqe.liqe import LIQE, TEXT_TOWER, accuracy
+from jiqa.methods.liqe.liqe import _prompts as prompts
 from jiqa.runtime import optimizer
 from jiqa.runtime.sharding import make_mesh, put_batch, replicated
 from jiqa.train import make_step
@@ -30,7 +30,7 @@ def tiny_config(variant="demo", **changes):
   return config
 
 
-def picture(seed=0, height=40, width=56):
+def image(seed=0, height=40, width=56):
   return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -42,7 +42,7 @@ def record(i, **changes):
 
 
 def batch_of(method, size=8):
-  rows = [method.cut(picture(i), record(i), np.random.default_rng(i)) for i in range(size)]
+  rows = [method.preprocess_train(image(i), record(i), np.random.default_rng(i)) for i in range(size)]
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -67,7 +67,7 @@ def predictions():
   method = LIQE(tiny_config(crops="uniform"), 1)
   _, state = start(method)
   state = jax.jit(method.prepare)(state)
-  views = [method.views(picture(i, 16 + 9 * i, 60)) for i in range(5)]
+  views = [method.preprocess_eval(image(i, 16 + 9 * i, 60)) for i in range(5)]
   return method, state, views, jax.jit(method.predict)
 
 
@@ -138,9 +138,9 @@ def test_databases_are_ranked_apart():
     config.data[1].name = "koniq10k"
   method = LIQE(config, 1)
   assert method.databases == ["demo", "koniq10k"]  # two entries of one database are one scale
-  first = method.cut(picture(), record(0), np.random.default_rng(0))
+  first = method.preprocess_train(image(), record(0), np.random.default_rng(0))
   row = record(0, database="koniq10k", image_name="1024x768/10004473376.jpg")
-  second = method.cut(picture(), row, np.random.default_rng(0))
+  second = method.preprocess_train(image(), row, np.random.default_rng(0))
   assert (int(first["group"]), int(second["group"])) == (0, 1)
 
 
@@ -243,7 +243,7 @@ def test_variants_ask_what_they_say(variant, tasks, count):
   row = {"database": config.data[-1].name, "image_name": "images/I01_01_01.png", "mos": 1.0, "mos_std": 0.3}
   if variant == "single":  # no labels are asked for
     row["image_name"] = "no such name"
-  example = method.cut(picture(), row, np.random.default_rng(0))
+  example = method.preprocess_train(image(), row, np.random.default_rng(0))
   assert example["crops"].shape == (3, 16, 16, 3) and ("scene" in example) == (len(tasks) > 1)
   assert method.tasks == tasks and len(method.prompts.order) == count
 
@@ -278,12 +278,12 @@ def test_judge_compares_with_guessing():
   scene, distortion = np.zeros((5, 9)), np.zeros((5, 11))
   scene[:, prompts.SCENES.index("plant")] = 1
   distortion[:, prompts.DISTORTIONS.index("blur")] = 1
-  found = method.judge({"scene": scene, "distortion": distortion}, rows)
+  found = method.compute_metrics({"scene": scene, "distortion": distortion}, rows)
   assert found["scene accuracy"] == found["scene accuracy of the most frequent"] == 0.5
   assert found["distortion accuracy"] == 0.5
   assert found["scene accuracy of guessing"] == pytest.approx(1 / 9)
   assert found["distortion accuracy of guessing"] == pytest.approx(1 / 11)
-  assert method.judge({"scene": scene[4:], "distortion": distortion[4:]}, rows[4:]) == {}
+  assert method.compute_metrics({"scene": scene[4:], "distortion": distortion[4:]}, rows[4:]) == {}
 
 
 def test_labels_of_the_databases():
@@ -325,14 +325,14 @@ def test_prompts_that_do_not_fit_and_missing_scores_are_refused():
   with pytest.raises(ValueError, match="token 49407"):
     LIQE(config, 1)
   with pytest.raises(UserError, match="has no score to train on"):
-    LIQE(tiny_config(), 1).cut(picture(), record(0, mos=np.nan), np.random.default_rng(0))
+    LIQE(tiny_config(), 1).cut(image(), record(0, mos=np.nan), np.random.default_rng(0))
   with pytest.raises(UserError, match="without a committed token: splendid"):
     LIQE(tiny_config(prompt="a splendid {quality} photo"), 1)
 
 
 def test_soft_targets_need_deviations():
   method = LIQE(tiny_config(soft_targets=True), 1)
-  example = method.cut(picture(), record(0, mos_std=2.5), np.random.default_rng(0))
+  example = method.preprocess_train(image(), record(0, mos_std=2.5), np.random.default_rng(0))
   assert example["std"] == 2.5
   mesh, state = start(method)
   loss = jax.jit(lambda state, batch: method.loss(state.params, state, batch, None)[1][1]["losses"][0])

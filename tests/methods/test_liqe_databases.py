@@ -13,8 +13,8 @@ from jiqa import train as loop
 from jiqa.data.mixture import training_batches
 from jiqa.data.source import open_database
 from jiqa.data.splits import TEST, TRAIN, VALIDATION, assign
-from jiqa.data.task_labels import task_labels
-from jiqa.methods.liqe import LIQE
+from jiqa.methods.liqe._labels import task_labels
+from jiqa.methods.liqe.liqe import LIQE
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
 from tests.data_builders import test_official_labels as official
@@ -65,7 +65,7 @@ def test_all_training_names_of_the_first_split_and_none_else(data_dir):
 def run(data_dir, tmp_path_factory):
   config, workdir = tiny_config(data_dir), tmp_path_factory.mktemp("run")
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # every picture is tiny
+    warnings.simplefilter("ignore")  # every image is tiny
     assert loop.train(config, workdir, jax.devices()[:1])
   return config, workdir
 
@@ -81,7 +81,7 @@ def test_every_step_has_its_share_of_every_database(data_dir):
   sources, weights, _ = loop.open_sources(config)
   method, counts = LIQE(config, 1), [entry.count for entry in config.data]
   batches = training_batches(
-    sources, weights, method.cut, batch_size=48, seed=0, start=0, threads=2, buffered=48, counts=counts
+    sources, weights, method.preprocess_train, batch_size=48, seed=0, start=0, threads=2, buffered=48, counts=counts
   )
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")

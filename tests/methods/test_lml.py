@@ -40,7 +40,7 @@ def tiny_config(**changes):
 
 @pytest.fixture(scope="module")
 def batch():
-  """Rows 2 and 5 show one picture."""
+  """Rows 2 and 5 show one image."""
   rng = np.random.default_rng(0)
   corners = rng.uniform(0, 0.5, (B, K, 2)).astype(np.float32)
   ids = np.arange(2 * B, dtype=np.int32).reshape(B, 2)
@@ -129,7 +129,7 @@ def test_the_teacher_chooses_the_crop_and_random_crops_depend_on_the_key(seen, b
   del method
 
 
-def test_permuting_the_crops_of_a_picture_leaves_the_loss(seen, batch):
+def test_permuting_the_crops_of_a_image_leaves_the_loss(seen, batch):
   _, state, *_ = seen
   orders = np.stack([np.random.default_rng(i).permutation(K) for i in range(B)])
   moved = batch | {name: np.take_along_axis(batch[name], orders.reshape(B, K, *[1] * (batch[name].ndim - 2)), 1)
@@ -189,15 +189,15 @@ def test_without_contrast_it_is_plain_regression(seen, batch):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-  """Small scored pictures with official parts, prepared as a user would; two of them have the same pixels."""
-  pictures, data_dir = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("data")
+  """Small scored images with official parts, prepared as a user would; two of them have the same pixels."""
+  images, data_dir = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("data")
   rng, rows = np.random.default_rng(0), []
   for i in range(24):
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    coarse.resize((20 + i, 18), Image.Resampling.BICUBIC).save(pictures / f"{i}.png")
+    coarse.resize((20 + i, 18), Image.Resampling.BICUBIC).save(images / f"{i}.png")
     rows.append({"image_name": f"{i}.png", "mos": i / 4, "split": "test" if i % 4 == 3 else "train"})
-  pd.DataFrame(rows).to_csv(pictures / "scores.csv", index=False)
-  prepare("csv/tiny", pictures, data_dir)
+  pd.DataFrame(rows).to_csv(images / "scores.csv", index=False)
+  prepare("csv/tiny", images, data_dir)
   return data_dir
 
 
@@ -235,10 +235,10 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits_teacher_included(data_
   assert losses_of("whole") == losses_of("killed")
 
 
-def test_what_is_cut_of_a_picture():
+def test_what_is_cut_of_a_image():
   image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
   method = lml.LML(tiny_config(targets=(0.0, 100.0)), 1)
-  cut = method.cut(image, RECORD, np.random.default_rng(1))
+  cut = method.preprocess_train(image, RECORD, np.random.default_rng(1))
   assert {name: (x.shape, x.dtype.name) for name, x in cut.items()} == {
     "crops": ((K, SIDE, SIDE, 3), "uint8"),
     "boxes": ((K, 4), "float32"),
@@ -248,7 +248,7 @@ def test_what_is_cut_of_a_picture():
   }
   assert cut["target"] == 50
   assert lml.LML(tiny_config(targets=()), 1).cut(image, RECORD, np.random.default_rng(1))["target"] == 3
-  again = method.cut(image, RECORD, np.random.default_rng(1))
+  again = method.preprocess_train(image, RECORD, np.random.default_rng(1))
   assert all((cut[name] == again[name]).all() for name in cut)
 
 
@@ -256,7 +256,7 @@ def test_what_is_cut_of_a_picture():
   ("changes", "message"),
   [({"mos": np.nan}, "mine: a.png has no score"), ({"range": (-np.inf, np.inf)}, "mine declares no range")],
 )
-def test_pictures_without_a_target_are_refused(changes, message):
+def test_images_without_a_target_are_refused(changes, message):
   with pytest.raises(UserError, match=message):
     lml.LML(tiny_config(), 1).cut(np.zeros((20, 20, 3), np.uint8), RECORD | changes, np.random.default_rng(0))
 
@@ -265,8 +265,10 @@ def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
   method, state, *_ = seen
   rng = np.random.default_rng(3)
   images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 30), (17, 50), (9, 9))]
-  views = [method.views(image)["crops"] for image in images]
-  assert all((view == method.views(image.copy())["crops"]).all() for view, image in zip(views, images, strict=True))
+  views = [method.preprocess_eval(image)["crops"] for image in images]
+  assert all(
+    (view == method.preprocess_eval(image.copy())["crops"]).all() for view, image in zip(views, images, strict=True)
+  )
   assert views[0].shape == (4, SIDE, SIDE, 3)
   predict = jax.jit(method.predict)
   together = predict(state, {"crops": np.stack(views)})
@@ -278,7 +280,7 @@ def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
     np.testing.assert_allclose(shuffled[name][::-1], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pictures_are_scored_without_a_teacher(seen):
+def test_images_are_scored_without_a_teacher(seen):
   method, state, *_ = seen
   crops = np.random.default_rng(4).integers(0, 256, (2, 4, SIDE, SIDE, 3), dtype=np.uint8)
   with_teacher = jax.jit(method.predict)(state, {"crops": crops})
@@ -328,7 +330,7 @@ def test_the_shipped_variants_can_be_built(variant):
   _, schedule = optimizer.build(config.optimizer, config.steps or config.epochs * 116, 116)
   assert float(schedule(0)) < config.optimizer.learning_rate
   image = np.zeros((300, 400, 3), np.uint8)
-  assert method.views(image)["crops"].shape == (config.test_crops, config.crop, config.crop, 3)
+  assert method.preprocess_eval(image)["crops"].shape == (config.test_crops, config.crop, config.crop, 3)
 
 
 def test_ablations_change_what_they_name():

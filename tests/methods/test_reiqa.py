@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from configs import reiqa as config_file
-from jiqa.methods import build_method, reiqa, reiqa_pairs
+from jiqa.methods import build_method
+from jiqa.methods.reiqa import _pairs as reiqa_pairs
+from jiqa.methods.reiqa import reiqa
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import new_state
 
@@ -89,9 +91,9 @@ def test_half_scale_is_pillows(batch):
 
 def test_views_are_full_and_half_scale():
   image = np.random.default_rng(0).integers(0, 256, (31, 50, 3), dtype=np.uint8)
-  views = reiqa.ReIQA(tiny_config(), 1).views(image)
+  views = reiqa.ReIQA(tiny_config(), 1).preprocess_eval(image)
   assert views["full"] is image and views["half"].shape == (15, 25, 3)
-  assert reiqa.ReIQA(tiny_config(), 1).views(image[:1, :1])["half"].shape == (1, 1, 3)
+  assert reiqa.ReIQA(tiny_config(), 1).preprocess_eval(image[:1, :1])["half"].shape == (1, 1, 3)
 
 
 def test_versions_of_one_image_that_look_alike_are_never_negatives(batch):
@@ -175,7 +177,7 @@ def test_pairs_of_the_shipped_variants_overlap_as_their_config_says(variant):
   for scale in config.scales:
     drawn = np.abs(offsets(config.crop, (config.window // scale,) * 2, 500))
     overlap = (config.crop - drawn).prod(1) / config.crop**2
-    # The pictures of `small` have 256 pixels, 128 at half scale.
+    # The images of `small` have 256 pixels, 128 at half scale.
     assert overlap.max() <= (0.67 if (variant, scale) == ("small", 2) else 0.31)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import reiqa as config_file
-from jiqa.methods import reiqa, reiqa_pairs
+from jiqa.methods.reiqa import _pairs as reiqa_pairs
+from jiqa.methods.reiqa import reiqa
 from jiqa.runtime.sharding import make_mesh
 from tests.methods.test_reiqa import tiny_config
 
@@ -106,10 +107,10 @@ def test_official_half_is_an_interpolation_with_aligned_corners():
 def test_official_crops_spoil_the_half_scale_only_where_the_pair_lies_inside():
   config = tiny_config(compat="official", loss="queue", queue=64, crop=32, window=80, versions=4, kinds=(14, 17, 13))
   method = reiqa.ReIQA(config, 1)
-  pictures = np.random.default_rng(0).integers(60, 190, (8, 80, 80, 3), dtype=np.uint8)
+  images = np.random.default_rng(0).integers(60, 190, (8, 80, 80, 3), dtype=np.uint8)
   size = np.tile(np.int32([80, 80]), (8, 1))
   size[4:] = 50  # too small for a pair of 32 pixels, which needs 55 to 61
-  crops, _ = jax.jit(method.crop_pairs)({"image": pictures, "size": size}, jax.random.key(0))
+  crops, _ = jax.jit(method.crop_pairs)({"image": images, "size": size}, jax.random.key(0))
   crops = np.asarray(crops)
   outside = ((crops < -0.05) | (crops > 1.05)).any((-1, -2, -3))  # [2, b, s, v]
   assert outside[:, :4, 0, :2].all()  # exchanged versions
@@ -118,11 +119,11 @@ def test_official_crops_spoil_the_half_scale_only_where_the_pair_lies_inside():
   assert not outside[:, 4:, 1, :2].any()
   assert (crops[0, 4:, 0, 2:, 0] == 0).all()  # black bars above
   fixed = tiny_config(compat="fixed", loss="queue", queue=64, crop=32, window=80, versions=4, kinds=(14, 17, 13))
-  assert np.asarray(reiqa.ReIQA(fixed, 1).cut(pictures[0, :20], {}, np.random.default_rng(0))["size"]).tolist() == [
+  assert np.asarray(reiqa.ReIQA(fixed, 1).cut(images[0, :20], {}, np.random.default_rng(0))["size"]).tolist() == [
     64,
     80,
   ]
-  assert method.cut(pictures[0, :20], {}, np.random.default_rng(0))["size"].tolist() == [20, 80]
+  assert method.preprocess_train(images[0, :20], {}, np.random.default_rng(0))["size"].tolist() == [20, 80]
 
 
 def test_shuffled_keys_come_back_in_their_order():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import reiqa as config_file
-from jiqa.methods.reiqa_content import ReIQAContent
+from jiqa.methods.reiqa.reiqa_content import ReIQAContent
 from jiqa.runtime.sharding import make_mesh, put_batch
 
 
@@ -17,15 +17,15 @@ def tiny_config(**changes):
   return config
 
 
-def test_the_window_holds_the_whole_picture():
+def test_the_window_holds_the_whole_image():
   method = ReIQAContent(tiny_config(), 1)
   rng = np.random.default_rng(0)
   small, large = rng.integers(1, 256, (30, 40, 3), dtype=np.uint8), rng.integers(1, 256, (60, 96, 3), dtype=np.uint8)
-  cut = method.cut(small, {}, rng)
+  cut = method.preprocess_train(small, {}, rng)
   assert cut["size"].tolist() == [30, 40]
   np.testing.assert_array_equal(cut["image"][:30, :40], small)
   assert not cut["image"][30:].any() and not cut["image"][:, 40:].any()
-  assert method.cut(large, {}, rng)["size"].tolist() == [30, 48]
+  assert method.preprocess_train(large, {}, rng)["size"].tolist() == [30, 48]
 
 
 @pytest.mark.slow

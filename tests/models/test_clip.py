@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jiqa.data.prompts import JOINT, QUALITY, encode
+from jiqa.methods.liqe._prompts import JOINT, QUALITY, encode
 from jiqa.models.clip import CLIP, share_prefixes, similarity, unit
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights import clip as table

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks import collectives
 from jiqa.models.resnet import BatchNorm, Conv, Part, Projector, ResNet, Stem, mask_border, mask_outside, max_pool
-from jiqa.runtime import collectives
-from jiqa.runtime.sharding import make_mesh, over_batch
+from jiqa.runtime.sharding import batch_sharding, make_mesh
 from jiqa.runtime.state import merge_module
 from tests.helpers import randomised
 
@@ -106,7 +106,7 @@ def test_the_border_is_the_lines_around_each_image(origins):
 
 
 def test_the_border_is_masked_on_each_device_for_itself():
-  place = over_batch(make_mesh())
+  place = batch_sharding(make_mesh())
   x = jax.ShapeDtypeStruct((8, 8, 10, 2), jnp.float32, sharding=place)
   size = jax.ShapeDtypeStruct((8, 2), jnp.int32, sharding=place)
   program = jax.jit(lambda x, size: mask_border(x, Part(size))).lower(x, size).compile()

@@ -105,7 +105,7 @@ def test_bfloat16_products_keep_float32_around_them(fixture):
   assert 1e-5 < error < 0.15
 
 
-def test_pictures_of_another_size_are_refused():
+def test_images_of_another_size_are_refused():
   with pytest.raises(ValueError, match=r"\(64, 48, 3\); this encoder takes \(48, 48, 3\)"):
     abstract().encoder(jnp.zeros((1, 64, 48, 3)))
   with pytest.raises(ValueError, match="multiple of patch 16"):

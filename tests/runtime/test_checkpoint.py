@@ -12,7 +12,7 @@ import pytest
 
 from jiqa.errors import UserError
 from jiqa.runtime.checkpoint import Checkpoints, digest
-from jiqa.runtime.sharding import layout, make_mesh
+from jiqa.runtime.sharding import make_mesh, state_sharding
 from jiqa.runtime.state import new_state
 
 
@@ -109,7 +109,7 @@ except UserError as error:
 
 def test_checksums_see_values_and_places_but_not_shardings():
   state = state_of(0)
-  spread_out = jax.device_put(state, layout(state, make_mesh(), "fsdp"))
+  spread_out = jax.device_put(state, state_sharding(state, make_mesh(), "fsdp"))
   assert not spread_out.params["a"].sharding.is_fully_replicated
   assert digest(state) == digest(spread_out)
   for changed in (state.params["a"].at[3, 4].add(1e-3), state.params["a"][::-1], state.params["a"].T):

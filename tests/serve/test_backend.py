@@ -15,20 +15,23 @@ from PIL import Image
 
 import jiqa
 from jiqa.errors import UserError
-from jiqa.methods import METHODS
 from jiqa.serve.app import create_app
 from jiqa.serve.backend import Backend, map_as_png
 from jiqa.serve.command import check_extra, run
 from jiqa.serve.limits import Limits
 from jiqa.weights.store import save_weights
-from tests.serve.pictures import Brightness, encoded
+from tests import brightness_method
+from tests.serve.images import Brightness, encoded
 
 
 @pytest.fixture
 def metric(tmp_path, monkeypatch):
   """A metric whose score is twice the mean pixel in [0, 1]."""
-  monkeypatch.setitem(METHODS, "brightness", "tests.brightness_method:Brightness")
-  card = {"method": "brightness", "config": {"method": "brightness", "batch_size": 1}, "licence": "none"}
+  card = {
+    "method": brightness_method.NAME,
+    "config": {"method": brightness_method.NAME, "batch_size": 1},
+    "licence": "none",
+  }
   save_weights(tmp_path / "secret" / "bright", {"slope": np.float32(2)}, {}, card)
   import jax
 

@@ -1,4 +1,4 @@
-"""The page in a headless Chromium: pictures dropped, scores read, the table downloaded."""
+"""The page in a headless Chromium: images dropped, scores read, the table downloaded."""
 
 import csv
 import shutil
@@ -15,7 +15,7 @@ from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-from tests.serve.pictures import encoded, png_header  # noqa: E402
+from tests.serve.images import encoded, png_header  # noqa: E402
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = pytest.mark.skipif(
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 SERVER = """
 from jiqa.serve.command import run
 from jiqa.serve.limits import Limits
-from tests.serve.pictures import Brightness
+from tests.serve.images import Brightness
 run(Brightness(), host="127.0.0.1", port=0, limits=Limits(pixels=10_000_000))
 """
 # What a file manager does: files arrive as a drop on the page, not through its button.
@@ -82,7 +82,7 @@ def texts(browser, selector):
   return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
 
 
-def test_dropped_pictures_are_scored_and_the_table_can_be_downloaded(address, browser, tmp_path):
+def test_dropped_images_are_scored_and_the_table_can_be_downloaded(address, browser, tmp_path):
   names = ["=1+1,dark.png", "<b>light</b>.png"]
   names[1] = names[1].replace("/", "")  # no file name has a slash
   for name, gray in zip(names, (51, 204), strict=True):
@@ -94,7 +94,7 @@ def test_dropped_pictures_are_scored_and_the_table_can_be_downloaded(address, br
   button = browser.find_element(By.ID, "download")
   wait(browser, button.is_enabled)
 
-  assert browser.find_element(By.ID, "summary").text == "2 pictures scored · mean 0.5 · 1 failed"
+  assert browser.find_element(By.ID, "summary").text == "2 images scored · mean 0.5 · 1 failed"
   assert texts(browser, "#list .name") == [*names, "bomb.png"]
   assert texts(browser, "#list .score output")[:2] == ["0.2", "0.8"]
   assert "pixels" in browser.find_elements(By.CSS_SELECTOR, "#list .error")[2].text
@@ -140,12 +140,12 @@ def test_the_page_fits(address, browser, tmp_path, width):
     browser.find_element(By.ID, "map").click()
     time.sleep(0.1)  # the maps are laid over the thumbnails when those are laid out
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    for picture, over in browser.execute_script(
+    for image, over in browser.execute_script(
       "return [...document.querySelectorAll('.frame')].map(frame => "
       "['canvas', '.map'].map(name => frame.querySelector(name).getBoundingClientRect()))"
     ):
-      assert picture["width"] > 10
+      assert image["width"] > 10
       for side in ("left", "top", "width", "height"):
-        assert abs(picture[side] - over[side]) <= 1, f"the map does not lie on the picture: {side}"
+        assert abs(image[side] - over[side]) <= 1, f"the map does not lie on the image: {side}"
   finally:
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

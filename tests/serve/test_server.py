@@ -19,8 +19,8 @@ from PIL import Image  # noqa: E402
 
 from jiqa.errors import UserError  # noqa: E402
 from jiqa.serve.app import create_app  # noqa: E402
-from jiqa.serve.limits import MAX_SCANS, Limits, check_picture  # noqa: E402
-from tests.serve.pictures import Brightness, encoded, png_header  # noqa: E402
+from jiqa.serve.limits import MAX_SCANS, Limits, check_image  # noqa: E402
+from tests.serve.images import Brightness, encoded, png_header  # noqa: E402
 
 SMALL = Limits(
   file_bytes=20_000, files=4, pixels=1_000_000, request_bytes=60_000, bytes_in_flight=200_000, images_waiting=4,
@@ -46,7 +46,7 @@ def post(client, *files, **options):
   return client.post("/api/score", files=[("files", file) for file in files], **options)
 
 
-def test_scores_every_picture_of_a_request_in_order(client):
+def test_scores_every_image_of_a_request_in_order(client):
   files = [("a.png", encoded(color=51)), ("b.jpg", encoded(kind="JPEG", color=102)), ("a.png", encoded((7, 9)))]
   answer = post(client, *files)
   assert answer.status_code == 200
@@ -75,13 +75,13 @@ def test_says_what_it_is_and_what_it_takes(client):
 def test_a_file_that_cannot_be_scored_is_named_and_the_others_are_scored(client):
   whole = encoded((200, 200), "JPEG")
   answer = post(
-    client, ("good.png", encoded()), ("cut.jpg", whole[:-60]), ("text.png", b"no picture"), ("empty.png", b"")
+    client, ("good.png", encoded()), ("cut.jpg", whole[:-60]), ("text.png", b"no image"), ("empty.png", b"")
   )  # fmt: skip
   assert answer.status_code == 200
   good, cut, text, empty = answer.json()["results"]
   assert good["error"] is None
   assert "damaged or incomplete" in cut["error"]
-  assert "not a picture" in text["error"]
+  assert "not an image" in text["error"]
   assert "empty" in empty["error"]
   assert cut["score"] is text["score"] is empty["score"] is None
 
@@ -94,8 +94,8 @@ def test_refuses_bombs_of_every_format_by_their_header(kind, monkeypatch):
   data = encoded((1200, 900), kind)
   monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
   with pytest.raises(UserError, match="1200 x 900 pixels; at most 1 megapixels"):
-    check_picture(data, SMALL)
-  assert check_picture(data, Limits()) == (1200, 900)
+    check_image(data, SMALL)
+  assert check_image(data, Limits()) == (1200, 900)
 
 
 def test_refuses_a_bomb_of_a_few_bytes(client, metric):
@@ -109,15 +109,15 @@ def test_refuses_a_jpeg_of_very_many_scans():
   file = io.BytesIO()
   Image.effect_noise((64, 64), 50).save(file, format="JPEG", progressive=True)
   data = file.getvalue()
-  assert check_picture(data, Limits()) == (64, 64)
+  assert check_image(data, Limits()) == (64, 64)
   at = data.rindex(b"\xff\xda")
   with pytest.raises(UserError, match="scans"):
-    check_picture(data[:at] + data[at:-2] * MAX_SCANS + data[-2:], Limits())
+    check_image(data[:at] + data[at:-2] * MAX_SCANS + data[-2:], Limits())
 
 
 def test_does_not_run_formats_that_are_programs():
-  with pytest.raises(UserError, match="not a picture"):
-    check_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", Limits())
+  with pytest.raises(UserError, match="not an image"):
+    check_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", Limits())
 
 
 def test_a_file_or_a_request_that_is_too_large_is_refused(client, metric):
@@ -174,14 +174,14 @@ def test_names_are_labels_and_nothing_is_written(client, tmp_path, monkeypatch):
   assert all(len(row["name"]) <= 255 and row["name"].isprintable() for row in results)
 
 
-def busy(client, metric, pictures):
-  """Holds the device with one picture and fills the queue with more; returns the threads' futures and their pool."""
+def busy(client, metric, images):
+  """Holds the device with one image and fills the queue with more; returns the threads' futures and their pool."""
   metric.gate.clear()
-  pool = concurrent.futures.ThreadPoolExecutor(pictures)
+  pool = concurrent.futures.ThreadPoolExecutor(images)
   first = pool.submit(post, client, ("first.png", encoded()))
   assert metric.entered.wait(10)
-  rest = [pool.submit(post, client, (f"{i}.png", encoded())) for i in range(pictures - 1)]
-  until(lambda: client.get("/healthz").json()["unfinished"] == pictures)
+  rest = [pool.submit(post, client, (f"{i}.png", encoded())) for i in range(images - 1)]
+  until(lambda: client.get("/healthz").json()["unfinished"] == images)
   return [first, *rest], pool
 
 
@@ -220,7 +220,7 @@ def test_requests_that_wait_together_are_scored_together(client, metric):
   pool.shutdown()
 
 
-def test_a_picture_that_upsets_the_model_does_not_take_others_with_it(client, metric):
+def test_a_image_that_upsets_the_model_does_not_take_others_with_it(client, metric):
   metric.gate.clear()
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     first = pool.submit(post, client, ("first.png", encoded()))
@@ -304,7 +304,7 @@ STOPPED = """
 import time
 from jiqa.serve.command import run
 from jiqa.serve.limits import Limits
-from tests.serve.pictures import Brightness
+from tests.serve.images import Brightness
 class Slow(Brightness):
   def score(self, images, saliency):
     print("scoring", flush=True)

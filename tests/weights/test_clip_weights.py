@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jiqa.data.prompts import JOINT, QUALITY
 from jiqa.errors import UserError
+from jiqa.methods.liqe._prompts import JOINT, QUALITY
 from jiqa.weights import clip, convert, rename
 from jiqa.weights.store import flatten, load_weights
 from tests.models.test_clip import TEXT, VISION

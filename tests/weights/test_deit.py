@@ -10,7 +10,7 @@ from flax import nnx
 
 from configs import lml as config_file
 from jiqa.errors import UserError
-from jiqa.methods.lml import LML, QualityNetwork
+from jiqa.methods.lml.lml import LML, QualityNetwork
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import split_module
 from jiqa.weights import deit

@@ -70,7 +70,7 @@ def test_features_equal_a_pytorch_resnet_at_both_scales(fixture, network):
     predict = jax.jit(method.predict)
     for photo, expected in zip(photographs(), fixture[f"{network}/{expert}"], strict=True):
       batch = {}
-      for name, view in method.views(photo).items():
+      for name, view in method.preprocess_eval(photo).items():
         # In one frame for both photographs, which is compiled once: what is outside must not matter.
         frame = np.full((1, 104, 136, 3) if name == "full" else (1, 52, 68, 3), 99, np.uint8)
         frame[0, : view.shape[0], : view.shape[1]] = view

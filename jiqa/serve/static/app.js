@@ -1,7 +1,7 @@
 "use strict";
 // Everything that comes from outside (file names, the card, errors) reaches the page as textContent only.
 
-const PARALLEL = 4;        // requests at a time, one picture each: every picture answers for itself
+const PARALLEL = 4;        // requests at a time, one image each: every image answers for itself
 const THUMBNAIL = 480;     // pixels of the longer side
 const $ = (id) => document.getElementById(id);
 
@@ -55,7 +55,7 @@ function fail(message) {
   $("fatal").hidden = false;
 }
 
-// ---- pictures in
+// ---- images in
 
 async function walk(entry, path) {
   if (entry.isFile) {
@@ -137,7 +137,7 @@ async function score(item) {
 
 async function request(item) {
   if (item.file.size > about.limits.file_bytes) {
-    throw new Error(`larger than ${number(about.limits.file_bytes / 2 ** 20)} MiB; save the picture smaller`);
+    throw new Error(`larger than ${number(about.limits.file_bytes / 2 ** 20)} MiB; save the image smaller`);
   }
   const body = new FormData();
   body.append("files", item.file, item.name);
@@ -182,7 +182,7 @@ function placeMap(canvas, map, source) {
   if (!canvas) return;
   map.src = source;
   map.hidden = !$("map").checked;
-  // The map has a shape of its own: it is stretched over the picture.
+  // The map has a shape of its own: it is stretched over the image.
   const fit = () => Object.assign(map.style, { width: `${canvas.clientWidth}px`, height: `${canvas.clientHeight}px` });
   new ResizeObserver(fit).observe(canvas);
 }
@@ -191,7 +191,7 @@ function summarise() {
   const scored = items.filter((item) => item.state === "scored"), failed = items.filter((item) => item.state === "failed");
   const waiting = items.length - scored.length - failed.length;
   const mean = scored.reduce((sum, item) => sum + item.result.score, 0) / scored.length;
-  const parts = [`${plural(scored.length, "picture")} scored`];
+  const parts = [`${plural(scored.length, "image")} scored`];
   if (scored.length) parts.push(`mean ${number(mean)}`);
   if (failed.length) parts.push(`${failed.length} failed`);
   if (waiting) parts.push(`${waiting} to go`);

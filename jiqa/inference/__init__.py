@@ -1,0 +1,1 @@
+"""What turns images into scores: weights, inputs, the metric, outputs."""

@@ -1,0 +1,160 @@
+"""Folders that a metric can be built from: weights with a card, or the working directory of a training run."""
+
+import contextlib
+import importlib
+import json
+import logging
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from jiqa.errors import UserError
+from jiqa.inference import heads
+from jiqa.weights.store import CARD, load_weights
+
+RUN_CONFIG = "config.json"
+# Networks of published checkpoints: method, config file and variant, and the keys of the card that the config takes.
+PUBLISHED = {
+  ("reiqa", "quality"): ("configs.reiqa", "quality", ("depth", "width", "embedding")),
+  ("reiqa", "content"): ("configs.reiqa", "content", ("depth", "width", "embedding")),
+  ("liqe", None): ("configs.liqe", None, ("prompt",)),
+  ("lml", None): ("configs.lml", None, ()),
+}
+
+
+class Found(NamedTuple):
+  """What a folder holds.
+
+  Attributes:
+    folder: pathlib.Path.
+    config: dict of plain values, of the run that trained the weights.
+    params, stats: nested dicts of NumPy arrays.
+    extra: the same for what else the state carries; None where it was not saved.
+    card: dict of plain values: where the weights are from.
+    heads: dict from name to the file of a head that lies in the folder.
+  """
+
+  folder: pathlib.Path
+  config: dict
+  params: dict
+  stats: dict
+  extra: dict | None
+  card: dict
+  heads: dict
+
+
+def find(folder):
+  """Reads a folder of weights or the working directory of a run.
+
+  Args:
+    folder: path.
+
+  Returns:
+    Found.
+
+  Raises:
+    UserError: it is neither, or is damaged.
+  """
+  folder = pathlib.Path(folder)
+  if folder.is_file():
+    raise UserError(
+      f"{folder}: is a file; expected a folder of weights or of a run. A published checkpoint becomes one with "
+      "`jiqa convert SOURCE FILE OUT`; `jiqa convert list` shows the sources."
+    )
+  if not folder.is_dir():
+    raise UserError(f"{folder}: no such folder; expected a folder of weights (with {CARD}) or the --workdir of a run")
+  if (folder / CARD).is_file():
+    return _folder_of_weights(folder)
+  if (folder / RUN_CONFIG).is_file():
+    return _run(folder)
+  raise UserError(
+    f"{folder}: neither a folder of weights ({CARD} is missing) nor the --workdir of a run ({RUN_CONFIG} is missing)"
+  )
+
+
+def _folder_of_weights(folder):
+  params, stats, card = load_weights(folder)
+  if "config" in card:
+    config = card["config"]
+  else:
+    config = _published_config(folder, card)
+  # Kept in half precision to be small; computed with in single precision.
+  params, stats = (_single_precision(tree) for tree in (params, stats))
+  return Found(folder, config, params, stats, None, card, heads.beside(folder))
+
+
+def _single_precision(tree):
+  if isinstance(tree, dict):
+    return {key: _single_precision(value) for key, value in tree.items()}
+  return tree.astype(np.float32) if tree.dtype == np.float16 else tree
+
+
+def _published_config(folder, card):
+  kind = (card.get("model"), card.get("expert"))
+  if kind not in PUBLISHED:
+    known = ", ".join(" ".join(filter(None, each)) for each in PUBLISHED)
+    raise UserError(
+      f"{folder / CARD}: has no entry 'config', and model {kind[0]!r}, expert {kind[1]!r} is none of {known}; these "
+      "weights start a training (--config.init_from) but give no scores themselves"
+    )
+  module, variant, taken = PUBLISHED[kind]
+  get_config = importlib.import_module(module).get_config
+  config = json.loads((get_config(variant) if variant else get_config()).to_json_best_effort())
+  # Published weights are float32; half precision would be seen in the third digit of a score.
+  return config | {key: card[key] for key in taken} | ({"dtype": "float32"} if "dtype" in config else {})
+
+
+def _run(folder):
+  try:
+    config = json.loads((folder / RUN_CONFIG).read_text())
+  except ValueError as error:
+    raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
+  which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
+  directory = folder / {"best": "best", "newest": "checkpoints"}[which]
+  step, saved = read_checkpoint(directory)
+  card = {"run": folder.name, "step": step, "checkpoint": which}
+  return Found(folder, config, saved["params"], saved["stats"], saved["extra"], card, heads.beside(folder))
+
+
+def read_checkpoint(directory):
+  """The newest checkpoint of a directory as NumPy arrays, whatever devices wrote it.
+
+  Args:
+    directory: pathlib.Path, `checkpoints` or `best` of a run.
+
+  Returns:
+    (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also places in lists.
+
+  Raises:
+    UserError: there is no complete checkpoint.
+  """
+  import jax
+  import orbax.checkpoint as ocp
+
+  steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
+  if not steps:
+    raise UserError(f"{directory}: no complete checkpoint; run the same launch.py command again to train on")
+  newest = directory.resolve() / str(max(steps))
+  path = newest / ("state" if (newest / "state").is_dir() else "default")  # as earlier versions called it
+  try:
+    with _without_warnings("absl"), ocp.PyTreeCheckpointer() as reader:
+      tree = reader.metadata(path).item_metadata.tree
+      wanted = {key: tree.get(key, {}) for key in ("params", "stats", "extra")}
+      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+      saved = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
+  except Exception as error:  # what a damaged file makes the readers raise has no common type
+    raise UserError(f"{newest}: this checkpoint is damaged ({error}); delete it to use the one before") from error
+  return max(steps), {key: saved.get(key) or {} for key in wanted}
+
+
+@contextlib.contextmanager
+def _without_warnings(name):
+  """Keeps a logger quiet: Orbax tells of files that older versions wrote and that nobody needs."""
+  logger = logging.getLogger(name)
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)

@@ -1,0 +1,68 @@
+"""Validation during training: keeps the state whose scores agree best with the human scores of the validation part."""
+
+import numpy as np
+
+from jiqa.data.source import open_database
+from jiqa.data.splits import VALIDATION
+from jiqa.errors import UserError
+from jiqa.evaluation.correlation import srcc
+from jiqa.inference.predictor import Predictor
+from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.distributed import from_main
+
+BEST = "best"
+
+
+class Validation:
+  """Judges states on the validation parts of the run's databases; the test parts are not looked at.
+
+  Args:
+    config: ConfigDict, see configs/.
+    method: see methods/base.py; must predict 'score'.
+    mesh: the devices.
+    splits_of: function (config, table, name, protocol) -> [1, n] int8, the split of this run.
+    workdir: folder, or gs://BUCKET/FOLDER; the best state is kept in its folder `best`.
+
+  Raises:
+    UserError: if the run has no split, or a validation part is too small.
+  """
+
+  def __init__(self, config, method, mesh, splits_of, workdir):
+    if config.split < 0:
+      raise UserError("config.validate_every is set, but config.split is -1: there is no split to validate on")
+    self._predict = Predictor(method, mesh, config.evaluation.pixels_per_batch)
+    self._parts = {}
+    for name in config.evaluation.databases:
+      database = open_database(name, config.data_dir or None)
+      positions = np.flatnonzero(splits_of(config, database.table, name, config.evaluation.protocol)[0] == VALIDATION)
+      if len(positions) < 3:
+        raise UserError(f"{name}: split {config.split} has {len(positions)} validation image(s); at least 3 are needed")
+      self._parts[name] = (database, positions)
+    self._directory = workdir / BEST
+
+  def judge(self, step, state, log):
+    """Logs the SRCC of every validation part and their mean, and keeps the state if the mean is the best so far.
+
+    Args:
+      step: int.
+      state: State.
+      log: Writer.
+    """
+    measured = {}
+    for name, (database, positions) in self._parts.items():
+      scores = self._predict(state, database, positions, f"{name}, validation")["score"]
+      measured[name] = float(srcc(scores, database.table.mos.to_numpy()[positions]))
+    # The processes must agree on whether it is the best, to the last bit.
+    mean = from_main(float(np.mean(list(measured.values()))))
+    log.note(step, {"validation_srcc": mean, **{f"validation_srcc/{name}": x for name, x in measured.items()}})
+    # A constant score has no rank correlation; it is never the best.
+    if np.isfinite(mean) and mean > from_main(best_srcc(self._directory)):
+      with Checkpoints(self._directory, keep=1, best="srcc") as best:
+        best.save(step, state, {"srcc": mean})
+
+
+def best_srcc(directory):
+  """The validation SRCC of the state kept in a folder; -inf if there is none."""
+  with Checkpoints(directory, keep=1, best="srcc") as kept:
+    metrics = kept.best_metrics()
+  return metrics["srcc"] if metrics else -np.inf

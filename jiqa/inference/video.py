@@ -1,0 +1,80 @@
+"""Buckets of a video, through PyAV where it is installed."""
+
+import numpy as np
+
+from jiqa.errors import UserError
+from jiqa.inference.images import Item
+from jiqa.inference.locations import VIDEO_SUFFIXES, is_address
+
+MARK = "#frame="
+
+
+def is_video(name):
+  """True for names with the ending of a video.
+
+  Example:
+    >>> is_video("a.MP4"), is_video("a.jpg")
+    (True, False)
+  """
+  return name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def frames(name, per_second):
+  """The frames of a video to score, one at a time.
+
+  Args:
+    name: path of the video.
+    per_second: how many frames of every second; those nearest after the times k / per_second.
+
+  Yields:
+    Item, called NAME#frame=NUMBER. Where the video cannot be read (on), or ends before what its header announces, an
+    Item called NAME whose source is the UserError.
+  """
+  try:
+    import av
+  except ImportError:
+    yield Item(name, UserError(f"{name}: reading videos needs PyAV; pip install 'jiqa[video]'"))
+    return
+  if is_address(name):
+    yield Item(name, UserError(f"{name}: videos are read from files only; download it first"))
+    return
+  try:
+    with av.open(name) as container:
+      stream, due, number = container.streams.video[0], 0.0, 0
+      for number, frame in enumerate(container.decode(stream), 1):
+        seconds = frame.time if frame.time is not None else (number - 1) / float(stream.average_rate or 25)
+        if seconds + 1e-6 >= due:
+          due = max(due, seconds) + 1 / per_second
+          yield Item(f"{name}{MARK}{number - 1}", np.asarray(frame.to_ndarray(format="rgb24")))
+      # FFmpeg ends without a word where a file is cut off. Containers that count their frames may be off by a few.
+      if number < max(1, 0.9 * stream.frames):
+        announced = f" of {stream.frames}" if stream.frames else ""
+        yield Item(name, UserError(f"{name}: {number}{announced} frames can be decoded; the video is damaged"))
+  except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+    yield Item(name, UserError(f"{name}: cannot be read as a video ({error})"))
+
+
+def pooled(rows):
+  """One row a video from the rows of its frames.
+
+  Args:
+    rows: list of dicts with 'path', 'score' and 'error'.
+
+  Returns:
+    list of dicts: path, frames, mean, p10 (a tenth of the frames score less), median, minimum.
+
+  Example:
+    >>> pooled([{"path": f"a.mp4#frame={i}", "score": i, "error": ""} for i in range(11)])
+    [{'path': 'a.mp4', 'frames': 11, 'mean': 5.0, 'p10': 1.0, 'median': 5.0, 'minimum': 0.0}]
+  """
+  scores = {}
+  for row in rows:
+    name, mark, _ = row["path"].rpartition(MARK)
+    if mark and not row["error"]:
+      scores.setdefault(name, []).append(float(row["score"]))
+  found = []
+  for name, values in scores.items():
+    p10, median = np.percentile(values, (10, 50))
+    of = {"mean": np.mean(values), "p10": p10, "median": median, "minimum": np.min(values)}
+    found.append({"path": name, "frames": len(values), **{key: float(value) for key, value in of.items()}})
+  return found

@@ -1,0 +1,189 @@
+"""The crops that LIQE looks at: windows on a grid, cut one by one, so that no image is ever unfolded whole."""
+
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from jiqa.data.decode import check_enlarged
+
+POLICIES = ("official", "uniform", "pyiqa")
+
+
+def adaptive_resize(image, side=768):
+  """Reduces an image so that its shorter side is `side` pixels, if both sides are at least that; never enlarges.
+
+  As published: Pillow's antialiased bilinear filter, the longer side rounded down.
+
+  Args:
+    image: [h, w, 3] uint8.
+    side: pixels.
+
+  Returns:
+    [h', w', 3] uint8.
+
+  Example:
+    >>> [adaptive_resize(np.zeros((*size, 3), np.uint8)).shape[:2] for size in ((1000, 767), (1600, 1201))]
+    [(1000, 767), (1023, 768)]
+  """
+  height, width = image.shape[:2]
+  short = min(height, width)
+  if short <= side:
+    return image
+  size = [side if n == short else int(side * n / short) for n in (width, height)]
+  return _resized(image, *size)
+
+
+def at_least(image, side):
+  """Enlarges an image whose shorter side is less than `side` pixels until it is, and warns.
+
+  Args:
+    image: [h, w, 3] uint8.
+    side: pixels.
+
+  Returns:
+    [h', w', 3] uint8; the image itself where it is large enough.
+
+  Raises:
+    UserError: it is so thin that it would become huge, see `decode.check_enlarged`.
+  """
+  height, width = image.shape[:2]
+  short = min(height, width)
+  if short >= side:
+    return image
+  warnings.warn(
+    f"an image of {width}x{height} pixels is smaller than the {side} pixels that the network sees; it is enlarged, "
+    "which blurs it",
+    stacklevel=2,
+  )
+  size = [max(side, round(n * side / short)) for n in (width, height)]
+  check_enlarged((height, width), size[::-1])
+  return _resized(image, *size)
+
+
+def _resized(image, width, height):
+  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def stride_of(height, width, policy):
+  """The distance of the grid's windows: 48 pixels for large images, else 32; pyiqa's is always 32."""
+  return 48 if policy != "pyiqa" and max(height, width) >= 1024 else 32
+
+
+def grid(height, width, crop, stride):
+  """How many windows of a grid fit below and beside each other.
+
+  Example:
+    >>> grid(768, 1024, 224, 48), grid(384, 512, 224, 32)
+    ((12, 17), (6, 10))
+  """
+  return (height - crop) // stride + 1, (width - crop) // stride + 1
+
+
+def spread(height, width, crop, count):
+  """Corners of `count` windows in rows and columns that reach from edge to edge.
+
+  Of all ways to arrange them the one whose windows cover most.
+
+  Args:
+    height, width: of the image, at least `crop`.
+    crop: side of a window, pixels.
+    count: number of windows.
+
+  Returns:
+    [count, 2] int, top and left.
+  """
+
+  def covered(length, n):
+    step = (length - crop) / max(n - 1, 1)
+    return crop + (n - 1) * min(crop, step)
+
+  rows = max(
+    (n for n in range(1, count + 1) if count % n == 0),
+    key=lambda n: covered(height, n) * covered(width, count // n),
+  )
+  columns = count // rows
+  places = [
+    np.round(np.linspace(0, length - crop, n)).astype(int) if n > 1 else np.array([(length - crop) // 2])
+    for length, n in ((height, rows), (width, columns))
+  ]
+  return np.stack(np.meshgrid(*places, indexing="ij"), -1).reshape(-1, 2)
+
+
+def corners(height, width, crop, count, policy):
+  """Where the windows of a test image are.
+
+  - "official": every (N // count)-th of the N windows of the grid, row by row from the top left; as published, the
+    bottom is not reached.
+  - "pyiqa": the same on the grid of stride 32.
+  - "uniform": see `spread`.
+
+  A grid with fewer than `count` windows gives all it has, where the published code fails.
+
+  Args:
+    height, width: of the image, at least `crop`.
+    crop: side of a window, pixels.
+    count: number of windows.
+    policy: one of POLICIES.
+
+  Returns:
+    [n, 2] int, n <= count, top and left.
+
+  Example:
+    >>> corners(768, 1024, 224, 15, "official")[:3].tolist()
+    [[0, 0], [0, 624], [48, 432]]
+  """
+  if policy == "uniform":
+    return spread(height, width, crop, count)
+  stride = stride_of(height, width, policy)
+  rows, columns = grid(height, width, crop, stride)
+  total = rows * columns
+  index = np.arange(min(count, total)) * max(total // count, 1)
+  return np.stack([index // columns, index % columns], -1) * stride
+
+
+def eval_crops(image, crop, count, policy, side=768):
+  """The windows by which an image is judged; a function of the image alone.
+
+  Args:
+    image: [h, w, 3] uint8, of any size.
+    crop: side of a window, pixels.
+    count: number of windows.
+    policy: see `corners`; "pyiqa" also leaves large images at their size.
+    side: see `adaptive_resize`.
+
+  Returns:
+    [n, crop, crop, 3] uint8, n <= count.
+  """
+  image = _sized(image, crop, policy, side)
+  return cut(image, corners(*image.shape[:2], crop, count, policy), crop)
+
+
+def train_crops(image, crop, count, policy, rng, side=768):
+  """Windows to train on: of the image or its mirror image, on the grid, drawn with replacement.
+
+  Args:
+    image: [h, w, 3] uint8, of any size.
+    crop, count, policy, side: see `eval_crops`; "uniform" draws from any place instead of the grid.
+    rng: np.random.Generator.
+
+  Returns:
+    [count, crop, crop, 3] uint8.
+  """
+  image = _sized(image, crop, policy, side)
+  if rng.random() < 0.5:
+    image = image[:, ::-1]
+  height, width = image.shape[:2]
+  stride = 1 if policy == "uniform" else stride_of(height, width, policy)
+  rows, columns = grid(height, width, crop, stride)
+  index = rng.integers(rows * columns, size=count)
+  return cut(image, np.stack([index // columns, index % columns], -1) * stride, crop)
+
+
+def cut(image, corners, crop):
+  """[n, 2] top left corners to [n, crop, crop, 3] windows."""
+  return np.stack([image[top : top + crop, left : left + crop] for top, left in corners])
+
+
+def _sized(image, crop, policy, side):
+  return at_least(image if policy == "pyiqa" else adaptive_resize(image, side), crop)

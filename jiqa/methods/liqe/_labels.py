@@ -1,0 +1,71 @@
+"""What LIQE learns besides quality: which scenes an image shows, and which distortion dominates it."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+
+from jiqa.data.splits import tables
+from jiqa.data.splits.liqe_labels import COARSE, DISTORTIONS, SCENES, liqe_labels
+from jiqa.errors import UserError
+
+# What the photographs of the demo set show, in the words of the prompts; close-ups of textures and images of science
+# are, or are also, "others".
+DEMO_SCENES = {
+  "astronaut": ("human",), "brick": ("others",), "camera": ("human",), "chelsea": ("animal",),
+  "china": ("cityscape",), "coffee": ("still_life",), "coins": ("still_life",), "flower": ("plant",),
+  "grass": ("plant", "others"), "gravel": ("others",), "hubble": ("night", "others"),
+  "immunohistochemistry": ("others",),
+  "motorcycle": ("still_life", "indoor"), "retina": ("others",), "rocket": ("landscape",),
+}  # fmt: skip
+
+
+def has_labels(database):
+  """Whether a database has labels of scene and distortion: LIQE's six, and the demo set.
+
+  Example:
+    >>> has_labels("koniq10k/512x384"), has_labels("biq2021")
+    (True, False)
+  """
+  return database == "demo" or tables.path("liqe", database.partition("/")[0]).exists()
+
+
+def task_labels(record, labels="published"):
+  """The labels of one image.
+
+  Args:
+    record: dict with database, image_name and distortion.
+    labels: "published", or "fixed" to correct the published defects, see `liqe_labels.FIXES`.
+
+  Returns:
+    ([9] bool over SCENES, index into DISTORTIONS).
+
+  Raises:
+    UserError: the database, or the image, has no labels.
+
+  Example:
+    >>> scenes, distortion = task_labels({"database": "demo", "image_name": "grass/0.png", "distortion": "pristine"})
+    >>> int(scenes.argmax()), distortion
+    (6, 10)
+  """
+  database, image = record["database"], record["image_name"]
+  if database == "demo":
+    scenes = np.isin(SCENES, DEMO_SCENES[image.partition("/")[0]])
+    return scenes, DISTORTIONS.index(COARSE.get(record["distortion"], "other"))
+  if not has_labels(database):
+    raise UserError(
+      f"{database}: has no labels of scene and distortion; train on quality alone with a config.prompt without "
+      "{scene} and {distortion}, such as configs/liqe.py:single"
+    )
+  found = _published(database.partition("/")[0], labels)
+  if tables.key(image) not in found:
+    raise UserError(f"{database}: LIQE published no labels of scene and distortion for the image {image}")
+  return found[tables.key(image)]
+
+
+@functools.cache
+def _published(database, labels):
+  """Labels of all images of a database by `tables.key`."""
+  keys = tables.read("liqe", database).index
+  scenes, distortions, _ = liqe_labels(pd.DataFrame({"image_name": keys}), database, labels)
+  return {key: (row, int(label)) for key, row, label in zip(keys, scenes, distortions, strict=True)}

@@ -1,0 +1,250 @@
+"""LIQE (Zhang, Zhai, Wei, Yang, Ma, CVPR 2023, arXiv 2303.14968): quality as agreement between image and words.
+
+An image is compared with 495 sentences, "a photo of a {scene} with {distortion} artifacts, which is of {quality}
+quality": five levels of quality, nine scenes, eleven distortions. A softmax over all of them is a joint distribution;
+its marginals answer three questions, and the mean level, 1 to 5, is the score. Both towers of CLIP are trained, with a
+fidelity loss for every task: quality by the order of pairs within a database, so that databases of different scales are
+trained on together.
+
+Where the published code errs we do what it means: a database with one image in a step weighs nothing instead of giving
+NaN, the ablation without scenes is trained with the loss of distortions, and the share of scenes found counts every
+label.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jiqa import losses
+from jiqa.errors import UserError
+from jiqa.methods.base import Method
+from jiqa.methods.liqe import _crops, _prompts
+from jiqa.methods.liqe._labels import has_labels, task_labels
+from jiqa.methods.liqe._tokenizer import open_tokenizer
+from jiqa.models.clip import CLIP, normalise, share_prefixes, similarity, unit
+from jiqa.runtime.half import round_half_set
+from jiqa.runtime.sharding import batch_sharding, replicated
+from jiqa.runtime.state import merge_module, new_state, split_module
+from jiqa.weights.store import adopt
+
+# The parts of CLIP that belong to the text tower.
+TEXT_TOWER = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection")
+
+
+class LIQE(Method):
+  """CLIP with prompts behind the contract of `methods/base.py`."""
+
+  training_only = ("extra/task_weights", "extra/epoch_sum", "extra/last_epoch")
+
+  def __init__(self, config, shards):
+    self.config, self.shards, self.mesh = config, shards, None
+    self.tasks, self.shape = _prompts.tasks(config.prompt), _prompts.shape(config.prompt)
+    self.databases = list(dict.fromkeys(entry["name"] for entry in config.data))
+    self.tokens = _prompts.encode(config.prompt, open_tokenizer(config.vocabulary) if config.vocabulary else None)
+    _check(config, shards, self.tokens)
+    self.prompts = share_prefixes(self.tokens, shards)
+    self.graphdef = split_module(nnx.eval_shape(lambda: self._network(nnx.Rngs(0))))[0]
+
+  def _network(self, rngs):
+    c = self.config
+    vision = {"image": c.crop, "patch": c.patch, "width": c.width, "depth": c.depth, "heads": c.heads}
+    return CLIP(
+      vision, c.embedding, c.text.vocabulary, c.text.context, c.text.width, c.text.depth, c.text.heads,
+      logit_scale=c.logit_scale, dtype=jnp.dtype(c.dtype), rngs=rngs,
+    )  # fmt: skip
+
+  def init(self, key, mesh, weights=None):
+    self.mesh = mesh  # the text is divided over it, see `_text_table`
+    whole = replicated(mesh)
+    params = jax.jit(lambda key: split_module(self._network(nnx.Rngs(params=key)))[1], out_shardings=whole)(key)
+    if weights is not None:
+      params = jax.device_put(adopt(params, weights[0]), whole)
+    return jax.jit(self._first_state, out_shardings=whole)(params)
+
+  def _first_state(self, params):
+    if self.config.optimizer.param_rounding:
+      params = round_half_set(params)
+    frozen = {"logit_scale", *(TEXT_TOWER if self.config.freeze_text else ())}
+    extra = {
+      "frozen": {name: params.pop(name) for name in sorted(frozen)},
+      "task_weights": jnp.ones(len(self.tasks)),
+      "epoch_sum": jnp.zeros(len(self.tasks)),
+      "last_epoch": jnp.zeros(len(self.tasks)),
+    }
+    state = new_state(params, {}, extra)
+    if self.config.freeze_text:
+      extra["table"] = self._text_table(self._model(params, extra))
+    return jax.tree.map(jnp.copy, state)
+
+  def _model(self, params, extra):
+    return merge_module(self.graphdef, {**params, **extra["frozen"]}, {})
+
+  def weights(self, state):
+    """All parameters, trained and frozen, as `jiqa.weights.store.save_weights` takes them: (params, stats)."""
+    return {**state.params, **state.extra["frozen"]}, {}
+
+  def preprocess_train(self, image, record, rng):
+    config = self.config
+    if not np.isfinite(record["mos"]):
+      raise UserError(f"{record['database']}: {record['image_name']} has no score to train on; leave it out of the set")
+    example = {
+      "crops": _crops.train_crops(image, config.crop, config.train_crops, config.crops, rng, config.resize),
+      "mos": np.float32(record["mos"]),
+      "group": np.int32(self.databases.index(record["database"])),
+    }
+    if config.soft_targets:
+      example["std"] = np.float32(record["mos_std"])
+    if len(self.tasks) > 1:
+      scenes, distortion = task_labels(record, config.labels)
+      example |= {"scene": scenes, "distortion": np.int32(distortion)}
+    return example
+
+  def loss(self, params, state, batch, key):
+    del key
+    model = self._model(params, state.extra)
+    table = state.extra["table"] if self.config.freeze_text else self._text_table(model)
+    answers = self._answers(model, batch["crops"], table)
+    found = {
+      "quality": lambda: losses.quality_fidelity(
+        answers["score"], batch["mos"], batch["group"], len(self.databases), std=batch.get("std")
+      ),
+      "scene": lambda: losses.scene_fidelity(answers["scene"], batch["scene"]),
+      "distortion": lambda: losses.distortion_fidelity(answers["distortion"], batch["distortion"]),
+    }
+    found = {task: found[task]() for task in self.tasks}
+    weights = state.extra["task_weights"]
+    metrics = {f"loss/{task}": value for task, value in found.items()}
+    metrics |= {f"weight/{task}": weights[i] for i, task in enumerate(self.tasks)}
+    values = jnp.stack(list(found.values()))
+    return (weights * values).sum(), (state.stats, {"losses": values}, metrics)
+
+  def post_update(self, state, aux):
+    """Dynamic weight averaging: at the end of an epoch, from its mean losses and those of the epoch before."""
+    extra, steps = dict(state.extra), self.config.epoch_steps
+    mean = extra["epoch_sum"] + aux["losses"] / steps
+    ends = state.step % steps == 0
+    if self.config.weighting == "dwa":
+      weights = losses.dynamic_weights(mean, extra["last_epoch"])
+      extra["task_weights"] = jnp.where(ends & (state.step >= 2 * steps), weights, extra["task_weights"])
+    extra["last_epoch"] = jnp.where(ends, mean, extra["last_epoch"])
+    extra["epoch_sum"] = jnp.where(ends, 0, mean)
+    return state.replace(extra=extra)
+
+  def preprocess_eval(self, image):
+    config = self.config
+    crops = _crops.eval_crops(image, config.crop, config.test_crops, config.crops, config.resize)
+    return {"crops": crops}
+
+  def prepare(self, state):
+    """Encodes the prompts, once for all images."""
+    if self.config.freeze_text:
+      return state
+    return state.replace(extra={**state.extra, "table": self._text_table(self._model(state.params, state.extra))})
+
+  def predict(self, state, batch):
+    """Score [b], 1 to 5; joint [b, 5, 9, 11] (or the tasks at hand) and its marginals scene [b, 9], distortion.
+
+    And the features [b, d] of the images, to fit heads to.
+    """
+    model = self._model(state.params, state.extra)
+    answers = self._answers(model, batch["crops"], state.extra["table"])
+    return {name: value for name, value in answers.items() if name != "quality"}
+
+  def compute_metrics(self, outputs, records):
+    """How often scene and distortion are found, and how often without looking: see `accuracy`."""
+    measured = {}
+    labelled = [i for i, name in enumerate(records.database) if has_labels(name)]
+    if len(self.tasks) == 1 or not labelled:
+      return measured
+    rows = records.iloc[labelled].to_dict("records")
+    labels = [task_labels(row, self.config.labels) for row in rows]
+    present = {
+      "scene": np.array([scenes for scenes, _ in labels]),
+      "distortion": np.eye(len(_prompts.DISTORTIONS), dtype=bool)[[label for _, label in labels]],
+    }
+    for task in self.tasks[1:]:
+      truth = present[task]
+      measured[f"{task} accuracy"] = accuracy(outputs[task][labelled], truth)
+      measured[f"{task} accuracy of guessing"] = float(np.square(truth.sum(1)).sum() / truth.sum() / truth.shape[1])
+      frequency = np.broadcast_to(truth.mean(0), truth.shape)
+      measured[f"{task} accuracy of the most frequent"] = accuracy(frequency, truth)
+    return measured
+
+  def _text_table(self, model):
+    """[p, d] float32 of unit length: every prompt, encoded on all devices together."""
+    place = lambda x: x  # noqa: E731
+    if self.mesh is not None and self.shards > 1:
+      place = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))  # noqa: E731
+    return unit(model.encode_prompts(self.prompts, place))
+
+  def _answers(self, model, crops, table):
+    """`answers` about the crops of images [b, n, h, w, 3] uint8; logits are averaged over the crops of an image.
+
+    Also 'features' [b, d] float32: the mean over the crops of their unit vectors in CLIP's common space.
+    """
+    b, n = crops.shape[:2]
+    features = model.encode_image(normalise(crops.reshape(b * n, *crops.shape[2:])))
+    logits = similarity(features, table, model.logit_scale[...]).reshape(b, n, -1).mean(1)
+    answers = self.answers(jax.nn.softmax(logits).reshape(b, *self.shape))
+    return {**answers, "features": unit(features).reshape(b, n, -1).mean(1)}
+
+  def answers(self, joint):
+    """What a joint distribution says.
+
+    Args:
+      joint: [b, 5, 9, 11] float32, quality, scene and distortion (without the tasks that the prompts leave out).
+
+    Returns:
+      dict: 'joint'; its marginals by task, 'quality' [b, 5] and so on; 'score' [b], the mean quality, from 1 to 5.
+    """
+    axes = range(1, joint.ndim)
+    found = {task: joint.sum([axis for axis in axes if axis != i]) for i, task in enumerate(self.tasks, 1)}
+    levels = jnp.arange(1.0, len(_prompts.QUALITIES) + 1)
+    return {**found, "joint": joint, "score": (found["quality"] * levels).sum(-1)}
+
+
+def accuracy(probabilities, present):
+  """The share of labels that are found: of an image with k labels, those among its k likeliest answers.
+
+  Args:
+    probabilities: [n, a] float.
+    present: [n, a] bool, at least one true in every row.
+
+  Returns:
+    float; the usual accuracy where every image has one label.
+
+  Example:
+    >>> accuracy(np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]), np.array([[True, False, True], [False, True, False]]))
+    0.6666666666666666
+  """
+  rank = np.argsort(np.argsort(-np.asarray(probabilities), axis=1, kind="stable"), axis=1)
+  hits = present & (rank < present.sum(1, keepdims=True))
+  return float(hits.sum() / present.sum())
+
+
+def _check(config, shards, tokens):
+  """Raises ValueError for a config that could not run or would not train what it says."""
+  longest, largest = tokens.shape[1], int(tokens.max())
+  rules = [
+    (config.batch_size % shards == 0, f"config.batch_size {config.batch_size} is not a multiple of {shards} devices"),
+    (
+      config.crops in _crops.POLICIES,
+      f"config.crops is {config.crops!r}; expected one of {', '.join(_crops.POLICIES)}",
+    ),
+    (config.weighting in ("dwa", "equal"), f"config.weighting is {config.weighting!r}; expected dwa or equal"),
+    (config.labels in ("published", "fixed"), f"config.labels is {config.labels!r}; expected published or fixed"),
+    (min(config.train_crops, config.test_crops) >= 1, "config.train_crops and config.test_crops must be at least 1"),
+    (config.epoch_steps >= 1, f"config.epoch_steps is {config.epoch_steps}; expected at least 1"),
+    (
+      longest <= config.text.context,
+      f"the longest prompt has {longest} tokens, config.text.context {config.text.context}",
+    ),
+    (
+      largest < config.text.vocabulary,
+      f"prompts have token {largest}, config.text.vocabulary {config.text.vocabulary}",
+    ),
+  ]
+  for holds, message in rules:
+    if not holds:
+      raise ValueError(message)

@@ -1,0 +1,201 @@
+"""What both experts of Re-IQA share: encoder, projector, key encoder and queue (MoCo-v2, Chen et al. 2020), features.
+
+He et al. 2020: queries are contrasted with keys of a slowly following copy of the encoder; keys of earlier steps wait
+in a queue and are the negatives.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from jiqa import losses
+from jiqa.methods.base import Method
+from jiqa.models import tiles
+from jiqa.models.resnet import Projector, ResNet
+from jiqa.runtime.sharding import replicated
+from jiqa.runtime.state import merge_module, new_state, split_module
+from jiqa.weights.store import adopt
+
+
+class Network(nnx.Module):
+  """Encoder and training-only head; names as in the published checkpoints."""
+
+  def __init__(self, config, *, rngs):
+    dtype = jnp.dtype(config.dtype)
+    self.encoder = ResNet(config.depth, config.width, bn_groups=config.bn_groups, dtype=dtype, rngs=rngs)
+    self.head = Projector(self.encoder.num_features, config.embedding, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x, *, train):
+    """[b, h, w, 3], normalised, to [b, embedding] float32 of unit length."""
+    return self.head(self.encoder(x, train=train))
+
+
+class MomentumContrast(Method):
+  """A contrastive method; subclasses say where the pairs are from (`preprocess_train`, `loss`).
+
+  Attributes:
+    pairs: pairs of one step.
+    mean, std: what the encoder's pixels in [0, 1] are normalised by.
+  """
+
+  losses = ("queue", "in_batch")
+  training_only = ("params/head", "extra")  # projector; key encoder and queue
+  mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+  def __init__(self, config, shards, pairs):
+    self.config, self.shards, self.pairs, self.mesh = config, shards, pairs, None
+    require(
+      (config.loss in self.losses, f"config.loss is {config.loss!r}; expected one of {', '.join(self.losses)}"),
+      (config.batch_size % shards == 0, f"config.batch_size {config.batch_size} is not a multiple of {shards} devices"),
+      (
+        config.bn_groups == 1 or config.loss != "in_batch",
+        "config.bn_groups must be 1 for loss 'in_batch', whose two views are normalised together",
+      ),
+      (
+        pairs % config.bn_groups == 0,
+        f"config.bn_groups {config.bn_groups} does not divide the {pairs} pairs of a step",
+      ),
+      (
+        config.loss == "in_batch" or config.queue >= pairs,
+        f"config.queue is {config.queue}; it must hold the {pairs} keys of one step",
+      ),
+    )
+    abstract = nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0)))
+    self.graphdef = split_module(abstract)[0]
+
+  def init(self, key, mesh, weights=None):
+    self.mesh = mesh  # every device distorts its own images, see `ReIQA.render`
+    whole = replicated(mesh)
+    network_key, queue_key = jax.random.split(key)
+    params, stats = jax.jit(self._fresh, out_shardings=whole)(network_key)
+    if weights is not None:
+      params, stats = jax.device_put(
+        (adopt(params, weights[0], optional=("head",)), adopt(stats, weights[1], optional=("head",))), whole
+      )
+    build = jax.jit(self._first_state, out_shardings=whole)
+    return build(queue_key, params, stats)
+
+  def _fresh(self, key):
+    return split_module(Network(self.config, rngs=nnx.Rngs(params=key)))[1:]
+
+  def _first_state(self, queue_key, params, stats):
+    extra = {}
+    if self.config.loss != "in_batch":
+      queue = jax.random.normal(queue_key, (self.config.queue, self.config.embedding))
+      extra = {
+        "key_params": params,
+        "key_stats": stats,
+        "queue": queue / jnp.linalg.norm(queue, axis=-1, keepdims=True),
+        "pointer": jnp.zeros((), jnp.int32),
+      }
+    return jax.tree.map(jnp.copy, new_state(params, stats, extra))
+
+  def contrast(self, params, state, crops, key, labels=None):
+    """The configured loss of the pairs of a step.
+
+    Args:
+      params: what to differentiate by.
+      state: State.
+      crops: [2, n, h, w, 3] float32 in [0, 1]: first and second crop of every pair.
+      key: jax PRNG key.
+      labels: [b, n / b] int32: consecutive pairs are of one image, and those with one label look alike. None: every
+        pair is of an image of its own.
+
+    Returns:
+      what `Method.loss` returns.
+    """
+    crops = self.normalise(crops)
+    if self.config.loss == "in_batch":
+      return self._in_batch_loss(params, state.stats, crops, labels)
+    query, stats = self._embed(params, state.stats, crops[0])
+    keys, key_stats = self._embed_keys(state, crops[1], key)
+    own = own_mask = None
+    if self.config.loss == "queue+chunk":
+      own = keys.reshape(labels.shape[0], -1, keys.shape[-1])
+      own_mask = (labels[:, :, None] != labels[:, None, :]).reshape(query.shape[0], -1)
+    loss = losses.info_nce(
+      query, keys, state.extra["queue"], temperature=self.config.temperature, own=own, own_mask=own_mask
+    ).mean()
+    aux = {"keys": keys, "key_stats": key_stats}
+    return loss, (stats, aux, {"positive_similarity": (query * keys).sum(-1).mean()})
+
+  def _in_batch_loss(self, params, stats, crops, labels):
+    # The two crops of a pair side by side: one behind the other, half of them would go to another device.
+    crops = jnp.swapaxes(crops, 0, 1)
+    embedding, stats = self._embed(params, stats, crops.reshape(-1, *crops.shape[2:]))
+    first, second = jnp.moveaxis(embedding.reshape(*crops.shape[:2], -1), 1, 0)
+    mask = None
+    if labels is not None:
+      # Labels of different images differ too: one number per (image, look).
+      labels = (labels + labels.shape[1] * jnp.arange(labels.shape[0])[:, None]).reshape(-1)
+      mask = labels[:, None] != labels[None, :]
+    loss = losses.in_batch_info_nce(first, second, temperature=self.config.temperature, mask=mask).mean()
+    return loss, (stats, {}, {"positive_similarity": (first * second).sum(-1).mean()})
+
+  def _embed_keys(self, state, crops, key):
+    """Keys without gradient, and the key encoder's statistics.
+
+    With statistics per group (bn_groups > 1), query and key of a pair would share those of their group and the pair
+    could be told by them; so the keys are shuffled over the groups (ShuffleBN, He et al. 2020, section 3.3).
+    """
+    params, stats = state.extra["key_params"], state.extra["key_stats"]
+    if self.config.bn_groups == 1:
+      keys, stats = self._embed(params, stats, crops)
+    else:
+      order = jax.random.permutation(key, crops.shape[0])
+      keys, stats = self._embed(params, stats, crops[order])
+      keys = jnp.zeros_like(keys).at[order].set(keys)
+    return jax.lax.stop_gradient(keys), stats
+
+  def _embed(self, params, stats, crops):
+    network = merge_module(self.graphdef, params, stats)
+    embedding = network(crops, train=True)
+    return embedding, split_module(network)[2]
+
+  def join(self, aux):
+    if self.config.loss == "in_batch":
+      return aux
+    keys = aux["keys"].reshape(-1, aux["keys"].shape[-1])
+    return {"keys": keys, "key_stats": super().join(aux["key_stats"])}
+
+  def post_update(self, state, aux):
+    if self.config.loss == "in_batch":
+      return state
+    extra, momentum = dict(state.extra), self.config.key_momentum
+    extra["key_params"] = jax.tree.map(
+      lambda old, new: momentum * old + (1 - momentum) * new, extra["key_params"], state.params
+    )
+    extra["key_stats"] = aux["key_stats"]
+    rows = (extra["pointer"] + jnp.arange(aux["keys"].shape[0])) % self.config.queue
+    extra["queue"] = extra["queue"].at[rows].set(aux["keys"])
+    extra["pointer"] = (extra["pointer"] + aux["keys"].shape[0]) % self.config.queue
+    return state.replace(extra=extra)
+
+  def normalise(self, pixels):
+    """[..., 3] in [0, 1], or uint8, to what the encoder expects, float32."""
+    if pixels.dtype == jnp.uint8:
+      pixels = pixels.astype(jnp.float32) / 255
+    if (self.mean, self.std) == ((0.0,) * 3, (1.0,) * 3):
+      return pixels
+    return (pixels - jnp.array(self.mean)) / jnp.array(self.std)
+
+  def preprocess_eval(self, image):
+    """Full and half scale; the half as published: Pillow's antialiased bicubic to (w // 2, h // 2), at least 1."""
+    height, width = image.shape[:2]
+    half = Image.fromarray(image).resize((max(width // 2, 1), max(height // 2, 1)), Image.Resampling.BICUBIC)
+    return {"full": image, "half": np.asarray(half)}
+
+  def predict(self, state, batch):
+    """The published features: the query encoder's, full and half scale, not brought to unit length."""
+    encoder = merge_module(self.graphdef, state.params, state.stats).encoder
+    scales = [tiles.features(encoder, batch[name], batch[name + "_size"], self.normalise) for name in ("full", "half")]
+    return {"features": jnp.concatenate(scales, -1)}
+
+
+def require(*rules):
+  """Raises ValueError with the message of the first of the (holds, message) that does not hold."""
+  for holds, message in rules:
+    if not holds:
+      raise ValueError(message)

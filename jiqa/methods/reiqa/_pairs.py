@@ -1,0 +1,182 @@
+"""Crop pairs of Re-IQA's quality expert: where the two crops of a version lie, and the exchange of half of them.
+
+What is not called official is what the paper says. The published code differs, and with `config.compat = "official"`
+so do we: the second crop always lies below and to the right; crops are exchanged in place although they overlap, which
+spoils the pixels that they share and, through them, the half-scale image; an image too small for the pair gets black
+bars; the half scale is a bicubic image without antialiasing, whose overshoot is kept.
+"""
+
+import jax
+import jax.numpy as jnp
+
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+def draw_offset(key, crop):
+  """Displacement of the second crop as the published rule draws it: far along one axis, near along the other.
+
+  Far is 70 to 90 % of the crop, near such that the crops share 10 to 30 % of their area.
+
+  Args:
+    key: jax PRNG key.
+    crop: side of the crops, pixels.
+
+  Returns:
+    (far, near): [] int32, pixels.
+  """
+  far_key, near_key = jax.random.split(key)
+  # Integer arithmetic, since 0.7 and 0.9 are no binary fractions: far in [0.7, 0.9) crop.
+  far = jax.random.randint(far_key, (), -(-7 * crop // 10), -(-9 * crop // 10))
+  most_near = jnp.maximum(0.0, (0.9 * crop * crop - crop * far) / (crop - far))
+  return far, jnp.floor(jax.random.uniform(near_key) * jnp.floor(most_near)).astype(jnp.int32)
+
+
+def pair_offsets(key, crop, frame):
+  """Displacement of the second crop of a pair from the first.
+
+  Which axis is the far one, and both directions, are drawn at random. What the frame cannot hold is shortened.
+
+  Args:
+    key: jax PRNG key.
+    crop: side of the crops, pixels.
+    frame: [2] int32, height and width within which both crops must lie; at least `crop`.
+
+  Returns:
+    [2] int32, displacement in y and x, pixels, signed.
+  """
+  draw_key, axis_key, sign_key = jax.random.split(key, 3)
+  far, near = draw_offset(draw_key, crop)
+  offset = jnp.where(jax.random.bernoulli(axis_key), jnp.stack([far, near]), jnp.stack([near, far]))
+  offset = jnp.minimum(offset, frame - crop)
+  return offset * jnp.where(jax.random.bernoulli(sign_key, shape=(2,)), 1, -1)
+
+
+def crop_pair(key, versions, frame, crop):
+  """Cuts the same pair of crops out of every version of one image.
+
+  Args:
+    key: jax PRNG key.
+    versions: [v, h, w, 3].
+    frame: [2] int32, the part of the versions that is image.
+    crop: side of the crops, pixels.
+
+  Returns:
+    [2, v, crop, crop, 3]: first and second crop.
+  """
+  offset_key, place_key = jax.random.split(key)
+  offset = pair_offsets(offset_key, crop, frame)
+  free = frame - crop - jnp.abs(offset)
+  corner = jnp.floor(jax.random.uniform(place_key, (2,)) * (free + 1)).astype(jnp.int32)
+  first = corner + jnp.maximum(-offset, 0)
+  return jnp.stack([_cut(versions, first, crop), _cut(versions, first + offset, crop)])
+
+
+def half_swap(pairs, versions):
+  """Exchanges the crops of some versions, so that a query's negatives also show the place it shows.
+
+  Args:
+    pairs: [2, v, ...].
+    versions: [v] bool, which to exchange.
+  """
+  swap = versions.reshape(1, -1, *([1] * (pairs.ndim - 2)))
+  return jnp.where(swap, pairs[::-1], pairs)
+
+
+def looks_pristine(versions):
+  """Which versions one could not tell from the first: a shift by 0, a saturation on a gray photograph, ...
+
+  Args:
+    versions: [b, v, h, w, 3] in [0, 1].
+
+  Returns:
+    [b, v] bool: no value differs by more than 2/255.
+  """
+  return jnp.abs(versions - versions[:, :1]).max((2, 3, 4)) <= 2.5 / 255
+
+
+def official_pair(key, versions, frame, crop, swapped):
+  """The published crops of one image, exchanged in place, and what this leaves of the versions.
+
+  Args:
+    key: jax PRNG key.
+    versions: [v, h, w, 3].
+    frame: [2] int32, the part of the versions that is image.
+    crop: side of the crops, pixels.
+    swapped: [v] bool, which versions' crops are exchanged.
+
+  Returns:
+    (pairs [2, v, crop, crop, 3], versions): the versions are spoiled where the pair lay inside the image; an image too
+    small for it was copied into black bars first.
+  """
+  offset_key, place_key = jax.random.split(key)
+  offset = jnp.stack(draw_offset(offset_key, crop))
+  window = crop + offset[0]
+  fits = (frame >= window).all()
+  anywhere = jnp.floor(jax.random.uniform(place_key, (2,)) * (frame - window + 1)).astype(jnp.int32)
+  centre = jnp.where(frame < window, -((window - frame) // 2), jnp.round((frame - window) / 2).astype(jnp.int32))
+  first = jnp.where(fits, anywhere, centre) + crop
+  canvas = jnp.pad(_inside(versions, frame), ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+  exchanged = exchange_in_place(canvas, first, first + offset, crop)
+  canvas = jnp.where(swapped[:, None, None, None], exchanged, canvas)
+  pairs = jnp.stack([_cut(canvas, first, crop), _cut(canvas, first + offset, crop)])
+  return pairs, jnp.where(fits, canvas[:, crop:-crop, crop:-crop], versions)
+
+
+def exchange_in_place(images, first, second, crop):
+  """Exchanges two windows by first += second, second = first - second, first -= second on the image itself.
+
+  Where the windows overlap, the second step reads what the first has changed already: the exchange goes wrong there.
+
+  Args:
+    images: [v, h, w, 3].
+    first, second: [2] int32, upper left corners.
+    crop: side of the windows, pixels.
+
+  Returns:
+    [v, h, w, 3].
+  """
+  images = _paste(images, _cut(images, first, crop) + _cut(images, second, crop), first)
+  images = _paste(images, _cut(images, first, crop) - _cut(images, second, crop), second)
+  return _paste(images, _cut(images, first, crop) - _cut(images, second, crop), first)
+
+
+def official_half(versions, frame):
+  """The published half scale: bicubic with a = -0.75, corners aligned, neither antialiased nor clipped.
+
+  Args:
+    versions: [v, h, w, 3].
+    frame: [2] int32, the part of the versions that is image.
+
+  Returns:
+    [v, h // 2, w // 2, 3], of which frame // 2 is image.
+  """
+  rows, columns = (_bicubic_matrix(n, frame[axis]) for axis, n in enumerate(versions.shape[1:3]))
+  return jnp.einsum("ih,vhwc,jw->vijc", rows, versions, columns, precision=_EXACT)
+
+
+def _bicubic_matrix(length, real):
+  """[length // 2, length] weights that bring the first `real` of `length` places to real // 2."""
+  out = jnp.arange(length // 2)
+  place = out * ((real - 1) / jnp.maximum(real // 2 - 1, 1))
+  base = jnp.floor(place).astype(jnp.int32)
+  weights = jnp.zeros((length // 2, length))
+  for tap in range(-1, 3):
+    distance = jnp.abs(tap - (place - base))
+    near = (1.25 * distance - 2.25) * distance**2 + 1
+    far = -0.75 * (((distance - 5) * distance + 8) * distance - 4)
+    at = jnp.clip(base + tap, 0, real - 1)
+    weights += jax.nn.one_hot(at, length) * jnp.where(distance <= 1, near, far)[:, None]
+  return weights
+
+
+def _inside(versions, frame):
+  rows, columns = (jnp.arange(n) < frame[axis] for axis, n in enumerate(versions.shape[1:3]))
+  return jnp.where((rows[:, None] & columns)[None, :, :, None], versions, 0)
+
+
+def _cut(images, at, crop):
+  return jax.lax.dynamic_slice(images, (0, at[0], at[1], 0), (images.shape[0], crop, crop, images.shape[3]))
+
+
+def _paste(images, window, at):
+  return jax.lax.dynamic_update_slice(images, window, (0, at[0], at[1], 0))

@@ -1,0 +1,177 @@
+"""Re-IQA (Saha, Mishra, Bovik, CVPR 2023, arXiv 2304.00451): the quality expert.
+
+Every image of a batch is rendered in several versions, the first pristine, the others each with one distortion. Two
+crops of one version that overlap a little form a positive pair: what they share is the version's quality, hardly its
+content. Depending on `config.loss` the negatives are
+
+- 'queue': keys of earlier steps, hence of other images: what the published code computes;
+- 'queue+chunk': also the other versions of the same image: what the paper describes;
+- 'in_batch': all other pairs of the batch, symmetrised, without queue and key encoder.
+
+Versions that look alike (the pristine one and distortions whose level does nothing) are never negatives of each other,
+nor are two scales of one version.
+
+Where the published code errs we do what the paper says: swapped crops are copies, so that exchanging them leaves their
+pixels intact, the pair is displaced along either axis and in either direction rather than always downwards, and an
+image too small for the published displacement gives the most distant pair that it holds instead of black bars.
+`config.compat = "official"` does what the published code does, in pairs (reiqa_pairs.py) and distortions.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jiqa.data.crops import random_window
+from jiqa.distortions import bank
+from jiqa.methods.reiqa._moco import MomentumContrast, require
+from jiqa.methods.reiqa._pairs import crop_pair, half_swap, looks_pristine, official_half, official_pair
+
+
+class ReIQA(MomentumContrast):
+  """The quality expert behind the contract of `methods/base.py`."""
+
+  losses = ("queue", "queue+chunk", "in_batch")
+
+  def __init__(self, config, shards):
+    kinds, known = tuple(config.kinds), len(bank.names())
+    least = config.crop * max(config.scales)
+    require(
+      (config.compat in bank.COMPAT, f"config.compat is {config.compat!r}; expected one of {', '.join(bank.COMPAT)}"),
+      (
+        config.compat == "fixed" or tuple(config.scales) in ((1,), (1, 2)),
+        f"config.scales is {tuple(config.scales)}; compat 'official' knows (1,) and (1, 2)",
+      ),
+      (config.window >= least, f"config.window is {config.window}; the largest scale needs {least} pixels"),
+      (config.versions >= 2, f"config.versions is {config.versions}; expected at least 2"),
+      (
+        sorted(set(kinds)) == sorted(kinds) and set(kinds) <= set(range(known)),
+        f"config.kinds is {kinds}; expected different numbers in 0..{known - 1}",
+      ),
+      (
+        config.versions - 1 <= len(kinds),
+        f"config.versions is {config.versions}; {len(kinds)} kinds give at most {len(kinds) + 1} different versions",
+      ),
+    )
+    # Runs and weights of before this key was there saw every image at every scale.
+    self.every_scale = config.get("every_scale", True)
+    if not self.every_scale:
+      parts = config.accumulate * len(config.scales)
+      require(
+        (config.compat == "fixed", "config.every_scale is False, which config.compat 'official' does not know"),
+        (
+          config.batch_size % parts == 0,
+          f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is "
+          f"of {len(config.scales)} scales times {config.accumulate} micro-batches",
+        ),
+      )
+    scales = len(config.scales) if self.every_scale else 1
+    super().__init__(config, shards, config.batch_size * config.versions * scales)
+
+  def preprocess_train(self, image, record, rng):
+    del record
+    # The published code pads small images with black; ours counts mirrored pixels as real where they are needed.
+    least = self.config.crop * max(self.config.scales) if self.config.compat == "fixed" else 1
+    return random_window(image, self.config.window, least, rng)
+
+  def render(self, batch, key):
+    """Distorts a batch on the device.
+
+    Args:
+      batch: 'image' [b, w, w, 3] uint8 and 'size' [b, 2] int32, from `preprocess_train`.
+      key: jax PRNG key.
+
+    Returns:
+      (versions [b, v, w, w, 3] float32 in [0, 1], alike [b, v] int32): the first version is the image itself; versions
+      of one image with one label look the same.
+    """
+    config = self.config
+    b, distorted = batch["image"].shape[0], config.versions - 1
+    kind_key, level_key, noise_key = jax.random.split(key, 3)
+    images = batch["image"].astype(jnp.float32) / 255
+    kinds = bank.cyclic_kinds(kind_key, b, distorted, config.kinds)
+    levels = jax.random.randint(level_key, (b, distorted), 0, 5)
+    # Dispatched on each device for itself once its part of the batch fills the blocks of all kinds twice; the pixels
+    # are the same either way.
+    local = b // self.shards * distorted >= 2 * len(config.kinds)
+    versions = bank.distort_versions(
+      images, kinds, levels, noise_key, allowed=config.kinds, groups=self.shards if local else 1, compat=config.compat,
+      mesh=self.mesh if local else None,
+    )  # fmt: skip
+    versions = jnp.concatenate([images[:, None], versions], 1)
+    return versions, jnp.where(looks_pristine(versions), 0, jnp.arange(config.versions))
+
+  def crop_pairs(self, batch, key):
+    """Distorts, halves and crops a batch on the device.
+
+    Args:
+      batch: 'image' [b, w, w, 3] uint8 and 'size' [b, 2] int32, from `preprocess_train`.
+      key: jax PRNG key.
+
+    Returns:
+      (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1]
+      with compat 'fixed', s = 1 unless `config.every_scale`; and a label per version, see `render`.
+    """
+    config, b = self.config, batch["image"].shape[0]
+    render_key, crop_key = jax.random.split(key)
+    turns = self._turns(jax.random.fold_in(crop_key, 0), b)
+    versions, alike = self.render(batch, render_key)
+    crops = []
+    for index, scale in enumerate(config.scales):
+      first_half = jnp.arange(config.versions) < config.versions // 2
+      swapped = config.swap & (first_half if index % 2 == 0 else ~first_half)
+      keys = jax.random.split(jax.random.fold_in(crop_key, scale), b)
+      if config.compat == "official":
+        pairs, versions = self._official_scale(keys, versions, batch["size"], scale, swapped)
+      else:
+        keys, here, size = (_turn(x, turns, index) for x in (keys, versions, batch["size"]))
+        here = reduce_versions(here, scale)
+        pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, here, size // scale)
+        pairs = jax.vmap(half_swap, (0, None))(pairs, swapped)
+      crops.append(pairs)
+    if turns is None:
+      crops = jnp.stack(crops, 2)
+    else:  # back from the order of the scales to that of the images
+      crops = jax.vmap(lambda group, turn: group[jnp.argsort(turn)])(jnp.stack(crops, 1), turns)
+      crops = crops.reshape(b, 2, 1, *crops.shape[3:])
+    return jnp.moveaxis(crops, 0, 1), alike
+
+  def _turns(self, key, b):
+    """[b / n, n] int32: which of n consecutive images is seen at each of the n scales; None: all at every scale.
+
+    Drawn at random, since mixtures put images of one source into every so many rows. Groups are consecutive, so that
+    each lies on one device where a device's share is a multiple of n; where it is not, images are exchanged.
+    """
+    if self.every_scale:
+      return None
+    n = len(self.config.scales)
+    return jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, b // n))
+
+  def _official_scale(self, keys, versions, size, scale, swapped):
+    """The pairs of one scale, and the versions as the exchange has left them for the next scale."""
+    scaled = versions if scale == 1 else jax.vmap(official_half)(versions, size)
+    pairs, left = jax.vmap(lambda k, v, frame: official_pair(k, v, frame, self.config.crop, swapped))(
+      keys, scaled, size // scale
+    )
+    return pairs, left if scale == 1 else versions
+
+  def loss(self, params, state, batch, key):
+    crop_key, shuffle_key = jax.random.split(key)
+    with jax.named_scope("augment"):  # its arithmetic is not the model's
+      crops, alike = self.crop_pairs(batch, crop_key)
+    labels = jnp.tile(alike, (1, crops.shape[2]))  # in the order of the pairs: scales, then versions
+    return self.contrast(params, state, crops.reshape(2, -1, *crops.shape[-3:]), shuffle_key, labels)
+
+
+def _turn(images, turns, index):
+  """The images whose turn it is at the index-th scale: [b, ...] to [b / n, ...], or all where turns is None."""
+  if turns is None:
+    return images
+  groups = images.reshape(*turns.shape, *images.shape[1:])
+  return jax.vmap(lambda group, turn: group[turn[index]])(groups, turns)
+
+
+def reduce_versions(versions, scale):
+  """[b, v, h, w, 3] reduced by an integer factor: bicubic (a = -0.5), antialiased, as Pillow reduces images."""
+  if scale == 1:
+    return versions
+  b, v, h, w, c = versions.shape
+  return jnp.clip(jax.image.resize(versions, (b, v, h // scale, w // scale, c), "cubic"), 0, 1)

@@ -1,0 +1,48 @@
+"""Re-IQA's content expert: MoCo-v2 (Chen et al. 2020, arXiv 2003.04297), two augmented views of every image.
+
+Published as "vanilla" MoCo-v2 on ImageNet. The views are made on the accelerator from the whole image; one larger
+than the window is reduced to fit into it first.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jiqa.distortions import augment
+from jiqa.methods.reiqa._moco import MomentumContrast, require
+
+
+class ReIQAContent(MomentumContrast):
+  """The content expert behind the contract of `methods/base.py`."""
+
+  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+  def __init__(self, config, shards):
+    require((config.window >= config.crop, f"config.window is {config.window}; a crop needs {config.crop} pixels"))
+    super().__init__(config, shards, config.batch_size)
+
+  def preprocess_train(self, image, record, rng):
+    """The whole image in a window: 'image' [w, w, 3] uint8, black where there is none, and 'size' [2] int32."""
+    del record, rng
+    side = self.config.window
+    shrink = side / max(image.shape[:2])
+    if shrink < 1:
+      height, width = (max(round(n * shrink), 1) for n in image.shape[:2])
+      image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    window = np.zeros((side, side, 3), np.uint8)
+    window[: image.shape[0], : image.shape[1]] = image
+    return {"image": window, "size": np.int32(image.shape[:2])}
+
+  def two_views(self, batch, key):
+    """[2, b, crop, crop, 3] float32 in [0, 1]: two views of every image of a batch, see `augment.moco_v2`."""
+    images = batch["image"].astype(jnp.float32) / 255
+    view = jax.vmap(lambda k, image, size: augment.moco_v2(k, image, size, self.config.crop))
+    keys = jax.random.split(key, (2, len(images)))
+    return jnp.stack([view(each, images, batch["size"]) for each in keys])
+
+  def loss(self, params, state, batch, key):
+    view_key, shuffle_key = jax.random.split(key)
+    with jax.named_scope("augment"):  # its arithmetic is not the model's
+      views = self.two_views(batch, view_key)
+    return self.contrast(params, state, views, shuffle_key)

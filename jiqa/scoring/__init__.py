@@ -1,1 +1,0 @@
-"""What turns pictures into scores: weights, inputs, the metric, outputs."""

@@ -1,0 +1,158 @@
+"""Heads for one's own ratings equal those of the evaluation, and go where `jiqa score` takes them."""
+
+import json
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import jiqa
+from jiqa import evaluate
+from jiqa.data.splits import assign
+from jiqa.errors import UserError
+from jiqa.inference import fit
+from jiqa.inference.metric import Metric
+from jiqa.inference.model import Model
+from jiqa.inference.predictor import Predictor
+from jiqa.runtime.sharding import make_mesh
+from tests.inference import made
+
+COUNT = 60
+
+
+class Ratings:
+  """A prepared database as far as prediction looks: records by position."""
+
+  def __init__(self, table, folder):
+    self.table, self.folder = table, folder
+
+  def __getitem__(self, i):
+    name = self.table.image_name[i]
+    return {"image": (self.folder / name).read_bytes(), "image_name": name}
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+  """(folder, label table): dark and light noise, rated by how light it is."""
+  folder, rng = tmp_path_factory.mktemp("rated"), np.random.default_rng(0)
+  rows = []
+  for i in range(COUNT):
+    light = rng.uniform(0, 180)
+    Image.fromarray((light + rng.uniform(0, 70, (48, 60, 3))).astype(np.uint8)).save(folder / f"{i}.png")
+    split = "test" if i % 4 == 0 else "train"
+    rows.append((f"{i}.png", "", light / 50 + rng.normal(0, 0.2), split, f"scene {i // 3}"))
+  return folder, pd.DataFrame(rows, columns=["image_name", "reference_name", "mos", "split", "scene"])
+
+
+@pytest.fixture(scope="module")
+def bare(weights):
+  """The metric without a head."""
+  mesh = make_mesh(jax.devices()[:1])
+  return Metric([Model(weights, mesh)], None, mesh, {})
+
+
+def run(metric, rated, tmp_path, table=None, **options):
+  folder, labels = rated
+  path = tmp_path / "mos.csv"
+  (labels if table is None else table).drop(columns="reference_name").to_csv(path, index=False)
+  out = tmp_path / "head.safetensors"
+  options = {"out": out, "report_folder": tmp_path / "report", "command": "jiqa fit", "resamples": 100, **options}
+  return fit.fit(metric, folder, path, **options), out
+
+
+def test_equals_the_evaluation_on_the_same_splits(bare, weights, rated, tmp_path):
+  results, out = run(bare, rated, tmp_path)
+  folder, table = rated
+  # As launch.py --mode=evaluate does it: its own prediction loop, its own judge.
+  splits = assign(table, "mine", "official", num_splits=10, seed=0)
+  config = made.config()
+  model = bare.models[0]
+  predictor = Predictor(model.method, bare.mesh, 2**16)
+  outputs = predictor(model.state, Ratings(table, folder), np.arange(COUNT), "features")
+  expected = evaluate.judge(config, "mine", table, splits, np.arange(COUNT), outputs)
+  np.testing.assert_allclose(results["reiqa"].srcc, expected.srcc, atol=1e-9)
+  np.testing.assert_array_equal(results["reiqa"].alpha, expected.alpha)
+  # And the head that was saved, on images scored anew, is that of the first split.
+  tested = table.image_name[splits[0] == 2]
+  scores = jiqa.load(weights, head=out, devices=jax.devices()[:1])([folder / name for name in tested]).score
+  np.testing.assert_allclose(scores, expected.predictions[0][splits[0] == 2], atol=1e-4)
+  assert evaluate.protocol.measures(scores, table.mos[splits[0] == 2])["srcc"] == pytest.approx(
+    expected.srcc[0], abs=1e-9
+  )
+  assert expected.srcc[0] > 0.8  # there was something to learn
+  card = jiqa.load(weights, head=out, devices=jax.devices()[:1]).card["score"]["head"]
+  assert card["test"]["srcc"] == pytest.approx(expected.srcc[0]) and card["images"] == 45
+
+
+def test_without_a_split_of_its_own_all_ratings_count(bare, weights, rated, tmp_path):
+  results, out = run(bare, rated, tmp_path, rated[1].drop(columns="split"), group="scene")
+  result = results["reiqa"]
+  assert len(result.srcc) == 10
+  scene = rated[1].scene.to_numpy()
+  for split in result.splits:  # a scene is on one side only
+    assert all(len(set(split[scene == each])) == 1 for each in set(scene))
+  card = jiqa.load(weights, head=out, devices=jax.devices()[:1]).card["score"]["head"]
+  assert card["images"] == COUNT and card["alpha"] in result.alpha
+  assert card["test"]["srcc"] == pytest.approx(np.median(result.srcc))
+  # Ridge by its definition, on standardised features.
+  features = bare.features([rated[0] / name for name in rated[1].image_name]).astype(np.float64)
+  spread = features.std(0)  # of units that no image excites, nothing
+  z, y = (features - features.mean(0)) / np.where(spread > 0, spread, 1), rated[1].mos.to_numpy()
+  solution = np.linalg.solve(z.T @ z + card["alpha"] * np.eye(z.shape[1]), z.T @ (y - y.mean()))
+  scores = jiqa.load(weights, head=out, devices=jax.devices()[:1])([rated[0] / "0.png", rated[0] / "1.png"]).score
+  np.testing.assert_allclose(scores, z[:2] @ solution + y.mean(), atol=1e-4)
+  found = json.loads((tmp_path / "report/report.json").read_text())
+  assert found["methods"]["reiqa"]["value"]["srcc"] == pytest.approx(np.median(result.srcc))
+  assert (tmp_path / "report/index.html").exists()
+
+
+@pytest.mark.slow
+def test_joined_features_are_compared_with_the_best_single_ones(weights, rated, tmp_path, capsys):
+  content = made.weights(tmp_path / "content", seed=5, with_head=False, expert="reiqa_content")
+  mesh = make_mesh(jax.devices()[:1])
+  metric = Metric([Model(weights, mesh), Model(content, mesh)], None, mesh, {})
+  results, out = run(metric, rated, tmp_path)
+  assert list(results) == ["reiqa", "reiqa_content", "concat"]
+  fit.print_results(results, out, tmp_path / "report")
+  best = max(("reiqa", "reiqa_content"), key=lambda name: np.median(results[name].srcc))
+  gain = np.median(results["concat"].srcc) - np.median(results[best].srcc)
+  assert (
+    f"{'beats' if gain > 0 else 'does not beat'} {best}, the best single one: SRCC {gain:+.4f}"
+    in capsys.readouterr().out
+  )
+  both = jiqa.load(weights=[weights, content], head=out, devices=jax.devices()[:1])
+  assert both.card["method"] == "reiqa+reiqa_content" and len(both([rated[0] / "0.png"])) == 1
+  single, out = run(metric, rated, tmp_path, features="reiqa_content")
+  np.testing.assert_array_equal(single["concat"].srcc, results["concat"].srcc)
+  assert jiqa.load(content, head=out, devices=jax.devices()[:1]).card["score"]["head"]["features"] == "reiqa_content"
+
+
+@pytest.mark.parametrize(
+  ("change", "options", "message"),
+  [
+    (lambda t: t.assign(image_name=["1.png", *t.image_name[1:]]), {}, r"mos.csv: '1.png' stands in more than one row"),
+    (lambda t: t.assign(mos=[np.nan, *t.mos[1:]]), {}, r"mos.csv: column 'mos' holds .* in line 2"),
+    (lambda t: t.assign(split=["x", *t.split[1:]]), {}, r"column 'split' holds 'x'; expected train, validation, test"),
+    (lambda t: t.assign(split="train"), {}, r"column 'split' needs both 'train' and 'test'"),
+    (lambda t: t.assign(image_name=["gone.png", *t.image_name[1:]]), {}, r"1 of 60 rated .*gone.png: no such"),
+    (lambda t: t, {"mos": "score"}, r"mos.csv: no column 'score'; there are"),
+    (lambda t: t, {"group": "place"}, r"mos.csv: no column 'place'"),
+    (lambda t: t, {"features": "liqe"}, r"--features=liqe: these weights give reiqa"),
+    (lambda t: t.iloc[:5], {}, r"at least 3 are needed|cannot be divided"),
+  ],
+)  # fmt: skip
+def test_ratings_that_cannot_be_used_are_named(bare, rated, tmp_path, change, options, message):
+  with pytest.raises(UserError, match=message):
+    run(bare, rated, tmp_path, change(rated[1]), **options)
+
+
+def test_other_refusals(bare, rated, brightness, weights, tmp_path):
+  with pytest.raises(UserError, match=r"head.npz: a head is a .safetensors file"):
+    fit.fit(bare, tmp_path, "mos.csv", out="head.npz", report_folder=tmp_path, command="")
+  mesh = make_mesh(jax.devices()[:1])
+  with pytest.raises(UserError, match=r"'brightness' gives scores and no features"):
+    run(Metric([Model(brightness, mesh)], None, mesh, {}), rated, tmp_path)
+  with pytest.raises(UserError, match=r"two of the weights are of 'reiqa'"):
+    run(Metric([Model(weights, mesh), Model(weights, mesh)], None, mesh, {}), rated, tmp_path)

@@ -1,0 +1,99 @@
+"""Heads on frozen features: every candidate judged, the best one kept, nothing computed twice."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+
+from configs import reiqa as config_file
+from jiqa.data.source import open_database
+from jiqa.errors import UserError
+from jiqa.evaluation import head
+from jiqa.inference import features as rooms
+from jiqa.inference import regress as room
+from jiqa.runtime.sharding import make_mesh
+from tests import tiny_experts
+from tests.test_evaluate import data_dir  # noqa: F401, a fixture: ten scenes at six strengths of noise
+
+
+def config_of(data, **weights):
+  config = config_file.get_config("regress")
+  with config.unlocked():
+    config.data_dir = str(data)
+    config.weights.update({expert: str(folder) for expert, folder in weights.items()})
+    config.evaluation.update(
+      databases=("csv/noisy",), protocol="folds", splits=3, alphas=(0.1, 1e3, 5), net_alphas=(0.01, 1.0, 3),
+      l1_ratios=(0.1, 0.9), pixels_per_batch=16 * 64 * 64,
+    )  # fmt: skip
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):  # noqa: F811
+  folder = tmp_path_factory.mktemp("regress")
+  weights = {expert: folder / expert for expert in ("quality", "content")}
+  for seed, (expert, place) in enumerate(weights.items()):
+    tiny_experts.save(place, expert, seed)
+  config, workdir = config_of(data_dir, **weights), folder / "run"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rooms, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    results = room.regress(config, workdir)
+    kept = workdir / "features_csv_noisy.npz"
+    before = kept.stat().st_mtime_ns
+    again = room.regress(config, workdir)
+    assert kept.stat().st_mtime_ns == before and again == results
+  return config, workdir, results
+
+
+def test_every_candidate_is_judged_and_the_best_on_validation_is_kept(run):
+  _, workdir, results = run
+  found = results["databases"]["csv/noisy"]
+  assert json.loads((workdir / "results.json").read_text()) == results
+  expected = {f"{what} {how}" for what in ("quality", "content", "both") for how in ("ridge", "elastic_net")}
+  assert set(found["candidates"]) == expected
+  validation = {name: np.median(each["validation_srcc"]) for name, each in found["candidates"].items()}
+  assert validation[found["chosen"]] == max(validation.values())
+  for each in found["candidates"].values():
+    assert len(each["srcc"]) == len(each["alpha"]) == len(each["l1_ratio"]) == 3
+    assert each["median"]["srcc"] == pytest.approx(np.median(each["srcc"]))
+  assert max(each["median"]["srcc"] for each in found["candidates"].values()) > 0.5
+
+
+def test_the_head_file_scores_as_reported(run):
+  config, workdir, results = run
+  found = results["databases"]["csv/noisy"]
+  kept = head.load(workdir / found["head"])
+  database = open_database("csv/noisy", config.data_dir)
+  with np.load(workdir / "features_csv_noisy.npz") as file:
+    features = np.concatenate([file[expert] for expert in kept.card["features"]], 1)
+  scores, mos = kept(features), database.table.mos.to_numpy()
+  from jiqa.data.splits import assign
+
+  splits = assign(database.table, "csv/noisy", "folds", num_splits=3, seed=0, fractions=(0.7, 0.1, 0.2))
+  test = splits[0] == 2
+  assert found["candidates"][found["chosen"]]["srcc"][0] == pytest.approx(
+    scipy.stats.spearmanr(scores[test], mos[test])[0]
+  )
+  card = kept.card
+  assert card["range"] == list(database.metadata["range"]) and card["direction"] == "higher is better"
+  assert card["database"] == "csv/noisy" and card["images"] == int((splits[0] < 2).sum())
+  for key in ("labels_sha256", "split_sha256"):
+    assert card[key] == found[key]
+  assert list(card["weights_sha256"]) == card["features"]
+
+
+def test_one_expert_is_enough_and_none_is_refused(run, data_dir, tmp_path, monkeypatch):  # noqa: F811
+  config, _, _ = run
+  with pytest.raises(UserError, match="both empty"):
+    room.regress(config_of(data_dir), tmp_path)
+  (tmp_path / "one").mkdir()
+  alone = config_of(data_dir, quality=config.weights.quality)
+  alone.regressors = ("ridge",)
+  monkeypatch.setattr(rooms, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+  found = room.regress(alone, tmp_path / "one")["databases"]["csv/noisy"]
+  assert set(found["candidates"]) == {"quality ridge"}
+  alone.features = ("content",)
+  with pytest.raises(UserError, match="none of them can be had"):
+    room.regress(alone, tmp_path / "one")

@@ -1,0 +1,141 @@
+"""Methods that predict scores: trained on the training part, chosen on validation, judged on test."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from data_builders.prepare import prepare
+from jiqa import evaluate as evaluation
+from jiqa import train as loop
+from jiqa.data.source import open_database
+from jiqa.data.splits import TEST, TRAIN
+from jiqa.errors import UserError
+from jiqa.inference.validation import Validation
+from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.weights.store import save_weights
+from tests import brightness_method
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """Sixty gray images; the score is their brightness and a little noise."""
+  images, data_dir = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("data")
+  rng, rows = np.random.default_rng(0), ["image_name,mos"]
+  for i in range(COUNT):
+    level = int(rng.integers(0, 256))
+    Image.new("RGB", (20 + i % 3, 16), (level,) * 3).save(images / f"{i}.png")
+    rows.append(f"{i}.png,{level / 2.55 + rng.normal(0, 5):.3f}")
+  (images / "scores.csv").write_text("\n".join(rows))
+  prepare("csv/gray", images, data_dir)
+  return data_dir
+
+
+@pytest.fixture
+def config(data_dir, monkeypatch):
+  entry = {"name": "csv/gray", "weight": 0.0, "count": 0, "protocol": "folds", "distortion": ""}
+  return ConfigDict(
+    {
+      "method": brightness_method.NAME, "seed": 0, "split": 1, "data": [ConfigDict(entry)], "data_dir": str(data_dir),
+      "threads": 1, "init_from": "", "batch_size": 8, "epochs": 0, "steps": 12,
+      "accumulate": 1, "remat": False, "sharding": "replicated",
+      "optimizer": {
+        "name": "sgd", "schedule": "cosine", "learning_rate": 0.2, "weight_decay": 0.0, "warmup_steps": 0,
+        "clip_norm": 0.0,
+      },
+      "checkpoint_every": 5, "checkpoints_kept": 2, "validate_every": 4, "log_every": 1,
+      "evaluation": {
+        "databases": ("csv/gray",), "protocol": "folds", "splits": 3, "fractions": (0.6, 0.2, 0.2),
+        "alphas": (1.0, 1.0, 1), "pixels_per_batch": 8 * 32 * 32, "untrained": True, "checkpoint": "best",
+      },
+    }
+  )  # fmt: skip
+
+
+def records(workdir):
+  return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_split_trains_on_its_own_training_part_alone(config):
+  sources, _, _ = loop.open_sources(config)
+  table = open_database("csv/gray", config.data_dir).table
+  split = loop.splits_of(config, table, "csv/gray", "folds")
+  assert split.shape == (1, COUNT)
+  expected = set(table.image_name[split[0] == TRAIN])
+  assert {record["image_name"] for record in (sources[0][i] for i in range(len(sources[0])))} == expected
+  config.split = 0
+  assert (loop.splits_of(config, table, "csv/gray", "folds") != split).any()
+  config.split, config.data[0].protocol = 4, "official"
+  with pytest.raises(UserError, match="official"):
+    loop.open_sources(config)
+
+
+def test_scores_are_validated_and_judged_on_parts_never_trained_on(config, tmp_path):
+  assert loop.train(config, tmp_path, jax.devices()[:1])
+  validations = [r for r in records(tmp_path) if "validation_srcc" in r]
+  assert [r["step"] for r in validations] == [4, 8, 12]
+  results = evaluation.evaluate(config, tmp_path, jax.devices()[:1])
+  table = open_database("csv/gray", config.data_dir).table
+  test = loop.splits_of(config, table, "csv/gray", "folds")[0] == TEST
+  predictions = np.load(tmp_path / "scores_csv_gray.npz")["predictions"][0]
+  assert (np.isfinite(predictions) == test).all()
+  assert results["srcc"][0] > 0.9 and results["further"]["rows"] == test.sum()
+  assert results["step"] == 4  # of equals the earliest is kept
+  # a slope of either sign is all there is to learn
+  assert abs(results["untrained"]["srcc"][0]) == pytest.approx(results["srcc"][0])
+
+
+def test_the_best_state_survives_a_kill_between_checkpoint_and_validation(config, tmp_path):
+  assert loop.train(config, tmp_path / "whole", jax.devices()[:1])
+  config.checkpoint_every = 4  # a checkpoint at step 8, then the end before its validation
+  judge, judged = Validation.judge, []
+
+  class Killed(Exception):
+    pass
+
+  def kill_at_8(self, step, state, log):
+    judged.append(step)
+    if step == 8:
+      raise Killed
+    judge(self, step, state, log)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Validation, "judge", kill_at_8)
+    with pytest.raises(Killed):
+      loop.train(config, tmp_path / "cut", jax.devices()[:1])
+  assert loop.train(config, tmp_path / "cut", jax.devices()[:1])
+
+  def without_times(workdir):
+    timed = ("images_per_second", "input_wait", "tflops_per_second")
+    return [{k: v for k, v in r.items() if k not in timed} for r in records(workdir)]
+
+  assert judged == [4, 8] and without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+  kept = [Checkpoints(tmp_path / run / "best", keep=1, best="srcc") for run in ("cut", "whole")]
+  assert kept[0].best_metrics() == kept[1].best_metrics() and kept[0].latest_step() == kept[1].latest_step()
+
+
+def test_training_starts_from_given_weights(config, tmp_path):
+  save_weights(tmp_path / "weights", {"slope": np.float32(3)}, {}, {"model": "brightness"})
+  config.init_from = str(tmp_path / "weights")
+  config.optimizer.learning_rate, config.steps = 0.0, 1
+  loop.train(config, tmp_path / "run", jax.devices()[:1])
+  config.evaluation.checkpoint = "newest"
+  results = evaluation.evaluate(config, tmp_path / "run", jax.devices()[:1])
+  assert results["srcc"] == results["untrained"]["srcc"] and results["srcc"][0] > 0.9
+  config.init_from = str(tmp_path / "nothing")
+  with pytest.raises(UserError, match="not there"):
+    loop.train(config, tmp_path / "other", jax.devices()[:1])
+
+
+def test_what_cannot_be_validated_is_refused(config, tmp_path):
+  config.evaluation.checkpoint = "latest"
+  with pytest.raises(UserError, match="expected newest or best"):
+    evaluation.evaluate(config, tmp_path)
+  config.split = -1
+  with pytest.raises(UserError, match=r"config.split is -1"):
+    loop.train(config, tmp_path, jax.devices()[:1])

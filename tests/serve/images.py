@@ -1,0 +1,60 @@
+"""Images and a metric for the server's tests."""
+
+import io
+import struct
+import threading
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def encoded(size=(40, 30), kind="PNG", color=100):
+  """File bytes of an image of one gray."""
+  file = io.BytesIO()
+  Image.new("RGB", size, (color, color, color)).save(file, format=kind)
+  return file.getvalue()
+
+
+def png_header(width, height):
+  """A PNG of 57 bytes that announces any size: its pixels are missing."""
+  chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b""))
+  return b"\x89PNG\r\n\x1a\n" + b"".join(
+    struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+  )
+
+
+class Brightness:
+  """A metric whose score is the mean gray / 255, and which stops where it is told to.
+
+  Attributes:
+    calls: list of the numbers of images of its calls.
+    gate: a call waits until this event is set.
+    entered: set once a call has begun.
+  """
+
+  name, weights_sha256, saliency = "brightness", "0123456789abcdef", True
+  scale = {"low": 0.0, "high": 1.0, "higher_is_better": True}  # noqa: RUF012
+  card = {"method": "brightness", "licence": "none", "note": "<script>alert(1)</script>"}  # noqa: RUF012
+
+  def __init__(self):
+    self.calls, self.gate, self.entered = [], threading.Event(), threading.Event()
+    self.gate.set()
+
+  def score(self, images, saliency):
+    self.calls.append(len(images))
+    self.entered.set()
+    assert self.gate.wait(30)
+    if any(image.shape[:2] == (13, 13) for image in images):
+      raise RuntimeError("an image of 13 x 13 upsets it")
+    return [self._row(image, wanted) for image, wanted in zip(images, saliency, strict=True)]
+
+  @staticmethod
+  def _row(image, wanted):
+    from jiqa.serve.backend import map_as_png
+
+    return {
+      "score": float(image.mean() / 255),
+      "columns": {"distortion": "=blur", "level": 2},
+      "saliency": map_as_png(np.eye(3)) if wanted else None,
+    }
