@@ -36,11 +36,11 @@ TRAININGS = {
 
 def count(config):
   """(model FLOPs of a step, parameters, bytes of a batch), without compiling or allocating anything large."""
-  method = build_method(config, 1)
+  method = build_method(config, measure.make_mesh(jax.devices()[:1]))
   tx, schedule = optimizer.build(config.optimizer, 10_000, 100)
 
   def fresh(key):
-    state = method.init(key, measure.make_mesh(jax.devices()[:1]), None)
+    state = method.init(key, None)
     return state.replace(opt_state=tx.init(state.params))
 
   state = jax.eval_shape(fresh, jax.random.key(0))

@@ -54,7 +54,7 @@ def config_of(dtype):
 
 def started(method):
   mesh = make_mesh(jax.devices()[:1])
-  return mesh, method.init(jax.random.key(0), mesh)
+  return mesh, method.init(jax.random.key(0))
 
 
 def measure(sides, repeats, first=1):
@@ -78,7 +78,7 @@ def report(what, seconds, theirs, ours):
 
 
 def text(dtype, repeats):
-  method = LIQE(config_of(dtype), 1)
+  method = LIQE(config_of(dtype), make_mesh(jax.devices()[:1]))
   _, state = started(method)
   tokens = padded(method.tokens)
   parts = 1 if jax.default_backend() != "cpu" else 5
@@ -156,10 +156,9 @@ def score(dtype, repeats, photo):
   torch.manual_seed(0)
   model = Clip(**FULL).eval()
   tensors = {name: value.numpy() for name, value in model.state_dict().items()}
-  method = LIQE(config_of(dtype), 1)
-  mesh = make_mesh(jax.devices()[:1])
+  method = LIQE(config_of(dtype), make_mesh(jax.devices()[:1]))
   weights = to_ours(tensors, clip_rules(), "CLIP").params, {}
-  state = jax.jit(method.prepare)(method.init(jax.random.key(0), mesh, weights))
+  state = jax.jit(method.prepare)(method.init(jax.random.key(0), weights))
   predict = jax.jit(method.predict)
   image = np.asarray(Image.open(photo).convert("RGB").resize((512, 384))) if photo else waves(384, 512)
   found = {}
@@ -207,7 +206,7 @@ def memory():
 
 def one(photo):
   """Scores one file with seeded weights at full size; prints the largest memory so far, MiB."""
-  method = LIQE(config_of("float32"), 1)
+  method = LIQE(config_of("float32"), make_mesh(jax.devices()[:1]))
   _, state = started(method)
   state = jax.jit(method.prepare)(state)
   views = method.preprocess_eval(decode_rgb(pathlib.Path(photo).read_bytes()))

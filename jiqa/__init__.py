@@ -14,6 +14,6 @@ def __getattr__(name):
   """`load` is fetched when it is first asked for: it needs jax."""
   if name != "load":
     raise AttributeError(f"module 'jiqa' has no attribute {name!r}")
-  from jiqa.inference.load import load
+  from jiqa.inference.metric import load
 
   return load

@@ -1,4 +1,4 @@
-"""The loop after training: predictions for every image, a ridge regressor where they are features, correlations."""
+"""The evaluation after training: predictions for every image, a ridge head where they are features, correlations."""
 
 import importlib.metadata
 import json
@@ -18,183 +18,29 @@ import jiqa
 from jiqa.data.source import open_database
 from jiqa.data.splits import TEST
 from jiqa.data.splits import checksum as split_checksum
+from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, protocol, report, study
-from jiqa.inference.predictor import Predictor
+from jiqa.evaluation import correlation, outputs, protocol, report, study
+from jiqa.inference.predictor import Network, predict_database
 from jiqa.inference.validation import BEST
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import is_main
-from jiqa.runtime.sharding import make_mesh, on_local_devices
+from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import Workdir, check
-from jiqa.train import build, init_state, splits_of
+from jiqa.train import build, build_optimizer, defaults_of, init_state
 from jiqa.weights.store import checksum
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy", "pillow")
 
 
-def evaluate_database(config, name, states, predictor, workdir):
-  """Judges every state on the splits of one database.
-
-  Features are regressed on the human scores by ridge heads; scores are compared with them as they are.
-
-  Args:
-    config: ConfigDict.
-    name: the database.
-    states: dict from 'trained' and perhaps 'untrained' to State.
-    predictor: Predictor.
-    workdir: pathlib.Path; gets the heads or the scores of the trained state, and a scatter plot.
-
-  Returns:
-    dict: what `summarise` says of the trained state, the untrained one's under 'untrained', and what was used; empty in
-    any process but the main one.
-  """
-  wanted = config.evaluation
-  check_protocol(config, name)
-  database = open_database(name, config.data_dir or None)
-  table = database.table
-  splits = splits_of(config, table, name, wanted.protocol)
-  # A run with a split of its own has trained on the rest: only its test part says anything.
-  positions = np.arange(len(table)) if config.split < 0 else np.flatnonzero(splits[0] == TEST)
-  domains, stem = np.array(database.domains), name.replace("/", "_")
-  results, summaries = {}, {}
-  for label, state in states.items():
-    what = f"{name}, {label} network"
-    started = time.perf_counter()
-    outputs = predictor(state, database, positions, what)
-    seconds = time.perf_counter() - started
-    if not is_main():  # the others have done their share of the predictions
-      continue
-    print(
-      f"{what}: {len(positions)} images in {seconds:.1f} s, {len(positions) / seconds:.1f} images/s", file=sys.stderr
-    )
-    results[label] = judge(config, name, table, splits, positions, outputs)
-    records = table.iloc[positions].assign(database=name)
-    further = predictor.method.compute_metrics(outputs, records)
-    summaries[label] = summarise(results[label], domains) | ({"further": further} if further else {})
-  if not is_main():
-    return {}
-  results["trained"].save(workdir, stem)
-  write_report(config, database, results, workdir)
-  return {
-    "database": name,
-    **summaries.pop("trained"),
-    **summaries,
-    "label": database.metadata["score"],
-    "labels_sha256": database.metadata["labels_sha256"],
-    "split_sha256": split_checksum(table, splits),
-    "protocol": wanted.protocol,
-  }
-
-
-def write_report(config, database, results, workdir):
-  """Draws the scatter plot and writes the report with intervals, breakdowns and outliers, trained beside untrained.
-
-  Args:
-    config: ConfigDict.
-    database: Database.
-    results: dict from 'trained' and perhaps 'untrained' to what `judge` returned.
-    workdir: pathlib.Path; gets scatter_NAME.png and report/index.html, or report/NAME/index.html for several databases.
-  """
-  name, table = database.name, database.table
-  stem, domains = name.replace("/", "_"), np.array(database.domains)
-  unit = "SSIM, a proxy" if name == "demo" else "MOS"
-  predictions, mos = results["trained"].predictions[0], table.mos.to_numpy()
-  kinds = {"part": domains, "distortion": table.distortion.to_numpy(str), "level": table.level.to_numpy(str)}
-  present = {kind: values for kind, values in kinds.items() if not np.isin(values, ("", "-1")).all()}
-  report.scatter(
-    workdir / f"scatter_{stem}.png",
-    predictions,
-    mos,
-    title=f"{config.method} on {name}, test part of split {max(config.split, 0) + 1}",
-    labels=next(iter(present.values()), None),
-    unit=unit,
-  )
-  references = table.reference_name.to_numpy(str)
-  with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    found = study.judge(
-      {label: results[label].predictions for label in reversed(results)},
-      mos,
-      names=table.image_name.to_numpy(),
-      groups=np.where(references == "", table.image_name.to_numpy(str), references) if references.any() else None,
-      labels=present,
-      seed=config.seed,
-    )
-  told = [str(w.message) for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning)]
-  report.write(
-    workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""),
-    found,
-    title=f"{config.method} on {name}: {database.metadata['score']}",
-    command=command(),
-    unit=unit,
-    warnings=list(dict.fromkeys(told)),
-  )
-
-
-def command():
-  """The command of this process, as a shell takes it."""
-  return shlex.join([pathlib.Path(sys.executable).name, *sys.argv])
-
-
-def check_protocol(config, name):
-  """Raises a UserError if a run was trained on a database by another protocol than it is to be tested by."""
-  for entry in config.data:
-    if entry.name == name and entry.protocol not in ("", config.evaluation.protocol):
-      raise UserError(
-        f"{name}: this run was trained on what protocol {entry.protocol!r} leaves it, so config.evaluation.protocol "
-        f"{config.evaluation.protocol!r} would test on images that it has seen; evaluate it by {entry.protocol!r}"
-      )
-
-
-def judge(config, name, table, splits, positions, outputs):
-  """Compares what a method predicted with the human scores.
-
-  Args:
-    config: ConfigDict.
-    name: the database.
-    table: its labels, N rows.
-    splits: [k, N] int8.
-    positions: [n] int, the rows predicted.
-    outputs: dict with 'features' [n, d] or 'score' [n].
-
-  Returns:
-    protocol.Result or protocol.Scored.
-
-  Raises:
-    UserError: if a method that predicts features was trained on a split of its own.
-  """
-  mos = table.mos.to_numpy()
-  if "score" in outputs:
-    scores = np.full(len(table), np.nan)
-    scores[positions] = outputs["score"]
-    return protocol.scored(scores, mos, splits, names=table.image_name.to_numpy())
-  if config.split >= 0:
-    raise UserError(f"{name}: method {config.method!r} predicts features, which need config.split=-1")
-  first, last, count = config.evaluation.alphas
-  groups = table.reference_name.to_numpy()
-  return protocol.in_database(outputs["features"], mos, splits, np.geomspace(first, last, int(count)), groups=groups)
-
-
-def summarise(result, domains):
-  """`protocol.Result.summary()`, and under 'domains' the median SRCC and PLCC inside each part of the database."""
-  inside = {}
-  for domain in sorted(set(domains) - {""}):
-    parts = [np.isfinite(row) & (domains == domain) for row in result.predictions]
-    measured = [
-      protocol.measures(row[part], result.mos[part]) for row, part in zip(result.predictions, parts, strict=True)
-    ]
-    medians = {key: float(np.median([m[key] for m in measured])) for key in ("srcc", "plcc")}
-    inside[domain] = {key: value if np.isfinite(value) else None for key, value in medians.items()}
-  return {**result.summary(), "domains": inside}
-
-
-def evaluate(config, workdir, devices=None):
-  """Scores the newest checkpoint of a run: workdir/results.json, a table on the console, scatter plots.
+def evaluate(config, workdir, devices=None, overrides=()):
+  """Tests the newest checkpoint of a run: workdir/results.json, a table on the console, reports, scatter plots.
 
   Args:
     config: ConfigDict, see configs/.
     workdir: folder of a run, or gs://BUCKET/FOLDER.
     devices: the jax devices to use; None: all.
+    overrides: see `jiqa.train.train`.
 
   Returns:
     dict, the contents of results.json: `srcc`, `plcc` (a value for every split) and their `median` for the trained
@@ -202,39 +48,40 @@ def evaluate(config, workdir, devices=None):
     the top, all of them under `databases`. None in any process but the main one.
 
   Raises:
-    UserError: if the run has no checkpoint or a database is not prepared.
+    UserError: the run has no checkpoint or a database is not prepared.
   """
   with Workdir(workdir) as folder:
-    return _evaluate(config, folder, make_mesh(devices))
+    return _evaluate(config, folder, make_mesh(devices), overrides)
 
 
-def _evaluate(config, folder, mesh):
-  workdir = folder.local
-  plain_config = json.loads(config.to_json_best_effort())
+def _evaluate(config, folder, mesh, overrides):
+  method = build(config, mesh)
+  for name in config.evaluation.databases:
+    check_trained_protocol(config, name)
   checkpoints = newest_or_best(config, folder.remote)
-  # What the training data were is the business of the run that trained on them.
-  trained_on = json.loads((workdir / "config.json").read_text())["data_sha256"]
-  check(plain_config | {"data_sha256": trained_on}, workdir)
-  # Training data need not be at hand. Their number decides the length of the schedule alone, which nothing reads here.
-  method, tx, _, _ = build(config, mesh, 10**5 * config.batch_size)
+  plain_config = json.loads(config.to_json_best_effort())
+  # What the training data were is known from the run that trained on them; they need not be there any more.
+  trained_on = json.loads((folder.local / "config.json").read_text())["data_sha256"]
+  claimed = plain_config | {"data_sha256": trained_on}
+  check(claimed, folder.local, free=method.prediction_keys, defaults=defaults_of(claimed, overrides))
+  # The number of training images decides the length of the schedule alone, which nothing reads here.
+  tx, _, _ = build_optimizer(config, 10**5 * config.batch_size)
   fresh = init_state(config, method, tx, mesh)
-  state = checkpoints.restore(fresh)
-  states = {"untrained": fresh} if config.evaluation.untrained else {}
-  states["trained"] = state
-  predictor = Predictor(method, mesh, config.evaluation.pixels_per_batch)
-  databases = {
-    name: evaluate_database(config, name, states, predictor, workdir) for name in config.evaluation.databases
-  }
-  at_hand, _ = on_local_devices(state, mesh)
+  trained = checkpoints.restore(fresh)
+  networks = {"trained": Network.of_state(method, trained, mesh)}
+  if config.evaluation.untrained:
+    networks = {"untrained": Network.of_state(method, fresh, mesh, networks["trained"].programs), **networks}
+  databases = {name: evaluate_database(config, name, networks, folder.local) for name in config.evaluation.databases}
   if not is_main():
     return None
+  params, stats, _ = networks["trained"].weights
   results = {
     **next(iter(databases.values()), {}),
     "databases": databases,
-    "step": int(state.step),
+    "step": int(trained.step),
     "checkpoint": config.evaluation.checkpoint,
     "seed": config.seed,
-    "weights_sha256": checksum(*jax.device_get((at_hand.params, at_hand.stats))),
+    "weights_sha256": checksum(*jax.device_get((params, stats))),
     "command": command(),
     "config": plain_config,
     "data_sha256": trained_on,
@@ -245,18 +92,153 @@ def _evaluate(config, folder, mesh):
     },
     "devices": [device.device_kind for device in jax.devices()],
   }
-  temporary = workdir / "results.tmp"
-  temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-  temporary.replace(workdir / "results.json")
+  text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+  outputs.write_bytes(folder.local / "results.json", text.encode())
   print_table(results, folder.remote)
   return results
+
+
+def evaluate_database(config, name, networks, workdir):
+  """Tests networks on the splits of one database.
+
+  Features are regressed on the human scores by ridge heads; scores are compared with them as they are.
+
+  Args:
+    config: ConfigDict.
+    name: the database.
+    networks: dict from 'trained' and perhaps 'untrained' to Network.
+    workdir: pathlib.Path; gets the heads or the scores of the trained network, a scatter plot and a report.
+
+  Returns:
+    dict: `protocol.summarise` of the trained network, the untrained one's under 'untrained', and what was used; empty
+    in any process but the main one.
+  """
+  database = open_database(name, config.data_dir or None)
+  table, evaluation = database.table, config.evaluation
+  splits = run_splits(config, table, name, evaluation.protocol)
+  # A run with a split of its own has trained on the rest: only its test part says anything.
+  positions = np.arange(len(table)) if config.split < 0 else np.flatnonzero(splits[0] == TEST)
+  domains, results, summaries = np.array(database.domains), {}, {}
+  for label, network in networks.items():
+    title, started = f"{name}, {label} network", time.perf_counter()
+    predicted = predict_database(network, database, positions, title, evaluation.pixels_per_batch)
+    seconds = time.perf_counter() - started
+    if not is_main():  # the others have done their share of the predictions
+      continue
+    rate = len(positions) / seconds
+    print(f"{title}: {len(positions)} images in {seconds:.1f} s, {rate:.1f} images/s", file=sys.stderr)
+    results[label] = test(config, name, table, splits, positions, predicted)
+    further = network.method.compute_metrics(predicted, table.iloc[positions].assign(database=name))
+    summaries[label] = protocol.summarise(results[label], domains) | ({"further": further} if further else {})
+  if not is_main():
+    return {}
+  results["trained"].save(workdir, name.replace("/", "_"))
+  write_report(config, database, results, workdir)
+  return {
+    "database": name,
+    **summaries.pop("trained"),
+    **summaries,
+    "label": database.label,
+    "labels_sha256": database.metadata["labels_sha256"],
+    "split_sha256": split_checksum(table, splits),
+    "protocol": evaluation.protocol,
+  }
+
+
+def test(config, name, table, splits, positions, predicted):
+  """Compares predictions with the human scores.
+
+  Args:
+    config: ConfigDict.
+    name: the database.
+    table: its labels, N rows.
+    splits: [k, N] int8.
+    positions: [n] int, the rows predicted.
+    predicted: dict with 'features' [n, d] or 'score' [n].
+
+  Returns:
+    protocol.Result or protocol.Scored.
+
+  Raises:
+    UserError: a method that predicts features was trained on a split of its own.
+  """
+  mos = table.mos.to_numpy()
+  if "score" in predicted:
+    scores = np.full(len(table), np.nan)
+    scores[positions] = predicted["score"]
+    return protocol.scored(scores, mos, splits, names=table.image_name.to_numpy())
+  if config.split >= 0:
+    raise UserError(f"{name}: method {config.method!r} predicts features, which need config.split=-1")
+  first, last, count = config.evaluation.alphas
+  alphas, groups = np.geomspace(first, last, int(count)), table.reference_name.to_numpy()
+  return protocol.fit_heads(predicted["features"], mos, splits, alphas, groups=groups)
+
+
+def write_report(config, database, results, workdir):
+  """Draws the scatter plot and writes the report with intervals, breakdowns and outliers, trained beside untrained.
+
+  Args:
+    config: ConfigDict.
+    database: Database.
+    results: dict from 'trained' and perhaps 'untrained' to what `test` returned.
+    workdir: pathlib.Path; gets scatter_NAME.png and report/index.html, or report/NAME/index.html for several databases.
+  """
+  name, table = database.name, database.table
+  stem, mos = name.replace("/", "_"), table.mos.to_numpy()
+  unit = "SSIM, a proxy" if name == "demo" else "MOS"
+  conditions = {"part": np.array(database.domains), "distortion": table.distortion.to_numpy(str)}
+  conditions["level"] = table.level.to_numpy(str)
+  present = {key: values for key, values in conditions.items() if not np.isin(values, ("", "-1")).all()}
+  report.scatter(
+    workdir / f"scatter_{stem}.png",
+    results["trained"].predictions[0],
+    mos,
+    title=f"{config.method} on {name}, test part of split {max(config.split, 0) + 1}",
+    labels=next(iter(present.values()), None),
+    unit=unit,
+  )
+  names, references = table.image_name.to_numpy(str), table.reference_name.to_numpy(str)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    comparison = study.compare(
+      {label: results[label].predictions for label in reversed(results)},
+      mos,
+      names=names,
+      groups=np.where(references == "", names, references) if references.any() else None,
+      labels=present,
+      seed=config.seed,
+    )
+  undefined = [str(w.message) for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning)]
+  report.write(
+    workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""),
+    comparison,
+    title=f"{config.method} on {name}: {database.label}",
+    command=command(),
+    unit=unit,
+    warnings=list(dict.fromkeys(undefined)),
+  )
+
+
+def command():
+  """The command of this process, as a shell takes it."""
+  return shlex.join([pathlib.Path(sys.executable).name, *sys.argv])
+
+
+def check_trained_protocol(config, name):
+  """Raises a UserError if a run was trained on a database by another protocol than it is to be tested by."""
+  for entry in config.data:
+    if entry.name == name and entry.protocol not in ("", config.evaluation.protocol):
+      raise UserError(
+        f"{name}: this run was trained on what protocol {entry.protocol!r} leaves it, so config.evaluation.protocol "
+        f"{config.evaluation.protocol!r} would test on images that it has seen; evaluate it by {entry.protocol!r}"
+      )
 
 
 def newest_or_best(config, workdir):
   """The checkpoints that config.evaluation.checkpoint asks for.
 
   Raises:
-    UserError: if there are none, or the config asks for something else.
+    UserError: there are none, or the config asks for something else.
   """
   which = config.evaluation.checkpoint
   folders = {"newest": workdir / "checkpoints", "best": workdir / BEST}
@@ -281,11 +263,10 @@ def print_table(results, workdir):
   for name, result in results["databases"].items():
     for label, summary in (("untrained", result.get("untrained")), ("trained", result)):
       if summary:
-        median = summary["median"]
-        rows = {name: median} | {f"  {domain}": inside for domain, inside in summary["domains"].items()}
-        for shown, measured in rows.items():
+        rows = {name: summary["median"]} | {f"  {domain}": inside for domain, inside in summary["domains"].items()}
+        for row, measured in rows.items():
           cells = [f"{measured[key]:.3f}" if measured[key] is not None else "undefined" for key in ("srcc", "plcc")]
-          table.add_row(shown, label, *cells, str(len(summary["srcc"])))
+          table.add_row(row, label, *cells, str(len(summary["srcc"])))
         for measure, value in summary.get("further", {}).items():
           table.add_row(f"  {measure}", label, f"{value:.3f}", "", "")
   console = Console(width=100)

@@ -2,9 +2,7 @@
 
 Evaluation of the loop's conditions, checkpoint and stop stand before the step, so a resumed run repeats nothing: the
 checkpoint of step n is the state from which step n starts, and both the data and the random numbers of step n are pure
-functions of (seed, n).
-
-Several processes run this same loop, each on its rows of every batch; see runtime/distributed.py.
+functions of (seed, n). Several processes run this same loop, each on its rows of every batch.
 """
 
 import contextlib
@@ -17,8 +15,9 @@ import numpy as np
 import optax
 
 from jiqa.data.mixture import Subset, training_batches
-from jiqa.data.source import open_database
-from jiqa.data.splits import TEST, TRAIN, assign
+from jiqa.data.source import check_name, open_database
+from jiqa.data.splits import TEST, TRAIN, check_protocol
+from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.inference.validation import Validation
 from jiqa.methods import build_method
@@ -40,7 +39,7 @@ class NotFinite(UserError):
   """The loss or its gradient is NaN or infinite."""
 
 
-def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=False):
+def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat=False):
   """The jitted training step.
 
   Args:
@@ -48,8 +47,8 @@ def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=Fa
     tx: optax gradient transformation.
     schedule: function from step to learning rate, to be logged.
     seed: int.
-    places: State of the shardings that the state has before and after a step; None leaves them to XLA. Whatever is
-      split is gathered for the loss, and gradients are split again before the update.
+    shardings: State of the shardings before and after a step; None leaves them to XLA. What is split over devices is
+      gathered for the loss, and gradients are split again before the update.
     accumulate: number of micro-batches in a step, see runtime/accumulate.py.
     remat: keep only what blocks of the network hand on to each other, and compute the rest again for the gradient.
 
@@ -57,18 +56,18 @@ def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=Fa
     function (state, batch) -> (state, metrics); the state passed in is donated. metrics are scalars, among them 'loss',
     'learning_rate', 'gradient_norm'.
   """
-  whole = split = lambda tree: tree
-  if places is not None:
-    whole = lambda tree: jax.lax.with_sharding_constraint(tree, replicated(places.step.mesh))  # noqa: E731
-    split = lambda gradient: jax.lax.with_sharding_constraint(gradient, places.params)  # noqa: E731
+  gather = split = lambda tree: tree
+  if shardings is not None:
+    gather = lambda tree: jax.lax.with_sharding_constraint(tree, replicated(shardings.step.mesh))  # noqa: E731
+    split = lambda gradient: jax.lax.with_sharding_constraint(gradient, shardings.params)  # noqa: E731
   value_and_grad = jax.value_and_grad(rematerialised(method.loss) if remat else method.loss, has_aux=True)
   if accumulate > 1:
-    value_and_grad = accumulated(value_and_grad, method.join, accumulate, places.step.mesh)
+    value_and_grad = accumulated(value_and_grad, method.merge_aux, accumulate, shardings.step.mesh)
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    at_hand = whole(state.replace(opt_state=None))
-    (loss, (stats, aux, metrics)), gradient = value_and_grad(at_hand.params, at_hand, batch, key)
+    gathered = gather(state.replace(opt_state=None))
+    (loss, (stats, aux, metrics)), gradient = value_and_grad(gathered.params, gathered, batch, key)
     gradient = split(gradient)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -81,9 +80,8 @@ def make_step(method, tx, schedule, seed, *, places=None, accumulate=1, remat=Fa
     state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
     return method.post_update(state, aux), metrics
 
-  if places is None:
-    return jax.jit(step, donate_argnums=0)
-  return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(places.step.mesh)))
+  out_shardings = None if shardings is None else (shardings, replicated(shardings.step.mesh))
+  return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
 
 def rematerialised(loss):
@@ -99,24 +97,6 @@ def compile_step(step, state, batch):
   return program, flops.count(traced.jaxpr)
 
 
-def splits_of(config, table, name, protocol):
-  """The splits of a database as this run uses them.
-
-  Returns:
-    [k, n] int8, see `jiqa.data.splits.assign`: all splits for a run without labels (config.split is -1), whose training
-    leaves out what any of them tests on; otherwise the one split of this run.
-
-  Raises:
-    UserError: if the protocol has no split of that number.
-  """
-  wanted = config.evaluation
-  number = max(wanted.splits, config.split + 1)
-  splits = assign(table, name, protocol, num_splits=number, seed=config.seed, fractions=tuple(wanted.fractions))
-  if config.split >= len(splits):
-    raise UserError(f"config.split is {config.split}, but protocol {protocol!r} of {name} has {len(splits)} split(s)")
-  return splits if config.split < 0 else splits[config.split : config.split + 1]
-
-
 def open_sources(config):
   """The training records: for every entry of config.data the images it names that its protocol lets it train on.
 
@@ -124,14 +104,14 @@ def open_sources(config):
     (list of sources, list of weights, dict from database to the checksum of its labels).
 
   Raises:
-    UserError: if a database is not prepared, or an entry leaves no image.
+    UserError: a database is not prepared, or an entry leaves no image.
   """
   sources, weights, checksums = [], [], {}
   for number, entry in enumerate(config.data):
     database = open_database(entry.name, config.data_dir or None)
     positions = np.arange(len(database))
     if entry.protocol:
-      splits = splits_of(config, database.table, entry.name, entry.protocol)
+      splits = run_splits(config, database.table, entry.name, entry.protocol)
       positions = np.flatnonzero((splits != TEST).all(0) if config.split < 0 else splits[0] == TRAIN)
     if entry.distortion:
       positions = positions[(database.table.distortion == entry.distortion).to_numpy()[positions]]
@@ -144,33 +124,45 @@ def open_sources(config):
   return sources, weights, checksums
 
 
-def run_length(config, images):
-  """(steps, steps_per_epoch) of a config that gives either `steps` or `epochs`."""
-  steps_per_epoch = max(images // config.batch_size, 1)
-  if (config.steps > 0) == (config.epochs > 0):
-    raise UserError(f"config.steps is {config.steps} and config.epochs {config.epochs}: exactly one must be positive")
-  return config.steps or config.epochs * steps_per_epoch, steps_per_epoch
-
-
 def init_state(config, method, tx, mesh):
   """The state before the first step: from config.init_from, if given, else fresh; the same on any number of devices."""
   weights = load_weights(config.init_from)[:2] if config.init_from else None
-  state = method.init(jax.random.key(config.seed), mesh, weights)
+  state = method.init(jax.random.key(config.seed), weights)
   complete = lambda state: state.replace(opt_state=tx.init(state.params))  # noqa: E731
   return jax.jit(complete, out_shardings=state_sharding(jax.eval_shape(complete, state), mesh, config.sharding))(state)
 
 
-def build(config, mesh, images):
-  """What training and evaluation share: (method, tx, schedule, steps); `images` is the number of training images."""
+def build(config, mesh):
+  """The method of a run, when everything in the config that needs no data has been checked.
+
+  Raises:
+    UserError: the config cannot run; before data are opened.
+  """
   check_numbers(config)
-  steps, steps_per_epoch = run_length(config, images)
+  for name, protocol in (
+    *((entry.name, entry.protocol) for entry in config.data),
+    *((name, config.evaluation.protocol) for name in config.evaluation.databases),
+  ):
+    check_name(name)
+    if protocol:
+      check_protocol(name, protocol, tuple(config.evaluation.fractions))
   try:
-    method = build_method(config, mesh.size)
-    tx, schedule = optimizer.build(config.optimizer, steps, steps_per_epoch)
-    check_sharing(config, mesh)
+    method = build_method(config, mesh)
+    method.check_training()
+    check_sharing(config, method, mesh)
   except ValueError as error:
     raise UserError(str(error)) from error
-  return method, tx, schedule, steps
+  return method
+
+
+def build_optimizer(config, images):
+  """(optax transformation, schedule, steps) of a run that trains on so many images."""
+  steps_per_epoch = max(images // config.batch_size, 1)
+  steps = config.steps or config.epochs * steps_per_epoch
+  try:
+    return *optimizer.build(config.optimizer, steps, steps_per_epoch), steps
+  except ValueError as error:
+    raise UserError(str(error)) from error
 
 
 def check_numbers(config):
@@ -181,6 +173,8 @@ def check_numbers(config):
   ):  # fmt: skip
     if config[key] < least:
       raise UserError(f"config.{key} is {config[key]}; expected at least {least}")
+  if (config.steps > 0) == (config.epochs > 0):
+    raise UserError(f"config.steps is {config.steps} and config.epochs {config.epochs}: exactly one must be positive")
   counts = [entry.count for entry in config.data]
   if any(counts) and (min(counts) < 0 or sum(counts) != config.batch_size):
     raise UserError(f"config.data: the counts {counts} must add up to config.batch_size, {config.batch_size}")
@@ -189,8 +183,13 @@ def check_numbers(config):
       raise UserError(f"config.data[{number}].weight is {entry.weight}; expected 0 (every image counts once) or more")
 
 
-def check_sharing(config, mesh):
+def check_sharing(config, method, mesh):
   """Raises ValueError if the devices and micro-batches of this run cannot share a batch."""
+  if config.accumulate > 1 and not method.accumulates:
+    raise ValueError(
+      f"config.accumulate is {config.accumulate}, but a step of method {config.method!r} cannot be split into "
+      "micro-batches; use config.accumulate=1 and more devices, or config.remat=True to save memory"
+    )
   parts = mesh.size * config.accumulate
   if config.batch_size % parts:
     raise ValueError(
@@ -208,8 +207,10 @@ def check_sharing(config, mesh):
 
 def step_of(config, method, tx, schedule, state):
   """The jitted step of a config, which leaves a state where it lies."""
-  places = jax.tree.map(lambda x: x.sharding, state)
-  return make_step(method, tx, schedule, config.seed, places=places, accumulate=config.accumulate, remat=config.remat)
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  return make_step(
+    method, tx, schedule, config.seed, shardings=shardings, accumulate=config.accumulate, remat=config.remat
+  )
 
 
 def batches_from(config, sources, weights, method, start):
@@ -230,6 +231,11 @@ def batches_from(config, sources, weights, method, start):
   )
 
 
+def defaults_of(config, overrides):
+  """What keys mean in a workdir from before they existed: the values in a config (dict) that the user has not set."""
+  return {key: value for key, value in config.items() if key not in overrides}
+
+
 def record(log, throughput, step, metrics, log_every, checkpoints):
   """Fetches the metrics of a finished step, stops the run if they are not finite, and logs those that are due."""
   values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -246,7 +252,7 @@ def record(log, throughput, step, metrics, log_every, checkpoints):
     log.write(step, values | throughput.read())
 
 
-def train(config, workdir, devices=None, *, profile=False):
+def train(config, workdir, devices=None, *, profile=False, overrides=()):
   """Trains a method, or goes on where an earlier process stopped, on as many processes and devices as there are now.
 
   Args:
@@ -254,6 +260,8 @@ def train(config, workdir, devices=None, *, profile=False):
     workdir: folder that all processes see, or gs://BUCKET/FOLDER; gets config.json, metrics.jsonl, checkpoints/, ...
     devices: the jax devices to use; None: all.
     profile: record a trace of a few steps in workdir/profile.
+    overrides: keys of the config that the user has set; for the others, a workdir from before they existed takes the
+      config's value.
 
   Returns:
     True when the last step is reached, False when SIGTERM ended the run early (a checkpoint is saved).
@@ -262,17 +270,18 @@ def train(config, workdir, devices=None, *, profile=False):
     UserError: for data not prepared, a config that cannot be run, a workdir in use, or a loss that is not finite.
   """
   mesh = make_mesh(devices)
+  method = build(config, mesh)
   sources, weights, checksums = open_sources(config)
-  method, tx, schedule, steps = build(config, mesh, sum(len(source) for source in sources))
+  tx, schedule, steps = build_optimizer(config, sum(len(source) for source in sources))
   with Workdir(workdir) as folder, contextlib.ExitStack() as stack:
     claimed = json.loads(config.to_json_best_effort()) | {"data_sha256": checksums}
-    lock = stack.enter_context(claim(folder, claimed))
+    lock = stack.enter_context(claim(folder, claimed, defaults=defaults_of(claimed, overrides)))
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
     fresh = init_state(config, method, tx, mesh)
     state = checkpoints.restore(fresh) or fresh
     del fresh  # else a resumed run would hold two states
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
-    validation = Validation(config, method, mesh, splits_of, folder.remote) if config.validate_every else None
+    validation = Validation(config, method, mesh, folder.remote) if config.validate_every else None
     prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), mesh))
     log = stack.enter_context(Writer(folder.local, start, steps))
     stop = stack.enter_context(StopNotice())
@@ -291,7 +300,7 @@ def train(config, workdir, devices=None, *, profile=False):
         checkpoints.save(step, state)
         folder.sync()
       if validates:
-        validation.judge(step, state, log)
+        validation.evaluate(step, state, log)
       if last:
         return step == steps
       batch = next(prefetch)

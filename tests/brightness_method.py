@@ -14,12 +14,9 @@ NAME = "tests.brightness_method:Brightness"
 class Brightness(Method):
   """score = slope * brightness; trained towards mos / range, its slope drawn at random."""
 
-  def __init__(self, config, shards):
-    del config, shards
-
-  def init(self, key, mesh, weights=None):
+  def init(self, key, weights=None):
     slope = weights[0]["slope"] if weights else jax.random.normal(key, ())
-    return jax.device_put(new_state({"slope": jnp.float32(slope)}, {}), replicated(mesh))
+    return jax.device_put(new_state({"slope": jnp.float32(slope)}, {}), replicated(self.mesh))
 
   def preprocess_train(self, image, record, rng):
     low, high = record["range"]
@@ -32,13 +29,13 @@ class Brightness(Method):
   def preprocess_eval(self, image):
     return {"image": image}
 
-  def prepare(self, state):
-    return state.replace(extra={"doubled": 2 * state.params["slope"]})
+  def precompute(self, params, stats, extra=None):
+    return {"doubled": 2 * params["slope"]}
 
-  def predict(self, state, batch):
+  def predict(self, params, stats, extra, batch):
     pixels = batch["image_size"].prod(-1) * 3
     brightness = batch["image"].astype(jnp.float32).sum((1, 2, 3)) / 255 / pixels
-    return {"score": state.extra["doubled"] * brightness / 2, "brightness": brightness}
+    return {"score": extra["doubled"] * brightness / 2, "brightness": brightness}
 
   def compute_metrics(self, outputs, records):
     return {"mean brightness": float(outputs["brightness"].mean()), "rows": float(len(records))}

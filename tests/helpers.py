@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import split_module
+
+
+def mesh_of(count):
+  """A mesh of the first `count` devices."""
+  return make_mesh(jax.devices()[:count])
 
 
 def randomised(build, seed=0):

@@ -15,6 +15,7 @@ from jiqa.runtime.accumulate import split
 from jiqa.runtime.lock import Lock
 from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch
 from tests import brightness_method
+from tests.helpers import mesh_of
 from tests.tiny_runs import config_of
 
 # Collectives of a step beside the sum of the gradients: (most all-reduces, their bytes), (most others, their bytes).
@@ -117,7 +118,7 @@ def test_remat_keeps_what_blocks_hand_on_and_gives_the_same_numbers():
   for remat in (False, True):
     config.remat = remat
     program, state, batch = compiled(config, jax.devices()[:1])
-    method, rest = methods.build_method(config, 1), (state, batch, jax.random.key(0))
+    method, rest = methods.build_method(config, mesh_of(1)), (state, batch, jax.random.key(0))
     loss = loop.rematerialised(method.loss) if remat else method.loss
     # What the gradient keeps of the activations, which all have the rows of the crops in front. XLA on CPUs computes
     # nothing twice, whatever it is told, so the memory it takes here does not show it.
@@ -173,9 +174,9 @@ def test_micro_batches_keep_rows_on_their_devices_and_add_up():
 
 def test_micro_batches_of_a_queue_hand_on_all_keys():
   config = config_of("reiqa", "", steps=4)
-  method = methods.build_method(config, 8)
+  method = methods.build_method(config, mesh_of(8))
   stacked = {"keys": jnp.arange(24.0).reshape(3, 4, 2), "key_stats": {"mean": jnp.array([[1.0], [2.0], [6.0]])}}
-  joined = method.join(stacked)
+  joined = method.merge_aux(stacked)
   np.testing.assert_array_equal(joined["keys"], np.arange(24.0).reshape(12, 2))
   np.testing.assert_allclose(joined["key_stats"]["mean"], [3.0])
 

@@ -23,6 +23,7 @@ from jiqa.runtime import optimizer
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh, put_batch
 from tests import QUICK_COMPILATION
+from tests.helpers import mesh_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {
@@ -163,7 +164,7 @@ def test_one_step_on_one_and_on_eight_devices_agrees(loss):
   results = []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = make_mesh(devices)
-    method = build_method(config, mesh.size)
+    method = build_method(config, mesh_of(mesh.size))
     tx, schedule = optimizer.build(config.optimizer, 24, 3)
     state = loop.init_state(config, method, tx, mesh)
     before = jax.device_get(state.params)

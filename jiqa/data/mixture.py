@@ -23,7 +23,7 @@ class Decode:
   def __call__(self, record, rng):
     record = dict(record)
     image = decode_rgb(record.pop("image"), record["image_name"])
-    return self.preprocess_train(image, record, rng)
+    return self.cut(image, record, rng)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,14 +2,8 @@
 
 import jiqa
 
-INPUT = {
-  "reiqa": "RGB of any size, at full and at half scale, neither cropped nor brought to a common size",
-  "reiqa_content": "RGB of any size, at full and at half scale, neither cropped nor brought to a common size",
-  "liqe": "RGB; {test_crops} crops of {crop} pixels, their answers averaged",
-  "lml": "RGB; {test_crops} crops of {crop} pixels, their scores averaged",
-}
-RANGES = {"liqe": [1.0, 5.0]}
 NO_LICENCE = "that of the images it was trained on; its own card names none"
+NOT_SHOWN = ("config", "left_out", "ignored")
 
 
 def describe(models, head, head_file):
@@ -22,10 +16,11 @@ def describe(models, head, head_file):
 
   Returns:
     dict of plain values: 'method'; 'weights', a dict for every network: 'folder', 'trained_on', 'input', 'licence' and
-    what its folder says of itself; 'score': 'direction', 'range', and 'head' with what it was fitted to and how good it
-    is on images that it has not seen.
+    what its folder says; 'score': 'direction', 'range', and 'head' with what it was fitted to and how good it is on
+    images that it has not seen.
   """
-  score = {"direction": "higher is better", "range": _range(models[0], head)}
+  score_range = models[0].method.score_range if head is None else head.card.get("range")
+  score = {"direction": "higher is better", "range": list(score_range) if score_range else None}
   if head is not None:
     score["head"] = {"file": head_file.name, **head.card}
   return {
@@ -37,26 +32,15 @@ def describe(models, head, head_file):
 
 
 def _network(model):
-  own = {key: value for key, value in model.card.items() if key not in ("config", "left_out", "ignored")}
+  converted = "source" in model.card
   return {
     "folder": str(model.folder),
     "method": model.name,
-    "trained_on": trained_on(model.config)
-    if "source" not in own
-    else f"see the paper; converted from {own.get('file')}",
-    "input": INPUT.get(model.name, "RGB").format_map(model.config),
+    "trained_on": f"see the paper; converted from {model.card['file']}" if converted else trained_on(model.config),
+    "input": model.method.input.format_map(model.config),
     "licence": NO_LICENCE,
-    **own,
+    **{key: value for key, value in model.card.items() if key not in NOT_SHOWN},
   }
-
-
-def _range(model, head):
-  """The range of the score as far as it is known, or None."""
-  if head is not None:
-    return head.card.get("range")
-  if model.name in RANGES:
-    return RANGES[model.name]
-  return list(model.config.get("targets") or ()) or None
 
 
 def trained_on(config):
@@ -74,9 +58,10 @@ def trained_on(config):
   """
   split, names = config.get("split", -1), []
   for entry in config.get("data", ()):
-    kept_out = f"the test images of its {entry.get('protocol')} splits"
-    part = f"training part of split {split + 1} of {entry.get('protocol')}"
-    names.append(
-      entry["name"] + ("" if not entry.get("protocol") else f" without {kept_out}" if split < 0 else f" ({part})")
-    )
+    protocol, part = entry.get("protocol"), ""
+    if protocol and split < 0:
+      part = f" without the test images of its {protocol} splits"
+    elif protocol:
+      part = f" (training part of split {split + 1} of {protocol})"
+    names.append(entry["name"] + part)
   return f"{', '.join(names) or 'unknown'}; {'without human scores' if split < 0 else 'with human scores'}"

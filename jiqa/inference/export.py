@@ -146,14 +146,14 @@ def program_of(metric):
     function from dict of arrays to dict of arrays; 'score' [b] is among them where the metric gives one.
   """
   model, head = metric.models[0], metric.head
-  state = jax.tree.map(np.asarray, model.state)
+  weights = jax.tree.map(np.asarray, model.weights)
 
   def predict(batch):
-    found = model.method.predict(state, batch)
+    outputs = model.method.predict(*weights, batch)
     if head is None:
-      return found
-    centred = (found["features"] - jnp.asarray(head.mean, jnp.float32)) / jnp.asarray(head.scale, jnp.float32)
+      return outputs
+    centred = (outputs["features"] - jnp.asarray(head.mean, jnp.float32)) / jnp.asarray(head.scale, jnp.float32)
     score = jnp.matmul(centred, jnp.asarray(head.weights, jnp.float32), precision=jax.lax.Precision.HIGHEST)
-    return {**found, "score": score + jnp.float32(head.intercept)}
+    return {**outputs, "score": score + jnp.float32(head.intercept)}
 
   return predict

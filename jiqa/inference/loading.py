@@ -1,4 +1,4 @@
-"""Folders that a metric can be built from: weights with a card, or the working directory of a training run."""
+"""Networks from folders: weights with a card, or the working directory of a training run."""
 
 import contextlib
 import importlib
@@ -7,51 +7,52 @@ import logging
 import pathlib
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from jiqa import methods
 from jiqa.errors import UserError
 from jiqa.inference import heads
-from jiqa.weights.store import CARD, load_weights
+from jiqa.inference.predictor import Network
+from jiqa.runtime.sharding import replicated
+from jiqa.runtime.state import new_state
+from jiqa.weights.store import CARD, checksum, describe_misfit, flatten, load_weights
 
 RUN_CONFIG = "config.json"
-# Networks of published checkpoints: method, config file and variant, and the keys of the card that the config takes.
-PUBLISHED = {
-  ("reiqa", "quality"): ("configs.reiqa", "quality", ("depth", "width", "embedding")),
-  ("reiqa", "content"): ("configs.reiqa", "content", ("depth", "width", "embedding")),
-  ("liqe", None): ("configs.liqe", None, ("prompt",)),
-  ("lml", None): ("configs.lml", None, ()),
-}
 
 
-class Found(NamedTuple):
+class Folder(NamedTuple):
   """What a folder holds.
 
   Attributes:
-    folder: pathlib.Path.
+    path: pathlib.Path.
     config: dict of plain values, of the run that trained the weights.
-    params, stats: nested dicts of NumPy arrays.
-    extra: the same for what else the state carries; None where it was not saved.
+    trees: nested dicts of NumPy arrays by name: 'params' and 'stats', and of a run the 'extra' of its State.
     card: dict of plain values: where the weights are from.
     heads: dict from name to the file of a head that lies in the folder.
   """
 
-  folder: pathlib.Path
+  path: pathlib.Path
   config: dict
-  params: dict
-  stats: dict
-  extra: dict | None
+  trees: dict
   card: dict
   heads: dict
 
+  @property
+  def is_run(self):
+    """True for the working directory of a run."""
+    return "extra" in self.trees
 
-def find(folder):
+
+def read_folder(folder):
   """Reads a folder of weights or the working directory of a run.
 
   Args:
     folder: path.
 
   Returns:
-    Found.
+    Folder.
 
   Raises:
     UserError: it is neither, or is damaged.
@@ -65,7 +66,11 @@ def find(folder):
   if not folder.is_dir():
     raise UserError(f"{folder}: no such folder; expected a folder of weights (with {CARD}) or the --workdir of a run")
   if (folder / CARD).is_file():
-    return _folder_of_weights(folder)
+    params, stats, card = load_weights(folder)
+    config = card["config"] if "config" in card else _published_config(folder, card)
+    # Weights may be stored in half precision; predictions are computed in single precision.
+    trees = {"params": _single_precision(params), "stats": _single_precision(stats)}
+    return Folder(folder, config, trees, card, heads.beside(folder))
   if (folder / RUN_CONFIG).is_file():
     return _run(folder)
   raise UserError(
@@ -73,36 +78,25 @@ def find(folder):
   )
 
 
-def _folder_of_weights(folder):
-  params, stats, card = load_weights(folder)
-  if "config" in card:
-    config = card["config"]
-  else:
-    config = _published_config(folder, card)
-  # Kept in half precision to be small; computed with in single precision.
-  params, stats = (_single_precision(tree) for tree in (params, stats))
-  return Found(folder, config, params, stats, None, card, heads.beside(folder))
-
-
 def _single_precision(tree):
-  if isinstance(tree, dict):
-    return {key: _single_precision(value) for key, value in tree.items()}
-  return tree.astype(np.float32) if tree.dtype == np.float16 else tree
+  return jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == np.float16 else x, tree)
 
 
 def _published_config(folder, card):
-  kind = (card.get("model"), card.get("expert"))
-  if kind not in PUBLISHED:
-    known = ", ".join(" ".join(filter(None, each)) for each in PUBLISHED)
-    raise UserError(
-      f"{folder / CARD}: has no entry 'config', and model {kind[0]!r}, expert {kind[1]!r} is none of {known}; these "
-      "weights start a training (--config.init_from) but give no scores themselves"
-    )
-  module, variant, taken = PUBLISHED[kind]
-  get_config = importlib.import_module(module).get_config
-  config = json.loads((get_config(variant) if variant else get_config()).to_json_best_effort())
-  # Published weights are float32; half precision would be seen in the third digit of a score.
-  return config | {key: card[key] for key in taken} | ({"dtype": "float32"} if "dtype" in config else {})
+  """The config with which the weights of a converted checkpoint predict."""
+  for name in methods.names():
+    for published in methods.method_class(name).published:
+      if published["card"] == {key: card[key] for key in ("model", "expert") if key in card}:
+        file, _, variant = published["config"].partition(":")
+        get_config = importlib.import_module(f"configs.{file}").get_config
+        config = json.loads((get_config(variant) if variant else get_config()).to_json_best_effort())
+        # Published weights are float32; half precision would be seen in the third digit of a score.
+        precision = {"dtype": "float32"} if "dtype" in config else {}
+        return config | {key: card[key] for key in published["keys"]} | precision
+  raise UserError(
+    f"{folder / CARD}: has no entry 'config', and no method predicts with weights of model {card.get('model')!r}, "
+    f"expert {card.get('expert')!r}; they start a training (--config.init_from)"
+  )
 
 
 def _run(folder):
@@ -111,10 +105,9 @@ def _run(folder):
   except ValueError as error:
     raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
   which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
-  directory = folder / {"best": "best", "newest": "checkpoints"}[which]
-  step, saved = read_checkpoint(directory)
+  step, trees = read_checkpoint(folder / {"best": "best", "newest": "checkpoints"}[which])
   card = {"run": folder.name, "step": step, "checkpoint": which}
-  return Found(folder, config, saved["params"], saved["stats"], saved["extra"], card, heads.beside(folder))
+  return Folder(folder, config, trees, card, heads.beside(folder))
 
 
 def read_checkpoint(directory):
@@ -124,19 +117,18 @@ def read_checkpoint(directory):
     directory: pathlib.Path, `checkpoints` or `best` of a run.
 
   Returns:
-    (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also places in lists.
+    (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also positions in lists.
 
   Raises:
     UserError: there is no complete checkpoint.
   """
-  import jax
   import orbax.checkpoint as ocp
 
   steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
   if not steps:
     raise UserError(f"{directory}: no complete checkpoint; run the same launch.py command again to train on")
   newest = directory.resolve() / str(max(steps))
-  path = newest / ("state" if (newest / "state").is_dir() else "default")  # as earlier versions called it
+  path = newest / ("state" if (newest / "state").is_dir() else "default")
   try:
     with _without_warnings("absl"), ocp.PyTreeCheckpointer() as reader:
       tree = reader.metadata(path).item_metadata.tree
@@ -150,7 +142,6 @@ def read_checkpoint(directory):
 
 @contextlib.contextmanager
 def _without_warnings(name):
-  """Keeps a logger quiet: Orbax tells of files that older versions wrote and that nobody needs."""
   logger = logging.getLogger(name)
   level = logger.level
   logger.setLevel(logging.ERROR)
@@ -158,3 +149,106 @@ def _without_warnings(name):
     yield
   finally:
     logger.setLevel(level)
+
+
+class Model(Network):
+  """A Network read from a folder.
+
+  Args:
+    folder: see `read_folder`.
+    mesh: local devices.
+
+  Attributes:
+    name: of the method, as configs have it.
+    family: the paper's name, which all its methods share.
+    card: dict of plain values: where the weights are from, and 'weights_sha256'.
+    heads: dict from database to a file of heads that lies beside the weights.
+    config: dict of plain values.
+
+  Raises:
+    UserError: the folder holds no weights, or they do not fit the method.
+  """
+
+  def __init__(self, folder, mesh):
+    read = read_folder(folder)
+    self.folder, self.config, self.heads = read.path, read.config, read.heads
+    self.name = read.config.get("method")
+    self.family = methods.names().get(self.name, f".{self.name}.").split(".")[-2]
+    method = _method(read, mesh)
+    params, stats = _weights(method, read)
+    self.card = {"weights_sha256": checksum(params, stats), **read.card}
+    params, stats = jax.device_put((params, stats), replicated(mesh))
+    super().__init__(method, (params, stats, jax.jit(method.precompute)(params, stats)), mesh)
+    self._explaining = None
+
+  def explain(self, image):
+    """What the score of an image is made of, see `Method.explain`; the method must have it.
+
+    Args:
+      image: [h, w, 3] uint8.
+
+    Returns:
+      dict of NumPy arrays.
+    """
+    if self._explaining is None:
+      params, stats, _ = self.weights
+      read = read_folder(self.folder)
+      extra = _state(self.method, read).extra if read.is_run else None
+      self._explaining = params, stats, self.method.precompute(params, stats, extra)
+    return self.method.explain(*self._explaining, image)
+
+
+def _method(read, mesh):
+  if "method" not in read.config:
+    raise UserError(f"{read.path}: its config names no method")
+  try:
+    return methods.build_method(ConfigDict(read.config), mesh)
+  except (ValueError, AttributeError, KeyError) as error:
+    raise UserError(f"{read.path}: its config does not fit this version of jiqa ({error})") from error
+
+
+def _weights(method, read):
+  """(params, stats) that predict, as NumPy arrays."""
+  if read.is_run:
+    return jax.tree.map(np.asarray, method.weights(_state(method, read)))
+  like = jax.eval_shape(lambda key: method.weights(method.init(key)), jax.random.key(0))
+  return tuple(
+    _fitted(tree, read.trees[name], name, read, method.training_only)
+    for tree, name in zip(like, ("params", "stats"), strict=True)
+  )
+
+
+def _state(method, read):
+  like = jax.eval_shape(method.init, jax.random.key(0))
+  return new_state(**{name: _fitted(getattr(like, name), read.trees[name], name, read) for name in read.trees})
+
+
+def _fitted(like, loaded, name, read, optional=()):
+  """`loaded` with the keys of `like`, checked; zeros where something optional is missing."""
+  named = _named(like, loaded or {})
+  expected, flat = flatten(like), flatten(named)
+  missing = [f"{name}/{path}" for path in expected if path not in flat and not f"{name}/{path}".startswith(optional)]
+  surplus = [f"{name}/{path}" for path in flat if path not in expected]
+  shapes = [
+    f"{name}/{path} {np.shape(flat[path])} instead of {leaf.shape}"
+    for path, leaf in expected.items()
+    if path in flat and np.shape(flat[path]) != leaf.shape
+  ]
+  if missing or surplus or shapes:
+    misfit = describe_misfit(missing, surplus, shapes)
+    raise UserError(f"{read.path}: the weights do not fit this model: {misfit}")
+
+  def fill(node, loaded):
+    if not isinstance(node, dict):
+      return np.zeros(node.shape, node.dtype) if loaded is None else np.asarray(loaded, node.dtype)
+    return {key: fill(child, None if loaded is None else loaded.get(key)) for key, child in node.items()}
+
+  return fill(like, named)
+
+
+def _named(like, loaded):
+  """`loaded` with positions in lists as numbers where `like` has them so; a checkpoint keeps all keys as text."""
+  if not isinstance(like, dict) or not isinstance(loaded, dict):
+    return loaded
+  keys = {str(key): key for key in like}
+  return {keys.get(str(key), key): _named(like.get(keys.get(str(key))), value) for key, value in loaded.items()}

@@ -1,4 +1,4 @@
-"""Small weights that can be given away: a run's network and a head as a folder, with what they are worth."""
+"""Small weights that can be given away: a run's network as a folder, with what it is worth."""
 
 import dataclasses
 import pathlib
@@ -7,49 +7,54 @@ import jax
 import numpy as np
 
 from jiqa.data.source import open_database
-from jiqa.data.splits import assign
+from jiqa.data.splits import TEST
 from jiqa.data.splits import checksum as split_checksum
+from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
-from jiqa.evaluation import protocol, regression
-from jiqa.inference import heads as head_files
+from jiqa.evaluation import protocol
+from jiqa.inference import heads
 from jiqa.inference.card import trained_on
-from jiqa.inference.images import Item
-from jiqa.inference.metric import Metric
-from jiqa.inference.model import Model
+from jiqa.inference.loading import Model
+from jiqa.inference.predictor import predict_database
 from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import flatten, save_weights, unflatten
 
-MEASURES = ("srcc", "krcc", "plcc", "rmse", "mae")
 # Of the config, paths of a machine; the rest says how to build the network and how it was trained.
 PRIVATE = ("data_dir", "init_from", "data_sha256")
 
 
 def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, licence=None):
-  """Writes a folder of weights from a run, with a head fitted to the features of exactly what was written.
+  """Writes a folder of weights from a run, and what exactly those weights are worth on images it has not trained on.
+
+  A method with a score of its own keeps it; to features a head is fitted.
 
   Args:
     run: the --workdir of a finished run.
-    out: folder to write: weights.safetensors, card.json, head.safetensors.
-    database: that the head is fitted to, on the splits of the run's evaluation; its training has left out what they
-      test on only if it is one of the run's own databases.
+    out: folder to write: weights.safetensors, card.json, and for features head.safetensors.
+    database: that a head is fitted to and that is tested on, on the splits of the run's evaluation; the run's training
+      has left out what they test on only if it is one of its own databases. None: the first that the run evaluates.
     dtype: float16 or float32, of the stored numbers.
     data_dir: where the prepared database lies; None: the default.
     recipe: command that trains such a run, for the card.
     licence: for the card.
 
   Returns:
-    dict, the card that was written, and the head's under 'head'.
+    dict, the card that was written, and a head's under 'head'.
 
   Raises:
-    UserError: the database is not prepared, or the run's method gives no features.
+    UserError: the database is not prepared, or an image of it cannot be read.
   """
   if dtype not in ("float16", "float32"):
     raise UserError(f"--dtype={dtype}: expected float16 or float32")
-  mesh, source = make_mesh(jax.local_devices()), open_database(database, data_dir)
+  mesh = make_mesh(jax.local_devices())
   model = Model(run, mesh)
+  tested = database or next(iter(model.config["evaluation"]["databases"]), None)
+  if tested is None:
+    raise UserError(f"{run}: evaluates no database; name one to test the weights on: --head=DATABASE")
+  source = open_database(tested, data_dir)
   params, stats = (
     smaller(tree, dtype, name, model.method.training_only)
-    for name, tree in (("params", model.state.params), ("stats", model.state.stats))
+    for tree, name in zip(model.weights[:2], ("params", "stats"), strict=True)
   )
   config = {key: value for key, value in model.config.items() if key not in PRIVATE}
   card = {
@@ -58,49 +63,62 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
   }  # fmt: skip
   card |= {key: value for key, value in {"recipe": recipe, "licence": licence}.items() if value}
   written = save_weights(out, params, stats, card)
-  head = fit_head(Metric([Model(out, mesh)], None, mesh, {}), source, model.config)
-  head.save(pathlib.Path(out) / head_files.BESIDE)
+  written_model = Model(out, mesh)
+  if "score" in model.outputs():
+    return save_weights(out, params, stats, {**card, **_own_score(written_model, source, model.config)})
+  head = fit_head(written_model, source, model.config)
+  head.save(pathlib.Path(out) / heads.BESIDE)
   return {**written, "head": head.card}
 
 
-def fit_head(metric, source, config):
+def _facts(source, config, splits):
+  return {
+    "database": source.name, "label": source.label, "range": list(source.metadata["range"]),
+    "protocol": config["evaluation"]["protocol"], "labels_sha256": source.metadata["labels_sha256"],
+    "split_sha256": split_checksum(source.table, splits),
+  }  # fmt: skip
+
+
+def _own_score(model, source, config):
+  """What the card says of a method's own score: measures on the test part of the split that the run left out."""
+  splits = run_splits(config, source.table, source.name, config["evaluation"]["protocol"])[:1]
+  positions = np.flatnonzero(splits[0] == TEST)
+  outputs = predict_database(model, source, positions, f"{source.name}, test images")
+  measured = protocol.measures(outputs["score"], source.table.mos.to_numpy()[positions])
+  facts = _facts(source, config, splits)
+  return {"test": {"images": len(positions), "split": max(config["split"], 0), **measured, **facts}}
+
+
+def fit_head(model, source, config):
   """The head of the first split of a database, as the run's evaluation would fit it.
 
   Args:
-    metric: Metric of one network that gives features.
+    model: Model that gives features.
     source: Database.
     config: dict, of the run.
 
   Returns:
     Head; its card has 'test' with its own measures on the test images, and 'median' with those over all splits.
   """
-  metric.check_features()
-  wanted, table = config["evaluation"], source.table
-  splits = assign(
-    table, source.name, wanted["protocol"], num_splits=wanted["splits"], seed=config["seed"],
-    fractions=tuple(wanted["fractions"]),
+  if config["split"] >= 0:
+    raise UserError(
+      f"{model.folder}: gives features and was trained on split {config['split']}; a head needs config.split=-1"
+    )
+  table = source.table
+  splits = run_splits(config, table, source.name, config["evaluation"]["protocol"])
+  features = predict_database(model, source, np.arange(len(table)), f"{source.name}, features")["features"]
+  first, last, count = config["evaluation"]["alphas"]
+  result = protocol.fit_heads(
+    features, table.mos.to_numpy(), splits, np.geomspace(first, last, int(count)),
+    groups=table.reference_name.to_numpy(),
   )  # fmt: skip
-  features = None
-  records = (source[i] for i in range(len(table)))
-  for found in metric.stream(Item(record["image_name"], record["image"]) for record in records):
-    if found.error:
-      raise UserError(found.error)
-    row = found.outputs["features"]
-    features = np.empty((len(table), len(row)), row.dtype) if features is None else features
-    features[found.index] = row
-  first, last, count = wanted["alphas"]
-  references = table.reference_name.to_numpy()
-  result = protocol.in_database(
-    features, table.mos.to_numpy(), splits, np.geomspace(first, last, int(count)), groups=references
-  )
-  test = {"images": int((splits[0] == protocol.TEST).sum()), **{k: float(getattr(result, k)[0]) for k in MEASURES}}
-  facts = {
-    "weights_sha256": metric.weights_sha256, "regressor": "ridge", "database": source.name,
-    "label": source.metadata["score"], "range": list(source.metadata["range"]), "protocol": wanted["protocol"],
-    "labels_sha256": source.metadata["labels_sha256"], "split_sha256": split_checksum(table, splits),
-    "median": {"splits": len(splits), **{k: float(np.median(getattr(result, k))) for k in MEASURES}},
+  measures = {key: getattr(result, key) for key in protocol.MEASURES}
+  card = {
+    "weights_sha256": model.card["weights_sha256"], "regressor": "ridge", **_facts(source, config, splits),
+    "median": {"splits": len(splits), **{key: float(np.median(values)) for key, values in measures.items()}},
   }  # fmt: skip
-  head = regression.of_split(result, 0, facts)
+  head = protocol.head_of(result, 0, card)
+  test = {"images": int((splits[0] == TEST).sum()), **{key: float(values[0]) for key, values in measures.items()}}
   return dataclasses.replace(head, card={**head.card, "test": test})
 
 

@@ -1,63 +1,281 @@
-"""Predictions for a whole database: what validation during training and the evaluation after it have in common."""
+"""Images in, predictions out: the one loop that validation, evaluation, scoring, heads and the server share.
 
+Threads read, decode and preprocess; batches of one bucket go to all devices; programs are compiled in a thread while
+other batches compute.
+"""
+
+import collections
+import os
 import sys
+import time
+from concurrent import futures
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jiqa.data.decode import decode_rgb
+from jiqa.errors import UserError
 from jiqa.inference.buckets import bucketed_batches
+from jiqa.inference.images import Item, load
+from jiqa.runtime import host_memory
 from jiqa.runtime.distributed import all_gather_rows, is_main
-from jiqa.runtime.sharding import on_local_devices, put_batch
+from jiqa.runtime.sharding import batch_sharding, local_mesh, on_local_devices, put_batch
+
+# Pixels of a batch. A CPU computes one image a device as fast as many; an accelerator wants its memory filled.
+PIXELS_PER_BATCH = {"cpu": 1}
+ON_ACCELERATORS = 2**24
+# Batches, and bytes of them, that may wait for their program while others compute.
+MAX_HELD, MAX_HELD_BYTES = 4, 2**27
+# Images after which freed memory is given back, which takes less than a hundredth of their time.
+IMAGES_BETWEEN_TRIMS = 64
 
 
-class Predictor:
-  """A method's jitted prediction; compiles once per frame, however many states and databases it is used for.
+class Prediction(NamedTuple):
+  """What is predicted of one image.
+
+  Attributes:
+    index: position among the items.
+    name: of the item.
+    outputs: dict of NumPy values, 'score' float or 'features' [d] among them; None where there is an error.
+    height, width: pixels.
+    seconds: of reading and decoding, and this image's share of its batch.
+    error: text, '' where there is none.
+    crops: of how many crops the score is; 0 where the image was seen as a whole.
+  """
+
+  index: int
+  name: str
+  outputs: dict | None
+  height: int
+  width: int
+  seconds: float
+  error: str = ""
+  crops: int = 0
+
+
+class Programs:
+  """The compiled predictions of a method, one for every shape of a batch, whatever the weights.
 
   Args:
     method: see methods/base.py.
-    mesh: the devices.
-    pixels_per_batch: bounds the memory of a batch.
+    mesh: local devices.
   """
 
-  def __init__(self, method, mesh, pixels_per_batch):
-    self.method, self.mesh, self.pixels_per_batch = method, mesh, pixels_per_batch
-    self._prepare, self._predict = jax.jit(method.prepare), jax.jit(method.predict)
+  def __init__(self, method, mesh):
+    self.mesh, self._predict = mesh, jax.jit(method.predict)
+    self.precompute = jax.jit(method.precompute)
+    self._programs, self._compiler = {}, futures.ThreadPoolExecutor(1, "compile")
 
-  def __call__(self, state, database, positions, what):
-    """Predicts records of a database.
+  def __call__(self, weights, batch):
+    """A Future of the program for batches like this one, compiled in a thread."""
+    shapes = tuple((name, array.shape, array.dtype) for name, array in batch.items())
+    if shapes not in self._programs:
+      sharding = batch_sharding(self.mesh)
+      like = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, shape, dtype in shapes}
+      self._programs[shapes] = self._compiler.submit(lambda: self._predict.lower(*weights, like).compile())
+    return self._programs[shapes]
 
-    Of several processes each predicts every so many-th record on its own devices, so that they need not agree on
-    frames, and all get all rows.
 
-    Args:
-      state: State.
-      database: random-access source of records with 'image' and 'image_name'.
-      positions: [n] int, the records wanted.
-      what: shown on the progress bar.
+class Network:
+  """A method with the weights that predict, on the local devices.
 
-    Returns:
-      dict of NumPy arrays [n, ...], rows in the order of `positions`.
-    """
-    # Prepared by all processes together, which may share that work out among their devices.
-    state, own = on_local_devices(self._prepare(state), self.mesh)
-    # As many for every process: the last is predicted again where they do not divide evenly.
-    padded = np.pad(positions, (0, -len(positions) % jax.process_count()), mode="edge")
-    mine = padded[jax.process_index() :: jax.process_count()]
+  Args:
+    method: see methods/base.py.
+    weights: (params, stats, extra), see `Method.predict`, replicated over `mesh`.
+    mesh: local devices.
+    programs: those of another network of the same method; None: new ones.
+  """
 
-    def items():
-      hidden = not (is_main() and sys.stderr.isatty())
-      for i in track(range(len(mine)), what, console=Console(file=sys.stderr), disable=hidden):
-        record = database[int(mine[i])]
-        yield i, self.method.preprocess_eval(decode_rgb(record["image"], record["image_name"]))
+  def __init__(self, method, weights, mesh, programs=None):
+    self.method, self.weights, self.mesh = method, weights, mesh
+    self.programs = programs or Programs(method, mesh)
+    self._shapes = None
 
-    outputs = {}
-    for indices, batch in bucketed_batches(items(), self.pixels_per_batch, own.size):
-      for name, rows in self._predict(state, put_batch(batch, own)).items():
-        rows = np.asarray(rows)
-        if name not in outputs:
-          outputs[name] = np.empty((len(mine), *rows.shape[1:]), rows.dtype)
-        outputs[name][indices] = rows[: len(indices)]
-    return all_gather_rows(outputs, len(positions))
+  @classmethod
+  def of_state(cls, method, state, mesh, programs=None):
+    """That of a State of a run; all processes must call this, because they precompute together."""
+    programs = programs or Programs(method, local_mesh(mesh))
+    params, stats = method.weights(state)
+    weights = params, stats, programs.precompute(params, stats, state.extra)
+    return cls(method, on_local_devices(weights, mesh)[0], programs.mesh, programs)
+
+  def program(self, batch):
+    """Future of a function from such a batch to dict of jax arrays [b, ...], which are still being computed."""
+    return self.programs(self.weights, batch)
+
+  def run(self, program, batch):
+    """Calls what `program` has given."""
+    return program(*self.weights, put_batch(batch, self.mesh))
+
+  def outputs(self):
+    """What it predicts, found without computing: dict from name to the shape of one image's entry."""
+    if self._shapes is None:
+      inputs = self.method.preprocess_eval(np.full((256, 256, 3), 127, np.uint8))
+      ((_, batch),) = bucketed_batches([(0, inputs)], 1, self.mesh.size)
+      shapes = jax.eval_shape(self.method.predict, *self.weights, batch)
+      self._shapes = {name: array.shape[1:] for name, array in shapes.items()}
+    return self._shapes
+
+
+def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
+  """Predicts items batch after batch in bounded memory.
+
+  Args:
+    networks: list of Network on one mesh; features of several are joined in this order.
+    items: iterable of images.Item; those of a generator are taken as they are needed.
+    head: Head for the (joined) features, or None.
+    pixels_per_batch: at most; None: what suits the kind of device.
+    threads: that read and decode; None: one a core, at most 16.
+
+  Yields:
+    Prediction, in the order in which batches are complete. What cannot be read is yielded with an error.
+  """
+  mesh = networks[0].mesh
+  suits = PIXELS_PER_BATCH.get(mesh.devices.flat[0].platform, ON_ACCELERATORS)
+  pixels_per_batch = min(suits, pixels_per_batch or suits)
+  failed, waiting = collections.deque(), {}
+
+  def readable():
+    for index, item, (inputs, size, seconds, error) in _ahead(enumerate(items), networks, threads):
+      if error:
+        failed.append(Prediction(index, item.name, None, *size, seconds, error))
+      else:
+        crops = max(len(array) if array.ndim == 4 else 0 for array in inputs.values())
+        waiting[index] = item.name, size, seconds, crops
+        yield index, inputs
+
+  def finished(indices, outputs, started):
+    outputs = _joined([{name: np.asarray(x)[: len(indices)] for name, x in part.items()} for part in outputs], head)
+    share = (time.perf_counter() - started) / len(indices)
+    for row, index in enumerate(indices):
+      name, size, seconds, crops = waiting.pop(index)
+      yield Prediction(index, name, {key: x[row] for key, x in outputs.items()}, *size, seconds + share, crops=crops)
+
+  # The devices compute one batch while the results of the one before are fetched.
+  running, untrimmed = None, 0
+  for indices, parts, programs in _compiled(networks, bucketed_batches(readable(), pixels_per_batch, mesh.size)):
+    started = time.perf_counter()
+    outputs = [network.run(*call) for network, *call in zip(networks, programs, parts, strict=True)]
+    if running:
+      yield from finished(*running)
+    running, untrimmed = (indices, outputs, started), untrimmed + len(indices)
+    if untrimmed >= IMAGES_BETWEEN_TRIMS:
+      untrimmed = 0
+      host_memory.give_back()
+    while failed:
+      yield failed.popleft()
+  if running:
+    yield from finished(*running)
+  yield from failed
+
+
+def predict_database(network, database, positions, what, pixels_per_batch=None):
+  """Predicts records of a database; of several processes each predicts a share, and all get all rows.
+
+  Args:
+    network: Network.
+    database: random-access source of records with 'image' and 'image_name'.
+    positions: [n] int, the records wanted.
+    what: shown on the progress bar.
+    pixels_per_batch: see `stream`.
+
+  Returns:
+    dict of NumPy arrays [n, ...], rows in the order of `positions`.
+
+  Raises:
+    UserError: an image cannot be read; names it.
+  """
+  # As many for every process: the last is predicted again where they do not divide evenly.
+  padded = np.pad(positions, (0, -len(positions) % jax.process_count()), mode="edge")
+  mine = padded[jax.process_index() :: jax.process_count()]
+  records = (database[int(i)] for i in mine)
+  items = (Item(record["image_name"], record["image"]) for record in records)
+  outputs = {}
+  hidden = not (is_main() and sys.stderr.isatty())
+  predictions = stream([network], items, pixels_per_batch=pixels_per_batch)
+  for prediction in track(predictions, what, len(mine), console=Console(file=sys.stderr), disable=hidden):
+    if prediction.error:
+      raise UserError(prediction.error)
+    for name, value in prediction.outputs.items():
+      if name not in outputs:
+        outputs[name] = np.empty((len(mine), *np.shape(value)), value.dtype)
+      outputs[name][prediction.index] = value
+  return all_gather_rows(outputs, len(positions))
+
+
+def _compiled(networks, batches):
+  """(indices, batch of every network, its program); batches whose programs are being compiled let others pass."""
+  held = collections.deque()
+  for indices, batch in batches:
+    parts = [_part(batch, number) for number in range(len(networks))]
+    held.append((indices, parts, [network.program(part) for network, part in zip(networks, parts, strict=True)]))
+    yield from _ready(held, MAX_HELD, MAX_HELD_BYTES)
+  yield from _ready(held, 0, 0)
+
+
+def _ready(held, most, most_bytes):
+  """Takes what can be computed out of `held`, and waits for a program as long as more is held than may be."""
+  while held:
+    missing = [[program for program in programs if not program.done()] for _, _, programs in held]
+    position = next((position for position, programs in enumerate(missing) if not programs), None)
+    size = sum(array.nbytes for _, parts, _ in held for part in parts for array in part.values())
+    if position is None:
+      if len(held) <= most and size <= most_bytes:
+        return
+      futures.wait([program for programs in missing for program in programs], return_when=futures.FIRST_COMPLETED)
+      continue
+    indices, parts, programs = held[position]
+    del held[position]
+    yield indices, parts, [program.result() for program in programs]
+
+
+def _part(batch, number):
+  prefix = f"{number}:"
+  return {name.removeprefix(prefix): x for name, x in batch.items() if name.startswith(prefix)}
+
+
+def _joined(outputs, head):
+  joined = dict(outputs[0]) if len(outputs) == 1 else {}
+  if all("features" in part for part in outputs):
+    joined["features"] = np.concatenate([part["features"] for part in outputs], 1)
+  if head is not None:
+    joined["score"] = head(joined["features"])
+  return joined
+
+
+def _preprocess(networks, item):
+  """(inputs of all networks, (height, width), seconds, error) of an item; in a thread."""
+  started = time.perf_counter()
+  size, inputs, error = (0, 0), None, ""
+  try:
+    image = load(item)
+    size = image.shape[:2]
+    inputs = {
+      f"{number}:{name}": array
+      for number, network in enumerate(networks)
+      for name, array in network.method.preprocess_eval(image).items()
+    }
+  except UserError as refusal:
+    error = str(refusal) if size == (0, 0) else f"{item.name}: {refusal}"
+  return inputs, size, time.perf_counter() - started, error
+
+
+def _ahead(numbered, networks, threads=None):
+  """(index, item, what `_preprocess` gives) in order; threads work a few items ahead of whoever takes them."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  threads = threads or min(cores, 16)
+  submitted = collections.deque()
+  pool = futures.ThreadPoolExecutor(threads)
+  try:
+    for index, item in numbered:
+      submitted.append((index, item, pool.submit(_preprocess, networks, item)))
+      if len(submitted) > 2 * threads:
+        index, item, result = submitted.popleft()
+        yield index, item, result.result()
+    while submitted:
+      index, item, result = submitted.popleft()
+      yield index, item, result.result()
+  finally:
+    pool.shutdown(wait=True, cancel_futures=True)

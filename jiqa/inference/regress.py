@@ -1,38 +1,41 @@
-"""Heads on frozen features: every expert and every regressor on the published splits, the best one kept as a file.
+"""Heads on frozen features: every encoder and every regressor on the published splits, the best one kept as a file.
 
-Run by `launch.py --config=configs/reiqa.py:regress`. Nothing is trained; what was computed lies in the workdir and is
-not computed again.
+Run by `launch.py` with config.method "regress". Nothing is trained; what was computed lies in the workdir and is not
+computed again.
 """
 
+import io
 import itertools
 import json
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import jiqa
-from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluate import summarise
-from jiqa.evaluation import outputs, regression
-from jiqa.inference.features import Experts
+from jiqa.evaluation import outputs, protocol
+from jiqa.inference.loading import Model
+from jiqa.inference.predictor import predict_database
+from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import Workdir, claim
 
-BOTH = ("content", "quality")
+ALL = "both"  # the features of all encoders, joined
 
 
 def regress(config, workdir):
-  """Fits and judges heads.
+  """Fits and tests heads.
 
   Args:
-    config: ConfigDict, see configs/reiqa.py, variant 'regress'.
+    config: ConfigDict, see configs/reiqa.py, variant 'regress'. `weights` has a folder for every encoder, by the name
+      that `features` uses.
     workdir: folder, or gs://BUCKET/FOLDER; gets features_*.npz, results.json and, for every database,
-      head_NAME.safetensors: the head of the best regressor and experts, judged by the median validation SRCC, fitted to
-      training and validation part of split 1.
+      head_NAME.safetensors: the head with the best median validation SRCC, fitted to the training and validation part
+      of the first split.
 
   Returns:
     dict, the contents of results.json.
@@ -40,19 +43,20 @@ def regress(config, workdir):
   Raises:
     UserError: there are no weights, a database is not prepared, or the workdir is another run's.
   """
-  folders = [folder for folder in config.weights.values() if folder]
+  folders = {name: folder for name, folder in config.weights.items() if folder}
   if not folders:
+    keys = " and ".join(f"config.weights.{name}" for name in config.weights)
     raise UserError(
-      "config.weights.quality and config.weights.content are both empty; give a folder of converted weights or the "
-      "workdir of a run: --config.weights.quality=DIR"
+      f"{keys} are both empty; give a folder of converted weights or the workdir of a run: "
+      f"--config.weights.{next(iter(config.weights))}=DIR"
     )
   plain_config = json.loads(config.to_json_best_effort())
   with Workdir(workdir) as folder, claim(folder, plain_config):
-    experts = Experts(folders)
-    databases = {name: _of_database(config, name, experts, folder.local) for name in config.evaluation.databases}
+    models = _models(folders)
+    databases = {name: _regress_database(config, name, models, folder.local) for name in config.evaluation.databases}
     results = {
       "databases": databases,
-      "experts": experts.card["experts"],
+      "experts": [{**model.card, "expert": expert} for expert, model in models.items()],
       "config": plain_config,
       "versions": {"jiqa": jiqa.__version__},
     }
@@ -61,94 +65,98 @@ def regress(config, workdir):
   return results
 
 
-def _of_database(config, name, experts, workdir):
-  wanted = config.evaluation
+def _models(folders):
+  """The encoders by name, in the order in which their features are joined."""
+  mesh = make_mesh(jax.local_devices())
+  models = {name: Model(folder, mesh) for name, folder in folders.items()}
+  for name, model in models.items():
+    if "features" not in model.outputs():
+      raise UserError(f"{model.folder}: method {model.name!r} gives scores and no features")
+    if getattr(model.method, "expert", name) != name:
+      raise UserError(f"{model.folder}: holds the {model.method.expert} expert, but config.weights.{name} names it")
+  return dict(sorted(models.items(), key=lambda item: item[1].method.feature_order))
+
+
+def _regress_database(config, name, models, workdir):
   database = open_database(name, config.data_dir or None)
-  table, stem = database.table, name.replace("/", "_")
+  table, stem, evaluation = database.table, name.replace("/", "_"), config.evaluation
   splits = assign(
-    table, name, wanted.protocol, num_splits=wanted.splits, seed=config.seed, fractions=tuple(wanted.fractions)
-  )
-  features = _features(config, database, experts, workdir / f"features_{stem}.npz")
-  mos, references = table.mos.to_numpy(), table.reference_name.to_numpy(str)
-  domains = np.array(database.domains)
+    table, name, evaluation.protocol, num_splits=evaluation.splits, seed=config.seed,
+    fractions=tuple(evaluation.fractions),
+  )  # fmt: skip
+  features = _features(config, database, models, workdir / f"features_{stem}.npz")
   card = {
-    "model": experts.card["model"], "database": name, "range": list(database.metadata["range"]),
+    "model": next(iter(models.values())).family, "database": name, "range": list(database.metadata["range"]),
     "scores": database.metadata["score"], "labels_sha256": database.metadata["labels_sha256"],
-    "split_sha256": split_checksum(table, splits), "protocol": wanted.protocol,
+    "split_sha256": split_checksum(table, splits), "protocol": evaluation.protocol,
   }  # fmt: skip
-  checksums = {each["expert"]: each["weights_sha256"] for each in experts.card["experts"]}
-  candidates, best = {}, (-np.inf, None)
+  domains, candidates, best = np.array(database.domains), {}, None
   for what, regressor in itertools.product(config.features, config.regressors):
-    parts = _parts(what, features)
+    parts = _parts(what, config, features)
     if not parts:
       continue
-    first, last, count = wanted.alphas if regressor == "ridge" else wanted.net_alphas
-    result, ratios = regression.search(
-      np.concatenate([features[part] for part in parts], 1), mos, splits, regressor,
-      np.geomspace(first, last, int(count)), tuple(wanted.l1_ratios), groups=references,
+    first, last, count = evaluation.alphas if regressor == "ridge" else evaluation.net_alphas
+    result = protocol.fit_heads(
+      np.concatenate([features[part] for part in parts], 1), table.mos.to_numpy(), splits,
+      np.geomspace(first, last, int(count)), regressor=regressor, l1_ratios=tuple(evaluation.l1_ratios),
+      groups=table.reference_name.to_numpy(str),
     )  # fmt: skip
-    candidates[f"{what} {regressor}"] = {**summarise(result, domains), "l1_ratio": [float(ratio) for ratio in ratios]}
+    candidate = f"{what} {regressor}"
+    candidates[candidate] = {**protocol.summarise(result, domains), "l1_ratio": result.l1_ratio.tolist()}
     validation = float(np.median(result.validation_srcc))
-    if validation > best[0]:
-      own = {"features": list(parts), "regressor": regressor, "l1_ratio": float(ratios[0])}
-      own["weights_sha256"] = {part: checksums[part] for part in parts}
-      best = (validation, f"{what} {regressor}", regression.of_split(result, 0, card | own))
-  if best[1] is None:
+    if best is None or validation > best[0]:
+      facts = {"features": list(parts), "regressor": regressor, "l1_ratio": float(result.l1_ratio[0])}
+      facts["weights_sha256"] = {part: models[part].card["weights_sha256"] for part in parts}
+      best = (validation, candidate, protocol.head_of(result, 0, card | facts))
+  if best is None:
     raise UserError(f"config.features is {tuple(config.features)}; none of them can be had from {list(features)}")
   path = workdir / f"head_{stem}.safetensors"
   best[2].save(path)
-  return {
-    **card,
-    "candidates": candidates,
-    "chosen": best[1],
-    "head": path.name,
-    "median": candidates[best[1]]["median"],
-  }
+  chosen = {"chosen": best[1], "head": path.name, "median": candidates[best[1]]["median"]}
+  return {**card, "candidates": candidates, **chosen}
 
 
-def _parts(what, features):
-  """The experts that a feature set is made of, () where one is missing."""
-  if what not in ("quality", "content", "both"):
-    raise UserError(f"config.features has {what!r}; expected quality, content or both")
-  parts = BOTH if what == "both" else (what,)
-  return parts if set(parts) <= set(features) else ()
+def _parts(what, config, features):
+  """The encoders that a feature set is made of, () where one is missing."""
+  if what != ALL and what not in config.weights:
+    raise UserError(f"config.features has {what!r}; expected {', '.join(config.weights)} or {ALL}")
+  parts = tuple(features) if what == ALL else (what,)
+  return parts if set(parts) <= set(features) and (what != ALL or len(parts) > 1) else ()
 
 
-def _features(config, database, experts, path):
-  """Features of all images by expert; kept in a file with what they depend on."""
-  key = json.dumps([database.metadata["labels_sha256"], [each["weights_sha256"] for each in experts.card["experts"]]])
+def _features(config, database, models, path):
+  """Features of all images by encoder; kept in a file with what they depend on."""
+  checksums = [model.card["weights_sha256"] for model in models.values()]
+  key = json.dumps([database.metadata["labels_sha256"], checksums])
   if path.exists():
     with np.load(path) as kept:
       if str(kept["key"]) == key:
         return {name: kept[name] for name in kept.files if name != "key"}
-
-  def read(i):
-    record = database[i]
-    return decode_rgb(record["image"], record["image_name"])
-
-  found = experts(read, len(database), f"{database.name}, features", config.evaluation.pixels_per_batch)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".part")
-  with open(partial, "wb") as file:
-    np.savez(file, key=np.array(key), **found)
-  partial.replace(path)
-  return found
+  everything = np.arange(len(database))
+  features = {
+    name: predict_database(model, database, everything, f"{database.name}, {name} features")["features"]
+    for name, model in models.items()
+  }
+  buffer = io.BytesIO()
+  np.savez(buffer, key=np.array(key), **features)
+  outputs.write_bytes(path, buffer.getvalue())
+  return features
 
 
 def _print(results, workdir):
   table = Table(title="median over splits, test parts only", title_justify="left")
   for column in ("database", "features and regressor", "SRCC", "PLCC", "validation SRCC"):
     table.add_column(column)
-  for name, found in results["databases"].items():
-    for candidate, summary in found["candidates"].items():
+  for name, result in results["databases"].items():
+    for candidate, summary in result["candidates"].items():
       rows = {candidate: summary["median"]} | {f"  {part}": inside for part, inside in summary["domains"].items()}
-      for shown, measured in rows.items():
+      for label, measured in rows.items():
         cells = [f"{measured[key]:.3f}" if measured[key] is not None else "undefined" for key in ("srcc", "plcc")]
-        whole = shown == candidate
-        kept = " (kept)" if whole and candidate == found["chosen"] else ""
+        whole = label == candidate
+        kept = " (kept)" if whole and candidate == result["chosen"] else ""
         validation = f"{np.median(summary['validation_srcc']):.3f}" if whole else ""
-        table.add_row(name if whole else "", shown + kept, *cells, validation)
+        table.add_row(name if whole else "", label + kept, *cells, validation)
   console = Console(width=110)
   console.print(table)
-  for name, found in results["databases"].items():
-    console.print(f"{name}: head {workdir / found['head']}", highlight=False)
+  for name, result in results["databases"].items():
+    console.print(f"{name}: head {workdir / result['head']}", highlight=False)

@@ -4,9 +4,10 @@ import numpy as np
 
 from jiqa.data.source import open_database
 from jiqa.data.splits import VALIDATION
+from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation.correlation import srcc
-from jiqa.inference.predictor import Predictor
+from jiqa.inference.predictor import Network, predict_database
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import from_main
 
@@ -14,33 +15,32 @@ BEST = "best"
 
 
 class Validation:
-  """Judges states on the validation parts of the run's databases; the test parts are not looked at.
+  """Evaluates states on the validation parts of the run's databases; the test parts are not looked at.
 
   Args:
     config: ConfigDict, see configs/.
     method: see methods/base.py; must predict 'score'.
     mesh: the devices.
-    splits_of: function (config, table, name, protocol) -> [1, n] int8, the split of this run.
     workdir: folder, or gs://BUCKET/FOLDER; the best state is kept in its folder `best`.
 
   Raises:
     UserError: if the run has no split, or a validation part is too small.
   """
 
-  def __init__(self, config, method, mesh, splits_of, workdir):
+  def __init__(self, config, method, mesh, workdir):
     if config.split < 0:
       raise UserError("config.validate_every is set, but config.split is -1: there is no split to validate on")
-    self._predict = Predictor(method, mesh, config.evaluation.pixels_per_batch)
+    self._method, self._mesh, self._programs = method, mesh, None
     self._parts = {}
     for name in config.evaluation.databases:
       database = open_database(name, config.data_dir or None)
-      positions = np.flatnonzero(splits_of(config, database.table, name, config.evaluation.protocol)[0] == VALIDATION)
+      positions = np.flatnonzero(run_splits(config, database.table, name, config.evaluation.protocol)[0] == VALIDATION)
       if len(positions) < 3:
         raise UserError(f"{name}: split {config.split} has {len(positions)} validation image(s); at least 3 are needed")
       self._parts[name] = (database, positions)
     self._directory = workdir / BEST
 
-  def judge(self, step, state, log):
+  def evaluate(self, step, state, log):
     """Logs the SRCC of every validation part and their mean, and keeps the state if the mean is the best so far.
 
     Args:
@@ -48,9 +48,11 @@ class Validation:
       state: State.
       log: Writer.
     """
+    network = Network.of_state(self._method, state, self._mesh, self._programs)
+    self._programs = network.programs
     measured = {}
     for name, (database, positions) in self._parts.items():
-      scores = self._predict(state, database, positions, f"{name}, validation")["score"]
+      scores = predict_database(network, database, positions, f"{name}, validation")["score"]
       measured[name] = float(srcc(scores, database.table.mos.to_numpy()[positions]))
     # The processes must agree on whether it is the best, to the last bit.
     mean = from_main(float(np.mean(list(measured.values()))))

@@ -8,6 +8,8 @@ import functools
 import importlib
 import pathlib
 
+from ml_collections import ConfigDict
+
 from jiqa.methods.base import Method
 
 
@@ -60,4 +62,8 @@ def build_method(config, mesh):
   Raises:
     ValueError: there is no such method, or it cannot run this config.
   """
-  return method_class(config.method)(config, mesh)
+  method = method_class(config.method)
+  absent = {key: value for key, value in method.defaults.items() if key not in config}
+  if absent:
+    config = ConfigDict({**config, **absent})
+  return method(config, mesh)

@@ -1,4 +1,4 @@
-"""The contract between a method and the loop: what `train.py`, `evaluate.py` and `score.py` may call."""
+"""The contract between a method and everything that trains it or predicts with it."""
 
 import jax
 
@@ -6,30 +6,57 @@ from jiqa.runtime.state import State
 
 
 class Method:
-  """One published system, built as `Method(config, shards)`: its config and the number of devices of the mesh.
+  """One published system, built as `Method(config, mesh)`.
 
-  It holds no arrays, so that its functions can be jitted. A config that cannot run raises ValueError. What has a body
-  here is what most methods want.
+  It holds no arrays, so its functions can be jitted. A config with which it could not predict raises ValueError. What
+  has a body here is what most methods want.
 
   Attributes:
-    training_only: beginnings of paths in the State, such as "params/head", of what `predict` does not read: weights
-      without it can still predict.
+    score_range: (lowest, highest) score, or None where it is not known.
+    input: what the network sees of an image, in words; {key} stands for a key of the config.
+    classes: dict from an output that is probabilities to the names of its classes.
+    training_only: beginnings of paths in what `weights` returns, such as "params/head", that `predict` does not read.
+    accumulates: whether a step may be taken in micro-batches (config.accumulate > 1).
+    prediction_keys: keys of the config that only prediction reads; they may change after training.
+    defaults: what configs written before a key existed meant by its absence.
+    published: converted checkpoints: dicts of 'card' (entries that tell them), 'config' ("FILE:VARIANT" in configs/)
+      and 'keys' (entries of the card that go into the config).
+    how_to_get: command that makes weights of this method; None: training.
+    feature_order: networks whose features are joined stand in this order.
+    explain: None; or function (params, stats, extra, image) -> dict of NumPy arrays, what a score is made of: 'map'
+      [g, g], where the network looks, and perhaps 'image', 'score', and for n crops 'crops', 'boxes', 'scores' and
+      'saliency', see `inference/explain.py`. `extra` is what `precompute` returned.
   """
 
-  training_only = ()
+  score_range = None
+  input = "RGB"
+  classes: dict = {}
+  training_only: tuple = ()
+  accumulates = True
+  prediction_keys: tuple = ()
+  defaults: dict = {}
+  published: tuple = ()
+  how_to_get = None
+  feature_order = 0
+  explain = None
 
-  def init(self, key, mesh, weights=None) -> State:
-    """Parameters, statistics and `extra` at step 0, replicated over `mesh`; `opt_state` is left None.
+  def __init__(self, config, mesh):
+    self.config, self.mesh = config, mesh
 
-    What stays as it is during training lies in `extra`: the optimiser sees `params` only.
+  def check_training(self):
+    """Raises ValueError for a config with which it could predict, but not train."""
+
+  def init(self, key, weights=None) -> State:
+    """Parameters, statistics and `extra` at step 0, replicated over the mesh; `opt_state` is left None.
+
+    What training does not change lies in `extra`: the optimiser sees `params` only.
 
     Args:
       key: jax PRNG key.
-      mesh: jax.sharding.Mesh.
       weights: (params, stats), nested dicts of NumPy arrays to start from, whole or in part; None: from scratch.
 
     Raises:
-      UserError: if the weights do not fit, naming the entries.
+      UserError: the weights do not fit; names the entries.
     """
     raise NotImplementedError
 
@@ -40,7 +67,7 @@ class Method:
       image: [h, w, 3] uint8.
       record: dict, the label columns of the image (see data/source.py), `database` (its name), `entry` (its position
         in config.data) and `range` (lowest and highest mos of the database's scale).
-      rng: np.random.Generator of this record at this place of the stream.
+      rng: np.random.Generator of this record at this position of the stream.
 
     Returns:
       dict of NumPy arrays of static shape; stacked over records they are the batch that `loss` receives.
@@ -62,7 +89,7 @@ class Method:
     """
     raise NotImplementedError
 
-  def join(self, aux):
+  def merge_aux(self, aux):
     """The aux of a step from those of its micro-batches, stacked along a new leading axis: their mean."""
     return jax.tree.map(lambda x: x.mean(0), aux)
 
@@ -71,6 +98,10 @@ class Method:
     del aux
     return state
 
+  def weights(self, state):
+    """(params, stats): what predicts, and is exported, converted and checksummed."""
+    return state.params, state.stats
+
   def preprocess_eval(self, image):
     """What prediction needs of one image, on the host; a function of the image alone.
 
@@ -78,29 +109,39 @@ class Method:
       image: [h, w, 3] uint8.
 
     Returns:
-      dict from view name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
+      dict from name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
     """
     raise NotImplementedError
 
-  def prepare(self, state) -> State:
-    """Called once before predictions: what does not depend on an image is computed here and kept in `extra`."""
-    return state
-
-  def predict(self, state, batch):
-    """Features or scores of views; pure, jitted by the caller. A row never depends on the other rows.
+  def precompute(self, params, stats, extra=None):
+    """What does not depend on an image, computed once before predictions.
 
     Args:
-      state: State, after `prepare`.
-      batch: for every view of any size name [b, H, W, 3] uint8, padded, and name_size [b, 2] int32; for every view of
-        one size name [b, n, h', w', 3] uint8.
+      params, stats: from `weights`.
+      extra: that of the State inside a run; None where there are only weights.
 
     Returns:
-      dict with 'features' [b, d] float32, to be regressed on, or 'score' [b] float32, and further arrays [b, ...].
+      pytree, the `extra` of `predict`.
+    """
+    del params, stats, extra
+    return {}
+
+  def predict(self, params, stats, extra, batch):
+    """Scores or features; pure, jitted by the caller. A row never depends on the other rows.
+
+    Args:
+      params, stats: from `weights`.
+      extra: from `precompute`.
+      batch: for every entry of any size `name` [b, H, W, 3] uint8, padded, and `name_size` [b, 2] int32; for every
+        entry of one size `name` [b, n, h', w', 3] uint8.
+
+    Returns:
+      dict with 'score' [b] float32, or 'features' [b, d] float32 to fit a head to, and further arrays [b, ...].
     """
     raise NotImplementedError
 
   def compute_metrics(self, outputs, records):
-    """Further measures of scored images, such as the accuracy of other predictions.
+    """Further measures, such as the accuracy of other predictions.
 
     Args:
       outputs: dict of what `predict` gave, NumPy arrays [n, ...].
@@ -111,3 +152,10 @@ class Method:
     """
     del outputs, records
     return {}
+
+
+def check(*rules):
+  """Raises ValueError with the message of the first of the (holds, message) that does not hold."""
+  for holds, message in rules:
+    if not holds:
+      raise ValueError(message)

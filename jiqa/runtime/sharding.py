@@ -90,6 +90,11 @@ def put_batch(batch, mesh):
   return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
 
 
+def local_mesh(mesh):
+  """The mesh of this process's devices among those of `mesh`."""
+  return make_mesh([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
+
+
 def on_local_devices(state, mesh):
   """A state that this process can use without the others, whole on each of its devices.
 
@@ -100,7 +105,7 @@ def on_local_devices(state, mesh):
   Returns:
     (State, mesh of this process's devices among them); the same ones where all is at hand and whole already.
   """
-  own = make_mesh([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
+  own = local_mesh(mesh)
   if not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state)):
     state = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(state)
   if own.size < mesh.size:

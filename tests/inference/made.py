@@ -10,9 +10,9 @@ from PIL import Image
 from configs import reiqa
 from jiqa.evaluation.head import Head
 from jiqa.methods import build_method
-from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import save_weights
 from tests import brightness_method
+from tests.helpers import mesh_of
 
 # Of different sizes, in three frames.
 SIZES = ((40, 52), (90, 70), (48, 60), (70, 90), (1, 5))
@@ -44,8 +44,8 @@ def config(expert="reiqa", **changes):
 
 def network(seed=0, config=None):
   """(params, stats): random float32 arrays of a Re-IQA expert, nothing compiled."""
-  method = build_method(config or globals()["config"](), 1)
-  like = jax.eval_shape(lambda key: method.init(key, make_mesh(jax.devices()[:1])), jax.random.key(0))
+  method = build_method(config or globals()["config"](), mesh_of(1))
+  like = jax.eval_shape(lambda key: method.init(key), jax.random.key(0))
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):

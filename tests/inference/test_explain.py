@@ -14,8 +14,8 @@ from jiqa.inference import explain
 from jiqa.methods.lml._saliency import box_means
 from jiqa.methods.lml.lml import LML, merge_module
 from jiqa.runtime.checkpoint import Checkpoints
-from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import save_weights
+from tests.helpers import mesh_of
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def folders(tmp_path_factory):
   root = tmp_path_factory.mktemp("explain")
   config = config_file.get_config("demo")
   config.update(crop=16, patch=4, width=8, depth=1, heads=2, test_crops=5, batch_size=1)
-  method = LML(config, 1)
-  state = method.init(jax.random.key(0), make_mesh(jax.devices()[:1]))
+  method = LML(config, mesh_of(1))
+  state = method.init(jax.random.key(0))
   rng = np.random.default_rng(0)
   shaken = lambda p: p + jnp.asarray(rng.normal(0, 0.2, p.shape), jnp.float32)  # noqa: E731
   state = state.replace(params=jax.tree.map(shaken, state.params), extra=jax.tree.map(shaken, state.extra))

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from jiqa.inference.model import Model
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -12,7 +13,6 @@ from jiqa.cli import app
 from jiqa.errors import UserError
 from jiqa.inference import features as rooms
 from jiqa.inference import load as load_module
-from jiqa.inference.model import Model
 from jiqa.runtime.sharding import make_mesh
 from tests import tiny_experts
 

@@ -18,6 +18,7 @@ from jiqa.methods.liqe.liqe import LIQE
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
 from tests.data_builders import test_official_labels as official
+from tests.helpers import mesh_of
 
 TREES = {"live": official.live, "csiq": official.csiq, "bid": official.bid, "clive": official.clive,
          "koniq10k": official.koniq10k, "kadid10k": official.kadid10k}  # fmt: skip
@@ -79,7 +80,7 @@ def final_state(config, workdir):
 def test_every_step_has_its_share_of_every_database(data_dir):
   config = tiny_config(data_dir)
   sources, weights, _ = loop.open_sources(config)
-  method, counts = LIQE(config, 1), [entry.count for entry in config.data]
+  method, counts = LIQE(config, mesh_of(1)), [entry.count for entry in config.data]
   batches = training_batches(
     sources, weights, method.preprocess_train, batch_size=48, seed=0, start=0, threads=2, buffered=48, counts=counts
   )

@@ -16,12 +16,13 @@ from data_builders.prepare import prepare
 from jiqa import losses
 from jiqa import train as loop
 from jiqa.errors import UserError
-from jiqa.methods import lml
+from jiqa.methods.lml import lml
 from jiqa.runtime import optimizer
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh, put_batch
 from jiqa.runtime.state import split_module
 from jiqa.weights.store import flatten
+from tests.helpers import mesh_of
 
 B, K, SIDE = 8, 3, 16
 TINY = {
@@ -56,7 +57,7 @@ def batch():
 
 def shaken(method, seed=0):
   """A state whose network and teacher differ and are far from their first values."""
-  state = method.init(jax.random.key(0), make_mesh(jax.devices()[:1]))
+  state = method.init(jax.random.key(0))
   rng = np.random.default_rng(seed)
   draw = lambda p: p + jnp.asarray(rng.normal(0, 0.2, p.shape), jnp.float32)  # noqa: E731
   return state.replace(params=jax.tree.map(draw, state.params), extra=jax.tree.map(draw, state.extra))
@@ -65,7 +66,7 @@ def shaken(method, seed=0):
 @pytest.fixture(scope="module")
 def seen(batch):
   """(method, state, what network and teacher make of the batch)."""
-  method = lml.LML(tiny_config(), 1)
+  method = lml.LML(tiny_config(), mesh_of(1))
   state = shaken(method)
 
   @jax.jit
@@ -79,7 +80,7 @@ def seen(batch):
 
 def value(config, state, batch, key=0):
   """(loss, metrics, gradient by the State's extra)."""
-  method = lml.LML(config, 1)
+  method = lml.LML(config, mesh_of(1))
 
   def loss(extra):
     total, (_, _, metrics) = method.loss(state.params, state.replace(extra=extra), batch, jax.random.key(key))
@@ -166,13 +167,13 @@ def test_steps_on_one_and_on_eight_devices_agree_and_the_teacher_follows(batch):
 
 def test_a_frozen_teacher_stays(seen):
   _, state, *_ = seen
-  after = lml.LML(tiny_config(teacher="frozen"), 1).post_update(state, {})
+  after = lml.LML(tiny_config(teacher="frozen"), mesh_of(1)).post_update(state, {})
   jax.tree.map(np.testing.assert_array_equal, after.extra["teacher"], state.extra["teacher"])
 
 
 def test_without_contrast_it_is_plain_regression(seen, batch):
   _, state, *_ = seen
-  method = lml.LML(tiny_config(contrast=0.0), 1)
+  method = lml.LML(tiny_config(contrast=0.0), mesh_of(1))
 
   def plain(params):
     network = lml.merge_module(method.graphdef, params, {})
@@ -237,7 +238,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits_teacher_included(data_
 
 def test_what_is_cut_of_a_image():
   image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-  method = lml.LML(tiny_config(targets=(0.0, 100.0)), 1)
+  method = lml.LML(tiny_config(targets=(0.0, 100.0)), mesh_of(1))
   cut = method.preprocess_train(image, RECORD, np.random.default_rng(1))
   assert {name: (x.shape, x.dtype.name) for name, x in cut.items()} == {
     "crops": ((K, SIDE, SIDE, 3), "uint8"),
@@ -247,7 +248,10 @@ def test_what_is_cut_of_a_image():
     "image_id": ((2,), "int32"),
   }
   assert cut["target"] == 50
-  assert lml.LML(tiny_config(targets=()), 1).cut(image, RECORD, np.random.default_rng(1))["target"] == 3
+  assert (
+    lml.LML(tiny_config(targets=()), mesh_of(1)).preprocess_train(image, RECORD, np.random.default_rng(1))["target"]
+    == 3
+  )
   again = method.preprocess_train(image, RECORD, np.random.default_rng(1))
   assert all((cut[name] == again[name]).all() for name in cut)
 
@@ -258,7 +262,9 @@ def test_what_is_cut_of_a_image():
 )
 def test_images_without_a_target_are_refused(changes, message):
   with pytest.raises(UserError, match=message):
-    lml.LML(tiny_config(), 1).cut(np.zeros((20, 20, 3), np.uint8), RECORD | changes, np.random.default_rng(0))
+    lml.LML(tiny_config(), mesh_of(1)).preprocess_train(
+      np.zeros((20, 20, 3), np.uint8), RECORD | changes, np.random.default_rng(0)
+    )
 
 
 def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
@@ -271,8 +277,9 @@ def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
   )
   assert views[0].shape == (4, SIDE, SIDE, 3)
   predict = jax.jit(method.predict)
-  together = predict(state, {"crops": np.stack(views)})
-  shuffled = predict(state, {"crops": np.stack(views[::-1])})
+  weights = (*method.weights(state), method.precompute(*method.weights(state), state.extra))
+  together = predict(*weights, {"crops": np.stack(views)})
+  shuffled = predict(*weights, {"crops": np.stack(views[::-1])})
   for name, params in (("score", state.params), ("teacher_score", state.extra["teacher"])):
     network = jax.jit(lambda params, x: lml.merge_module(method.graphdef, params, {})(x)["score"])
     expected = [np.float64(network(params, view)).mean() for view in views]
@@ -283,8 +290,9 @@ def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
 def test_images_are_scored_without_a_teacher(seen):
   method, state, *_ = seen
   crops = np.random.default_rng(4).integers(0, 256, (2, 4, SIDE, SIDE, 3), dtype=np.uint8)
-  with_teacher = jax.jit(method.predict)(state, {"crops": crops})
-  alone = jax.jit(method.predict)(state.replace(extra={}), {"crops": crops})
+  weights = method.weights(state)
+  with_teacher = jax.jit(method.predict)(*weights, method.precompute(*weights, state.extra), {"crops": crops})
+  alone = jax.jit(method.predict)(*weights, method.precompute(*weights), {"crops": crops})
   assert set(with_teacher) == {"score", "features", "teacher_score"} and set(alone) == {"score", "features"}
   np.testing.assert_allclose(alone["score"], with_teacher["score"], rtol=1e-5)
 
@@ -293,25 +301,25 @@ def test_the_teachers_scores_are_judged_beside():
   rng = np.random.default_rng(0)
   records = pd.DataFrame({"mos": rng.random(20), "database": "mine"}, index=range(5, 25))
   scores = records.mos.to_numpy() + rng.normal(0, 0.2, 20)
-  judged = lml.LML(tiny_config(), 1).judge({"score": scores, "teacher_score": scores}, records)
+  judged = lml.LML(tiny_config(), mesh_of(1)).compute_metrics({"score": scores, "teacher_score": scores}, records)
   assert judged["teacher_srcc"] == pytest.approx(stats.spearmanr(scores, records.mos).statistic)
   assert judged["teacher_plcc"] == pytest.approx(np.corrcoef(scores, records.mos)[0, 1])
-  assert lml.LML(tiny_config(), 1).judge({"teacher_score": np.ones(20)}, records) == {}
+  assert lml.LML(tiny_config(), mesh_of(1)).compute_metrics({"teacher_score": np.ones(20)}, records) == {}
 
 
 def test_weights_start_network_and_teacher():
-  method, mesh = lml.LML(tiny_config(), 1), make_mesh(jax.devices()[:1])
+  method = lml.LML(tiny_config(), mesh_of(1))
   given = jax.device_get(shaken(method).params)
-  state = method.init(jax.random.key(1), mesh, ({"encoder": given["encoder"]}, {}))
-  fresh = method.init(jax.random.key(1), mesh)
+  state = method.init(jax.random.key(1), ({"encoder": given["encoder"]}, {}))
+  fresh = method.init(jax.random.key(1))
   for tree in (state.params, state.extra["teacher"]):
     jax.tree.map(np.testing.assert_array_equal, tree["encoder"], given["encoder"])
     jax.tree.map(np.testing.assert_array_equal, tree["head"], fresh.params["head"])
-  whole = method.init(jax.random.key(1), mesh, (given, {}))
+  whole = method.init(jax.random.key(1), (given, {}))
   jax.tree.map(np.testing.assert_array_equal, whole.params, given)
   del given["encoder"]["norm"]
   with pytest.raises(UserError, match="missing: encoder/norm"):
-    method.init(jax.random.key(1), mesh, (given, {}))
+    method.init(jax.random.key(1), (given, {}))
 
 
 def test_57_tensors_of_the_published_network_are_decayed():
@@ -326,7 +334,7 @@ def test_57_tensors_of_the_published_network_are_decayed():
 @pytest.mark.parametrize("variant", config_file.VARIANTS)
 def test_the_shipped_variants_can_be_built(variant):
   config = config_file.get_config(variant)
-  method = lml.LML(config, 1)
+  method = lml.LML(config, mesh_of(1))
   _, schedule = optimizer.build(config.optimizer, config.steps or config.epochs * 116, 116)
   assert float(schedule(0)) < config.optimizer.learning_rate
   image = np.zeros((300, 400, 3), np.uint8)
@@ -339,7 +347,7 @@ def test_ablations_change_what_they_name():
     assert all(base[key] != value for key, value in changes.items()), name
     config = config_file.get_config("small")
     config.update(changes)
-    lml.LML(config, 1)
+    lml.LML(config, mesh_of(1))
 
 
 @pytest.mark.parametrize(
@@ -362,4 +370,4 @@ def test_ablations_change_what_they_name():
 )
 def test_config_mistakes_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    lml.LML(tiny_config(**changes), 2)
+    lml.LML(tiny_config(**changes), mesh_of(2)).check_training()

@@ -10,8 +10,8 @@ from configs import reiqa as config_file
 from jiqa.methods import build_method
 from jiqa.methods.reiqa import _pairs as reiqa_pairs
 from jiqa.methods.reiqa import reiqa
-from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import new_state
+from tests.helpers import mesh_of
 
 
 def tiny_config(**changes):
@@ -91,14 +91,14 @@ def test_half_scale_is_pillows(batch):
 
 def test_views_are_full_and_half_scale():
   image = np.random.default_rng(0).integers(0, 256, (31, 50, 3), dtype=np.uint8)
-  views = reiqa.ReIQA(tiny_config(), 1).preprocess_eval(image)
+  views = reiqa.ReIQA(tiny_config(), mesh_of(1)).preprocess_eval(image)
   assert views["full"] is image and views["half"].shape == (15, 25, 3)
-  assert reiqa.ReIQA(tiny_config(), 1).preprocess_eval(image[:1, :1])["half"].shape == (1, 1, 3)
+  assert reiqa.ReIQA(tiny_config(), mesh_of(1)).preprocess_eval(image[:1, :1])["half"].shape == (1, 1, 3)
 
 
 def test_versions_of_one_image_that_look_alike_are_never_negatives(batch):
   config = tiny_config(loss="queue+chunk", queue=64)
-  method = reiqa.ReIQA(config, 1)
+  method = reiqa.ReIQA(config, mesh_of(1))
   crops, alike = jax.jit(method.crop_pairs)(batch, jax.random.key(3))
   assert crops.shape == (2, 8, 2, 4, 32, 32, 3)
   assert (alike[:, 0] == 0).all()
@@ -108,8 +108,8 @@ def test_versions_of_one_image_that_look_alike_are_never_negatives(batch):
 @pytest.mark.parametrize("loss", ["queue+chunk", "in_batch", pytest.param("queue", marks=pytest.mark.slow)])
 def test_loss_and_gradient_are_finite_and_post_update_follows_its_formulas(loss):
   config = tiny_config(loss=loss, queue=96)
-  method, mesh = reiqa.ReIQA(config, 1), make_mesh(jax.devices()[:1])
-  state = method.init(jax.random.key(0), mesh)
+  method = reiqa.ReIQA(config, mesh_of(1))
+  state = method.init(jax.random.key(0))
 
   crops = jax.random.uniform(jax.random.key(2), (2, 64, 16, 16, 3))  # 8 images, 2 scales, 4 versions
   labels = jnp.tile(jnp.arange(4), (8, 2))
@@ -160,7 +160,7 @@ def test_loss_and_gradient_are_finite_and_post_update_follows_its_formulas(loss)
 )
 def test_config_mistakes_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    reiqa.ReIQA(tiny_config(**changes), 2)
+    reiqa.ReIQA(tiny_config(**changes), mesh_of(2)).check_training()
 
 
 def test_a_distortion_that_changes_nothing_is_recognised_by_its_pixels():
@@ -184,17 +184,17 @@ def test_pairs_of_the_shipped_variants_overlap_as_their_config_says(variant):
 @pytest.mark.parametrize("variant", [name for name in config_file.VARIANTS if name != "regress"])
 def test_every_variant_builds_its_method(variant):
   config = config_file.get_config(variant)
-  method = build_method(config, 1)
+  method = build_method(config, mesh_of(1))
   scales = len(config.get("scales", (1,))) if config.get("every_scale", True) else 1
-  assert method.pairs == config.batch_size * config.get("versions", 1) * scales
+  assert method.pairs() == config.batch_size * config.get("versions", 1) * scales
 
 
 def test_images_that_take_turns_at_the_scales_show_what_they_show_at_every_scale(batch):
   key = jax.random.key(3)
   few = {"kinds": (6, 7, 13)}  # quick to compile
-  every = build_method(tiny_config(**few), 1)
-  turns = build_method(tiny_config(every_scale=False, **few), 1)
-  assert turns.pairs == every.pairs // 2 == 8 * 4
+  every = build_method(tiny_config(**few), mesh_of(1))
+  turns = build_method(tiny_config(every_scale=False, **few), mesh_of(1))
+  assert turns.pairs() == every.pairs() // 2 == 8 * 4
   expected, alike = jax.jit(every.crop_pairs)(batch, key)
   crops, labels = jax.jit(turns.crop_pairs)(batch, key)
   assert crops.shape == (2, 8, 1, 4, 32, 32, 3)
@@ -207,9 +207,9 @@ def test_images_that_take_turns_at_the_scales_show_what_they_show_at_every_scale
   pairs = {tuple(chosen[i : i + 2]) for i in range(0, 8, 2)}
   assert pairs == {(0, 1), (1, 0)}  # whichever of two comes first, so that no source is bound to a scale
   with pytest.raises(ValueError, match="batch_size 8 is not a multiple of 3, that is of 3 scales"):
-    build_method(tiny_config(every_scale=False, scales=(1, 2, 3), window=96), 1)
+    build_method(tiny_config(every_scale=False, scales=(1, 2, 3), window=96), mesh_of(1)).check_training()
   with pytest.raises(ValueError, match="'official' does not know"):
-    build_method(tiny_config(every_scale=False, compat="official"), 1)
+    build_method(tiny_config(every_scale=False, compat="official"), mesh_of(1)).check_training()
 
 
 def test_ablations_change_what_they_name():
@@ -239,7 +239,7 @@ def test_the_negatives_of_every_loss_by_loops(loss, monkeypatch):
   """Two images, two scales, three versions; what the encoder says is given."""
   b, s, v, t = 2, 2, 3, 0.2
   config = tiny_config(loss=loss, queue=16, versions=v, batch_size=b, temperature=t)
-  method = reiqa.ReIQA(config, 1)
+  method = reiqa.ReIQA(config, mesh_of(1))
   rng = np.random.default_rng(0)
   first, second = unit_vectors(rng, 2, b * s * v, 3)
   queue = unit_vectors(rng, 16, 3)

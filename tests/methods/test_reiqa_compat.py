@@ -8,7 +8,7 @@ import pytest
 from configs import reiqa as config_file
 from jiqa.methods.reiqa import _pairs as reiqa_pairs
 from jiqa.methods.reiqa import reiqa
-from jiqa.runtime.sharding import make_mesh
+from tests.helpers import mesh_of
 from tests.methods.test_reiqa import tiny_config
 
 CROP = 160
@@ -106,7 +106,7 @@ def test_official_half_is_an_interpolation_with_aligned_corners():
 
 def test_official_crops_spoil_the_half_scale_only_where_the_pair_lies_inside():
   config = tiny_config(compat="official", loss="queue", queue=64, crop=32, window=80, versions=4, kinds=(14, 17, 13))
-  method = reiqa.ReIQA(config, 1)
+  method = reiqa.ReIQA(config, mesh_of(1))
   images = np.random.default_rng(0).integers(60, 190, (8, 80, 80, 3), dtype=np.uint8)
   size = np.tile(np.int32([80, 80]), (8, 1))
   size[4:] = 50  # too small for a pair of 32 pixels, which needs 55 to 61
@@ -119,7 +119,9 @@ def test_official_crops_spoil_the_half_scale_only_where_the_pair_lies_inside():
   assert not outside[:, 4:, 1, :2].any()
   assert (crops[0, 4:, 0, 2:, 0] == 0).all()  # black bars above
   fixed = tiny_config(compat="fixed", loss="queue", queue=64, crop=32, window=80, versions=4, kinds=(14, 17, 13))
-  assert np.asarray(reiqa.ReIQA(fixed, 1).cut(images[0, :20], {}, np.random.default_rng(0))["size"]).tolist() == [
+  assert np.asarray(
+    reiqa.ReIQA(fixed, mesh_of(1)).preprocess_train(images[0, :20], {}, np.random.default_rng(0))["size"]
+  ).tolist() == [
     64,
     80,
   ]
@@ -128,8 +130,8 @@ def test_official_crops_spoil_the_half_scale_only_where_the_pair_lies_inside():
 
 def test_shuffled_keys_come_back_in_their_order():
   config = tiny_config(loss="queue", queue=64, bn_groups=2, versions=2, kinds=(6,))
-  method = reiqa.ReIQA(config, 1)
-  state = method.init(jax.random.key(0), make_mesh(jax.devices()[:1]))
+  method = reiqa.ReIQA(config, mesh_of(1))
+  state = method.init(jax.random.key(0))
   crops = jax.random.uniform(jax.random.key(1), (8, 32, 32, 3))
   key = jax.random.key(5)
   keys, _ = jax.jit(method._embed_keys)(state, crops, key)
@@ -144,7 +146,7 @@ def test_shuffled_keys_come_back_in_their_order():
 
 def test_unknown_compat_is_refused():
   with pytest.raises(ValueError, match="'published'; expected one of fixed, official"):
-    reiqa.ReIQA(tiny_config(compat="published"), 1)
+    reiqa.ReIQA(tiny_config(compat="published"), mesh_of(1)).check_training()
   with pytest.raises(ValueError, match="knows"):
-    reiqa.ReIQA(tiny_config(compat="official", scales=(1, 3), window=96), 1)
+    reiqa.ReIQA(tiny_config(compat="official", scales=(1, 3), window=96), mesh_of(1)).check_training()
   assert config_file.get_config().compat == "fixed"

@@ -7,6 +7,7 @@ import pytest
 from configs import reiqa as config_file
 from jiqa.methods.reiqa.reiqa_content import ReIQAContent
 from jiqa.runtime.sharding import make_mesh, put_batch
+from tests.helpers import mesh_of
 
 
 def tiny_config(**changes):
@@ -18,7 +19,7 @@ def tiny_config(**changes):
 
 
 def test_the_window_holds_the_whole_image():
-  method = ReIQAContent(tiny_config(), 1)
+  method = ReIQAContent(tiny_config(), mesh_of(1))
   rng = np.random.default_rng(0)
   small, large = rng.integers(1, 256, (30, 40, 3), dtype=np.uint8), rng.integers(1, 256, (60, 96, 3), dtype=np.uint8)
   cut = method.preprocess_train(small, {}, rng)
@@ -36,8 +37,8 @@ def test_one_device_computes_what_eight_do():
   results = []
   for count in (1, 8):
     mesh = make_mesh(jax.devices()[:count])
-    method = ReIQAContent(tiny_config(), count)
-    state = method.init(jax.random.key(0), mesh)
+    method = ReIQAContent(tiny_config(), mesh_of(count))
+    state = method.init(jax.random.key(0))
     run = jax.jit(lambda state, batch, m=method: jax.value_and_grad(m.loss, has_aux=True)(
       state.params, state, batch, jax.random.key(1)))  # fmt: skip
     (value, (_, aux, _)), gradient = run(state, put_batch(batch, mesh))
@@ -48,7 +49,7 @@ def test_one_device_computes_what_eight_do():
 
 
 def test_features_are_those_of_normalised_pixels():
-  method = ReIQAContent(tiny_config(), 1)
+  method = ReIQAContent(tiny_config(), mesh_of(1))
   pixels = np.uint8([[[[0, 128, 255]]]])
   expected = (np.array([0, 128, 255]) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
   np.testing.assert_allclose(method.normalise(jax.numpy.asarray(pixels))[0, 0, 0], expected, rtol=1e-5)
@@ -56,4 +57,4 @@ def test_features_are_those_of_normalised_pixels():
 
 def test_a_window_smaller_than_a_crop_is_refused():
   with pytest.raises(ValueError, match="a crop needs 64 pixels"):
-    ReIQAContent(tiny_config(crop=64), 1)
+    ReIQAContent(tiny_config(crop=64), mesh_of(1)).check_training()

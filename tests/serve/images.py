@@ -34,8 +34,8 @@ class Brightness:
   """
 
   name, weights_sha256, saliency = "brightness", "0123456789abcdef", True
-  scale = {"low": 0.0, "high": 1.0, "higher_is_better": True}  # noqa: RUF012
-  card = {"method": "brightness", "licence": "none", "note": "<script>alert(1)</script>"}  # noqa: RUF012
+  scale = {"low": 0.0, "high": 1.0, "higher_is_better": True}
+  card = {"method": "brightness", "licence": "none", "note": "<script>alert(1)</script>"}
 
   def __init__(self):
     self.calls, self.gate, self.entered = [], threading.Event(), threading.Event()

@@ -11,11 +11,11 @@ from flax import nnx
 from configs import lml as config_file
 from jiqa.errors import UserError
 from jiqa.methods.lml.lml import LML, QualityNetwork
-from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import split_module
 from jiqa.weights import deit
 from jiqa.weights.convert import convert, convert_back
 from jiqa.weights.store import flatten, load_weights
+from tests.helpers import mesh_of
 
 CLASSIFIER = {"head.weight": np.zeros((1000, 384), np.float32), "head.bias": np.zeros(1000, np.float32)}
 
@@ -77,15 +77,14 @@ def test_deiqt_comes_with_its_head_and_both_start_a_run(tensors, encoder, tmp_pa
   assert card["tensors_read"] == 194 and card["parameters"] == 24_043_776
   convert("deit3-small", save(encoder, tmp_path / "deit.safetensors"), tmp_path / "part")
   config = config_file.get_config("livec")
-  method = LML(config, 1)
+  method = LML(config, mesh_of(1))
   method._fresh = lambda key: jax.tree.map(
     lambda leaf: np.full(leaf.shape, 7, leaf.dtype),
     split_module(nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0))))[1],
   )  # drawing 24 million numbers takes longer than the rest
-  mesh = make_mesh(jax.devices()[:1])
   for folder, head in (("whole", tensors["head.bunch_embedding"]), ("part", 7)):
     params, stats, _ = load_weights(tmp_path / folder)
-    state = method.init(jax.random.key(0), mesh, (params, stats))
+    state = method.init(jax.random.key(0), (params, stats))
     for network in (state.params, state.extra["teacher"]):
       assert (network["encoder"]["cls_token"] == tensors["cls_token"]).all()
       assert (network["head"]["bunch_embedding"] == head).all()

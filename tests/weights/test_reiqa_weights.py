@@ -17,6 +17,7 @@ from jiqa.runtime.state import new_state
 from jiqa.weights import convert, rename
 from jiqa.weights import reiqa as tables
 from jiqa.weights.store import load_weights
+from tests.helpers import mesh_of
 from tests.published_resnet import NETWORKS, photographs, random_tensors
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "resnet_features.npz"
@@ -66,7 +67,7 @@ def test_features_equal_a_pytorch_resnet_at_both_scales(fixture, network):
     config = config_file.get_config(expert)
     with config.unlocked():
       config.update(width=NETWORKS[network], dtype="float32", batch_size=1)
-    method = build_method(config, 1)
+    method = build_method(config, mesh_of(1))
     predict = jax.jit(method.predict)
     for photo, expected in zip(photographs(), fixture[f"{network}/{expert}"], strict=True):
       batch = {}
@@ -158,7 +159,6 @@ def test_wrong_files_are_refused_with_what_is_missing_and_surplus(narrow_tables,
 
 def test_an_imagenet_network_starts_a_training_run(monkeypatch, tmp_path):
   """With and without the counters and the classifier; the projector stays as initialised."""
-  from jiqa.runtime.sharding import make_mesh
 
   rules = [rule for rule in tables.encoder_rules(10, 4, theirs="") if rule.ours]
   narrow = tables.RESNET50._replace(rules=lambda: rules, card=tables.RESNET50.card | {"depth": 10, "width": 4})
@@ -172,8 +172,8 @@ def test_an_imagenet_network_starts_a_training_run(monkeypatch, tmp_path):
   config = config_file.get_config("demo")
   with config.unlocked():
     config.update(depth=10, width=4, embedding=8, loss="queue", queue=512)
-  method = build_method(config, 1)
-  state = method.init(jax.random.key(0), make_mesh(jax.devices()[:1]), (params, stats))
+  method = build_method(config, mesh_of(1))
+  state = method.init(jax.random.key(0), (params, stats))
   kernel = tensors["layer2.0.conv1.weight"].transpose(2, 3, 1, 0)
   for network in (state.params, state.extra["key_params"]):
     np.testing.assert_array_equal(network["encoder"]["layer2"][0]["conv1"]["kernel"], kernel)

@@ -18,7 +18,7 @@ from flax import nnx
 
 from jiqa import losses
 from jiqa.errors import UserError
-from jiqa.methods.base import Method
+from jiqa.methods.base import Method, check
 from jiqa.methods.liqe import _crops, _prompts
 from jiqa.methods.liqe._labels import has_labels, task_labels
 from jiqa.methods.liqe._tokenizer import open_tokenizer
@@ -35,15 +35,20 @@ TEXT_TOWER = ("transformer", "token_embedding", "positional_embedding", "ln_fina
 class LIQE(Method):
   """CLIP with prompts behind the contract of `methods/base.py`."""
 
-  training_only = ("extra/task_weights", "extra/epoch_sum", "extra/last_epoch")
+  score_range = (1.0, 5.0)
+  input = "RGB; {test_crops} crops of {crop} pixels, their answers averaged"
+  classes = {task: _prompts.TASKS[task] for task in ("scene", "distortion")}
+  prediction_keys = ("test_crops",)
+  published = ({"card": {"model": "liqe"}, "config": "liqe", "keys": ("prompt",)},)
+  how_to_get = "jiqa convert liqe LIQE.pt weights/liqe"
 
-  def __init__(self, config, shards):
-    self.config, self.shards, self.mesh = config, shards, None
+  def __init__(self, config, mesh):
+    super().__init__(config, mesh)
     self.tasks, self.shape = _prompts.tasks(config.prompt), _prompts.shape(config.prompt)
     self.databases = list(dict.fromkeys(entry["name"] for entry in config.data))
     self.tokens = _prompts.encode(config.prompt, open_tokenizer(config.vocabulary) if config.vocabulary else None)
-    _check(config, shards, self.tokens)
-    self.prompts = share_prefixes(self.tokens, shards)
+    _check(config, self.tokens)
+    self.prompts = share_prefixes(self.tokens, mesh.size)
     self.graphdef = split_module(nnx.eval_shape(lambda: self._network(nnx.Rngs(0))))[0]
 
   def _network(self, rngs):
@@ -54,9 +59,8 @@ class LIQE(Method):
       logit_scale=c.logit_scale, dtype=jnp.dtype(c.dtype), rngs=rngs,
     )  # fmt: skip
 
-  def init(self, key, mesh, weights=None):
-    self.mesh = mesh  # the text is divided over it, see `_text_table`
-    whole = replicated(mesh)
+  def init(self, key, weights=None):
+    whole = replicated(self.mesh)
     params = jax.jit(lambda key: split_module(self._network(nnx.Rngs(params=key)))[1], out_shardings=whole)(key)
     if weights is not None:
       params = jax.device_put(adopt(params, weights[0]), whole)
@@ -74,14 +78,14 @@ class LIQE(Method):
     }
     state = new_state(params, {}, extra)
     if self.config.freeze_text:
-      extra["table"] = self._text_table(self._model(params, extra))
+      extra["table"] = self._text_table(self._model({**params, **extra["frozen"]}))
     return jax.tree.map(jnp.copy, state)
 
-  def _model(self, params, extra):
-    return merge_module(self.graphdef, {**params, **extra["frozen"]}, {})
+  def _model(self, params):
+    return merge_module(self.graphdef, params, {})
 
   def weights(self, state):
-    """All parameters, trained and frozen, as `jiqa.weights.store.save_weights` takes them: (params, stats)."""
+    """All parameters, trained and frozen."""
     return {**state.params, **state.extra["frozen"]}, {}
 
   def preprocess_train(self, image, record, rng):
@@ -102,7 +106,7 @@ class LIQE(Method):
 
   def loss(self, params, state, batch, key):
     del key
-    model = self._model(params, state.extra)
+    model = self._model({**params, **state.extra["frozen"]})
     table = state.extra["table"] if self.config.freeze_text else self._text_table(model)
     answers = self._answers(model, batch["crops"], table)
     found = {
@@ -136,19 +140,13 @@ class LIQE(Method):
     crops = _crops.eval_crops(image, config.crop, config.test_crops, config.crops, config.resize)
     return {"crops": crops}
 
-  def prepare(self, state):
-    """Encodes the prompts, once for all images."""
-    if self.config.freeze_text:
-      return state
-    return state.replace(extra={**state.extra, "table": self._text_table(self._model(state.params, state.extra))})
+  def precompute(self, params, stats, extra=None):
+    """The encoded prompts."""
+    return {"table": self._text_table(self._model(params))}
 
-  def predict(self, state, batch):
-    """Score [b], 1 to 5; joint [b, 5, 9, 11] (or the tasks at hand) and its marginals scene [b, 9], distortion.
-
-    And the features [b, d] of the images, to fit heads to.
-    """
-    model = self._model(state.params, state.extra)
-    answers = self._answers(model, batch["crops"], state.extra["table"])
+  def predict(self, params, stats, extra, batch):
+    """Score [b], 1 to 5; joint [b, 5, 9, 11] (or of fewer tasks) and its marginals; features [b, d]."""
+    answers = self._answers(self._model(params), batch["crops"], extra["table"])
     return {name: value for name, value in answers.items() if name != "quality"}
 
   def compute_metrics(self, outputs, records):
@@ -174,7 +172,7 @@ class LIQE(Method):
   def _text_table(self, model):
     """[p, d] float32 of unit length: every prompt, encoded on all devices together."""
     place = lambda x: x  # noqa: E731
-    if self.mesh is not None and self.shards > 1:
+    if self.mesh.size > 1:
       place = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))  # noqa: E731
     return unit(model.encode_prompts(self.prompts, place))
 
@@ -223,11 +221,9 @@ def accuracy(probabilities, present):
   return float(hits.sum() / present.sum())
 
 
-def _check(config, shards, tokens):
-  """Raises ValueError for a config that could not run or would not train what it says."""
+def _check(config, tokens):
   longest, largest = tokens.shape[1], int(tokens.max())
-  rules = [
-    (config.batch_size % shards == 0, f"config.batch_size {config.batch_size} is not a multiple of {shards} devices"),
+  check(
     (
       config.crops in _crops.POLICIES,
       f"config.crops is {config.crops!r}; expected one of {', '.join(_crops.POLICIES)}",
@@ -244,7 +240,4 @@ def _check(config, shards, tokens):
       largest < config.text.vocabulary,
       f"prompts have token {largest}, config.text.vocabulary {config.text.vocabulary}",
     ),
-  ]
-  for holds, message in rules:
-    if not holds:
-      raise ValueError(message)
+  )

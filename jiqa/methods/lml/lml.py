@@ -19,7 +19,7 @@ from scipy import stats
 
 from jiqa import losses
 from jiqa.errors import UserError
-from jiqa.methods.base import Method
+from jiqa.methods.base import Method, check
 from jiqa.methods.lml._crops import fitted, grouped_crops, image_id, whole_view
 from jiqa.methods.lml._saliency import attention_map, box_means
 from jiqa.models.panel_decoder import PanelDecoder
@@ -68,17 +68,19 @@ def teacher_momentum(updates, most):
 class LML(Method):
   """LML-IQA behind the contract of `methods/base.py`."""
 
-  training_only = ("extra",)
+  input = "RGB; {test_crops} crops of {crop} pixels, their scores averaged"
+  prediction_keys = ("test_crops",)
+  published = ({"card": {"model": "lml"}, "config": "lml", "keys": ()},)
 
-  def __init__(self, config, shards):
-    self.config = config
-    _check(config, shards)
-    abstract = nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0)))
-    self.graphdef = split_module(abstract)[0]
+  def __init__(self, config, mesh):
+    super().__init__(config, mesh)
+    _check(config)
+    self.score_range = tuple(config.targets) or None
+    self.graphdef = split_module(nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0))))[0]
     self._look = jax.jit(self._look_at)  # compiled once, however many images are explained
 
-  def init(self, key, mesh, weights=None):
-    whole = replicated(mesh)
+  def init(self, key, weights=None):
+    whole = replicated(self.mesh)
     params = jax.jit(self._fresh, out_shardings=whole)(key)
     if weights is not None:
       params = jax.device_put(adopt(params, weights[0], optional=("head",)), whole)
@@ -174,33 +176,31 @@ class LML(Method):
     image = fitted(image, config.crop, tuple(config.resize))
     return grouped_crops(image, config.test_crops, config.crop, rng, flip=False) | {"image": image}
 
-  def explain(self, params, teacher, image):
-    """What the score of one image is made of.
+  def precompute(self, params, stats, extra=None):
+    """The teacher, which is needed for its own scores and for explanations only."""
+    return {"teacher": extra["teacher"]} if extra else {}
 
-    Args:
-      params, teacher: nested dicts of arrays, the network and its teacher.
-      image: [h, w, 3] uint8.
+  def explain(self, params, stats, extra, image):
+    """What the score of one image is made of: crops, their scores, and where the teacher looks.
 
-    Returns:
-      dict of NumPy arrays: 'image' [h', w', 3] uint8 in the size from which crops are cut, 'crops' [n, s, s, 3] uint8,
-      'boxes' [n, 4] as fractions of height and width, 'scores' [n] of the crops, their mean 'score', 'map' [g, g], what
-      the teacher looks at, and 'saliency' [n], its mean in every box.
+    Weights without a teacher are a teacher's first state, which is the network itself.
     """
-    found = self._test_crops(image)
-    batch = {"whole": whole_view(found["image"], self.config.crop)[None], "boxes": found["boxes"][None]}
-    return found | jax.device_get(self._look(params, teacher, found["crops"], batch))
+    crops = self._test_crops(image)
+    batch = {"whole": whole_view(crops["image"], self.config.crop)[None], "boxes": crops["boxes"][None]}
+    return crops | jax.device_get(self._look(params, extra.get("teacher", params), crops["crops"], batch))
 
   def _look_at(self, params, teacher, crops, batch):
     scores = merge_module(self.graphdef, params, {})(crops)["score"]
     saliency, maps = self.saliency(merge_module(self.graphdef, teacher, {}), batch)
     return {"scores": scores, "score": scores.mean(), "map": maps[0], "saliency": saliency[0]}
 
-  def predict(self, state, batch):
+  def predict(self, params, stats, extra, batch):
+    """Score [b], features [b, d]; and inside a run teacher_score [b]."""
     b, n = batch["crops"].shape[:2]
     crops = batch["crops"].reshape(b * n, *batch["crops"].shape[2:])
-    outputs, networks = {}, {"score": state.params}
-    if state.extra:  # in evaluations during and after training, not when images are scored
-      networks["teacher_score"] = state.extra["teacher"]
+    outputs, networks = {}, {"score": params}
+    if extra:
+      networks["teacher_score"] = extra["teacher"]
     for name, params in networks.items():
       found = merge_module(self.graphdef, params, {})(crops)
       outputs[name] = found["score"].reshape(b, n).mean(1)
@@ -228,12 +228,10 @@ def _on_scale(mos, own, scale):
   return scale[0] + (mos - own[0]) / (own[1] - own[0]) * (scale[1] - scale[0])
 
 
-def _check(config, shards):
-  """Raises ValueError for a config that could not run or would not train what it says."""
+def _check(config):
   positive = ("crops", "test_crops", "crop", "depth", "temperature", "layer_scale")
   weights = ("contrast", "consistency", "w_intra", "w_inter")
-  rules = [
-    (config.batch_size % shards == 0, f"config.batch_size {config.batch_size} is not a multiple of {shards} devices"),
+  check(
     (config.saliency in SALIENCY, f"config.saliency is {config.saliency!r}; expected one of {', '.join(SALIENCY)}"),
     (config.teacher in TEACHERS, f"config.teacher is {config.teacher!r}; expected one of {', '.join(TEACHERS)}"),
     (config.anchors in ANCHORS, f"config.anchors is {config.anchors!r}; expected one of {', '.join(ANCHORS)}"),
@@ -253,7 +251,4 @@ def _check(config, shards):
     (len(config.resize) in (0, 2), f"config.resize is {tuple(config.resize)}; expected (height, width) or ()"),
     *((config[name] > 0, f"config.{name} is {config[name]}; it must be positive") for name in positive),
     *((config[name] >= 0, f"config.{name} is {config[name]}; it must not be negative") for name in weights),
-  ]
-  for holds, message in rules:
-    if not holds:
-      raise ValueError(message)
+  )

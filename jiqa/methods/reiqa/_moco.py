@@ -11,7 +11,7 @@ from flax import nnx
 from PIL import Image
 
 from jiqa import losses
-from jiqa.methods.base import Method
+from jiqa.methods.base import Method, check
 from jiqa.models import tiles
 from jiqa.models.resnet import Projector, ResNet
 from jiqa.runtime.sharding import replicated
@@ -33,22 +33,30 @@ class Network(nnx.Module):
 
 
 class MomentumContrast(Method):
-  """A contrastive method; subclasses say where the pairs are from (`preprocess_train`, `loss`).
+  """A contrastive method; subclasses say where the pairs are from (`preprocess_train`, `loss`, `pairs`).
 
   Attributes:
-    pairs: pairs of one step.
+    losses: values of config.loss.
     mean, std: what the encoder's pixels in [0, 1] are normalised by.
   """
 
   losses = ("queue", "in_batch")
-  training_only = ("params/head", "extra")  # projector; key encoder and queue
+  training_only = ("params/head",)  # the projector
+  input = "RGB of any size, at full and at half scale, neither cropped nor brought to a common size"
   mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
-  def __init__(self, config, shards, pairs):
-    self.config, self.shards, self.pairs, self.mesh = config, shards, pairs, None
-    require(
+  def __init__(self, config, mesh):
+    super().__init__(config, mesh)
+    self.graphdef = split_module(nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0))))[0]
+
+  def pairs(self):
+    """Pairs of one step."""
+    return self.config.batch_size
+
+  def check_training(self):
+    config, pairs = self.config, self.pairs()
+    check(
       (config.loss in self.losses, f"config.loss is {config.loss!r}; expected one of {', '.join(self.losses)}"),
-      (config.batch_size % shards == 0, f"config.batch_size {config.batch_size} is not a multiple of {shards} devices"),
       (
         config.bn_groups == 1 or config.loss != "in_batch",
         "config.bn_groups must be 1 for loss 'in_batch', whose two views are normalised together",
@@ -62,20 +70,17 @@ class MomentumContrast(Method):
         f"config.queue is {config.queue}; it must hold the {pairs} keys of one step",
       ),
     )
-    abstract = nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0)))
-    self.graphdef = split_module(abstract)[0]
 
-  def init(self, key, mesh, weights=None):
-    self.mesh = mesh  # every device distorts its own images, see `ReIQA.render`
-    whole = replicated(mesh)
+  def init(self, key, weights=None):
+    whole = replicated(self.mesh)
     network_key, queue_key = jax.random.split(key)
     params, stats = jax.jit(self._fresh, out_shardings=whole)(network_key)
     if weights is not None:
       params, stats = jax.device_put(
-        (adopt(params, weights[0], optional=("head",)), adopt(stats, weights[1], optional=("head",))), whole
+        tuple(adopt(ours, theirs, optional=("head",)) for ours, theirs in zip((params, stats), weights, strict=True)),
+        whole,
       )
-    build = jax.jit(self._first_state, out_shardings=whole)
-    return build(queue_key, params, stats)
+    return jax.jit(self._first_state, out_shardings=whole)(queue_key, params, stats)
 
   def _fresh(self, key):
     return split_module(Network(self.config, rngs=nnx.Rngs(params=key)))[1:]
@@ -154,11 +159,11 @@ class MomentumContrast(Method):
     embedding = network(crops, train=True)
     return embedding, split_module(network)[2]
 
-  def join(self, aux):
+  def merge_aux(self, aux):
     if self.config.loss == "in_batch":
       return aux
     keys = aux["keys"].reshape(-1, aux["keys"].shape[-1])
-    return {"keys": keys, "key_stats": super().join(aux["key_stats"])}
+    return {"keys": keys, "key_stats": super().merge_aux(aux["key_stats"])}
 
   def post_update(self, state, aux):
     if self.config.loss == "in_batch":
@@ -187,15 +192,8 @@ class MomentumContrast(Method):
     half = Image.fromarray(image).resize((max(width // 2, 1), max(height // 2, 1)), Image.Resampling.BICUBIC)
     return {"full": image, "half": np.asarray(half)}
 
-  def predict(self, state, batch):
-    """The published features: the query encoder's, full and half scale, not brought to unit length."""
-    encoder = merge_module(self.graphdef, state.params, state.stats).encoder
+  def predict(self, params, stats, extra, batch):
+    """The published features: the query encoder's at full and half scale, not brought to unit length."""
+    encoder = merge_module(self.graphdef, params, stats).encoder
     scales = [tiles.features(encoder, batch[name], batch[name + "_size"], self.normalise) for name in ("full", "half")]
     return {"features": jnp.concatenate(scales, -1)}
-
-
-def require(*rules):
-  """Raises ValueError with the message of the first of the (holds, message) that does not hold."""
-  for holds, message in rules:
-    if not holds:
-      raise ValueError(message)

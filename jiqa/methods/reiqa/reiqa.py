@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from jiqa.data.crops import random_window
 from jiqa.distortions import bank
-from jiqa.methods.reiqa._moco import MomentumContrast, require
+from jiqa.methods.base import check
+from jiqa.methods.reiqa._moco import MomentumContrast
 from jiqa.methods.reiqa._pairs import crop_pair, half_swap, looks_pristine, official_half, official_pair
 
 
@@ -31,10 +32,25 @@ class ReIQA(MomentumContrast):
 
   losses = ("queue", "queue+chunk", "in_batch")
 
-  def __init__(self, config, shards):
-    kinds, known = tuple(config.kinds), len(bank.names())
-    least = config.crop * max(config.scales)
-    require(
+  expert, feature_order = "quality", 1  # its features stand after the content expert's
+  defaults = {"every_scale": True}
+  published = (
+    {
+      "card": {"model": "reiqa", "expert": "quality"},
+      "config": "reiqa:quality",
+      "keys": ("depth", "width", "embedding"),
+    },
+  )
+  how_to_get = "jiqa convert reiqa-quality quality_aware_r50.pth weights/quality"
+
+  def pairs(self):
+    config = self.config
+    return config.batch_size * config.versions * (len(config.scales) if config.every_scale else 1)
+
+  def check_training(self):
+    config = self.config
+    kinds, known, least = tuple(config.kinds), len(bank.names()), config.crop * max(config.scales)
+    check(
       (config.compat in bank.COMPAT, f"config.compat is {config.compat!r}; expected one of {', '.join(bank.COMPAT)}"),
       (
         config.compat == "fixed" or tuple(config.scales) in ((1,), (1, 2)),
@@ -51,20 +67,19 @@ class ReIQA(MomentumContrast):
         f"config.versions is {config.versions}; {len(kinds)} kinds give at most {len(kinds) + 1} different versions",
       ),
     )
-    # Runs and weights of before this key was there saw every image at every scale.
-    self.every_scale = config.get("every_scale", True)
-    if not self.every_scale:
-      parts = config.accumulate * len(config.scales)
-      require(
-        (config.compat == "fixed", "config.every_scale is False, which config.compat 'official' does not know"),
-        (
-          config.batch_size % parts == 0,
-          f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is "
-          f"of {len(config.scales)} scales times {config.accumulate} micro-batches",
-        ),
-      )
-    scales = len(config.scales) if self.every_scale else 1
-    super().__init__(config, shards, config.batch_size * config.versions * scales)
+    parts = config.accumulate * len(config.scales)
+    check(
+      (
+        config.every_scale or config.compat == "fixed",
+        "config.every_scale is False, which config.compat 'official' does not know",
+      ),
+      (
+        config.every_scale or config.batch_size % parts == 0,
+        f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is "
+        f"of {len(config.scales)} scales times {config.accumulate} micro-batches",
+      ),
+    )
+    super().check_training()
 
   def preprocess_train(self, image, record, rng):
     del record
@@ -91,10 +106,10 @@ class ReIQA(MomentumContrast):
     levels = jax.random.randint(level_key, (b, distorted), 0, 5)
     # Dispatched on each device for itself once its part of the batch fills the blocks of all kinds twice; the pixels
     # are the same either way.
-    local = b // self.shards * distorted >= 2 * len(config.kinds)
+    local = b // self.mesh.size * distorted >= 2 * len(config.kinds)
     versions = bank.distort_versions(
-      images, kinds, levels, noise_key, allowed=config.kinds, groups=self.shards if local else 1, compat=config.compat,
-      mesh=self.mesh if local else None,
+      images, kinds, levels, noise_key, allowed=config.kinds, groups=self.mesh.size if local else 1,
+      compat=config.compat, mesh=self.mesh if local else None,
     )  # fmt: skip
     versions = jnp.concatenate([images[:, None], versions], 1)
     return versions, jnp.where(looks_pristine(versions), 0, jnp.arange(config.versions))
@@ -140,7 +155,7 @@ class ReIQA(MomentumContrast):
     Drawn at random, since mixtures put images of one source into every so many rows. Groups are consecutive, so that
     each lies on one device where a device's share is a multiple of n; where it is not, images are exchanged.
     """
-    if self.every_scale:
+    if self.config.every_scale:
       return None
     n = len(self.config.scales)
     return jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, b // n))

@@ -10,17 +10,29 @@ import numpy as np
 from PIL import Image
 
 from jiqa.distortions import augment
-from jiqa.methods.reiqa._moco import MomentumContrast, require
+from jiqa.methods.base import check
+from jiqa.methods.reiqa._moco import MomentumContrast
 
 
 class ReIQAContent(MomentumContrast):
   """The content expert behind the contract of `methods/base.py`."""
 
+  expert = "content"
   mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-  def __init__(self, config, shards):
-    require((config.window >= config.crop, f"config.window is {config.window}; a crop needs {config.crop} pixels"))
-    super().__init__(config, shards, config.batch_size)
+  published = (
+    {
+      "card": {"model": "reiqa", "expert": "content"},
+      "config": "reiqa:content",
+      "keys": ("depth", "width", "embedding"),
+    },
+  )
+  how_to_get = "jiqa convert reiqa-content content_aware_r50.pth weights/content"
+
+  def check_training(self):
+    config = self.config
+    check((config.window >= config.crop, f"config.window is {config.window}; a crop needs {config.crop} pixels"))
+    super().check_training()
 
   def preprocess_train(self, image, record, rng):
     """The whole image in a window: 'image' [w, w, 3] uint8, black where there is none, and 'size' [2] int32."""
