@@ -32,6 +32,7 @@ class Builder(base.Builder):
   LICENCE = "Not stated; used in research."
   CITATION = "Larson, Chandler. Most apparent distortion. J. Electronic Imaging 19(1), 2010."
   SCORE = "difference mean opinion score, 0..1, lower is better"
+  UNIT = "DMOS"
   DIRECTION = "lower"
   RAW_RANGE = (0.0, 1.0)
   FLIP = 1.0

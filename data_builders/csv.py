@@ -25,7 +25,8 @@ class Builder(base.Builder):
   )
   LICENCE = "As the images'."
   SCORE = "as given"
-  OWN_NAME = True
+  UNIT = "score as given"
+  USER_NAMED = True
 
   def labels(self, root):
     files = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv")

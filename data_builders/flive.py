@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from data_builders import base, label_files, prepare
 from data_builders.folders import find
-from jiqa.data.splits import tables
+from jiqa.data.schema import tables
 
 LABEL_FILES = {"images": "labels_image.csv", "patches": "labels_patch.csv"}
 TEST_FILE = "labels640.csv"

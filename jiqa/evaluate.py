@@ -79,7 +79,7 @@ def evaluate_database(config, name, states, predictor, workdir):
     "database": name,
     **summaries.pop("trained"),
     **summaries,
-    "label": database.metadata["score"],
+    "label": database.label,
     "labels_sha256": database.metadata["labels_sha256"],
     "split_sha256": split_checksum(table, splits),
     "protocol": wanted.protocol,
@@ -124,7 +124,7 @@ def write_report(config, database, results, workdir):
   report.write(
     workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""),
     found,
-    title=f"{config.method} on {name}: {database.metadata['score']}",
+    title=f"{config.method} on {name}: {database.label}",
     command=command(),
     unit=unit,
     warnings=list(dict.fromkeys(told)),

@@ -96,7 +96,7 @@ def fit_head(metric, source, config):
   test = {"images": int((splits[0] == protocol.TEST).sum()), **{k: float(getattr(result, k)[0]) for k in MEASURES}}
   facts = {
     "weights_sha256": metric.weights_sha256, "regressor": "ridge", "database": source.name,
-    "label": source.metadata["score"], "range": list(source.metadata["range"]), "protocol": wanted["protocol"],
+    "label": source.label, "range": list(source.metadata["range"]), "protocol": wanted["protocol"],
     "labels_sha256": source.metadata["labels_sha256"], "split_sha256": split_checksum(table, splits),
     "median": {"splits": len(splits), **{k: float(np.median(getattr(result, k))) for k in MEASURES}},
   }  # fmt: skip

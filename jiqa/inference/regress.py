@@ -73,7 +73,7 @@ def _of_database(config, name, experts, workdir):
   domains = np.array(database.domains)
   card = {
     "model": experts.card["model"], "database": name, "range": list(database.metadata["range"]),
-    "scores": database.metadata["score"], "labels_sha256": database.metadata["labels_sha256"],
+    "scores": database.label, "labels_sha256": database.metadata["labels_sha256"],
     "split_sha256": split_checksum(table, splits), "protocol": wanted.protocol,
   }  # fmt: skip
   checksums = {each["expert"]: each["weights_sha256"] for each in experts.card["experts"]}

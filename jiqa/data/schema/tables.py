@@ -1,4 +1,4 @@
-"""The published split tables beside this file: image names and assignments, no scores. README.md says where from."""
+"""The published split tables in jiqa/data/splits: image names and assignments, no scores. Its README.md says whose."""
 
 import functools
 import pathlib
@@ -8,8 +8,8 @@ import pandas as pd
 
 from jiqa.errors import UserError
 
-FOLDER = pathlib.Path(__file__).parent
-# One KonIQ-10k photograph is one image whatever the folder of the resolution at hand.
+FOLDER = pathlib.Path(__file__).parents[1] / "splits"
+# One KonIQ-10k photograph is one image whatever the resolution of its folder.
 RESOLUTION_FOLDERS = ("1024x768/", "512x384/")
 
 
@@ -31,13 +31,21 @@ def path(protocol, database):
   return FOLDER / f"{protocol}_{database}.csv.gz"
 
 
+def published_protocols(name):
+  """Those of "liqe" and "arniqa" that published splits of a database (of FLIVE's photographs, not of its patches).
+
+  Example:
+    >>> published_protocols("tid2013")
+    ('arniqa',)
+  """
+  database, _, variant = name.partition("/")
+  known = () if variant == "patches" else ("liqe", "arniqa")
+  return tuple(protocol for protocol in known if path(protocol, database).exists())
+
+
 @functools.cache
 def read(protocol, database):
   """Reads a published table.
-
-  Args:
-    protocol: "liqe" or "arniqa".
-    database: builder name.
 
   Returns:
     DataFrame indexed by `key` of the image: `splits`, one character a split (0 train, 1 validation, 2 test, - unused),
@@ -48,26 +56,17 @@ def read(protocol, database):
 
 
 def rows(protocol, database, image_names):
-  """The rows of a published table for the images at hand.
-
-  Args:
-    protocol: "liqe" or "arniqa".
-    database: builder name.
-    image_names: sequence of n names as in a prepared set.
-
-  Returns:
-    DataFrame of n rows, in the order of `image_names`.
+  """The rows of a published table for n images, in their order.
 
   Raises:
     UserError: an image that the table does not know.
   """
   table = read(protocol, database)
   position = table.index.get_indexer([key(name) for name in image_names])
-  if (position < 0).any():
-    unknown = image_names[int(np.flatnonzero(position < 0)[0])]
+  unknown = np.flatnonzero(position < 0)
+  if len(unknown):
     raise UserError(
-      f"{database}: the published {protocol} splits do not know the image {unknown} and "
-      f"{int((position < 0).sum()) - 1} more of {len(position)}; use the protocol 'folds', or "
-      "prepare the official release."
+      f"{database}: the published {protocol} splits do not know the image {image_names[unknown[0]]} and "
+      f"{len(unknown) - 1} more of {len(position)}; use the protocol 'folds', or prepare the official release."
     )
   return table.iloc[position].reset_index(drop=True)
