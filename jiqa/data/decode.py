@@ -62,8 +62,7 @@ def check_enlarged(size, enlarged):
   """Refuses a thin image that would become huge: a file of 300 bytes can hold 60,000 x 1 pixels.
 
   Args:
-    size: (height, width) of the image, pixels.
-    enlarged: (height, width) once its shorter side has what a network needs.
+    size, enlarged: (height, width), of the image and once its shorter side has what a network needs.
 
   Raises:
     UserError: enlarged has more than MAX_ENLARGED pixels.

@@ -61,13 +61,7 @@ class FixedComposition:
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-  """The records of a source at the given positions; random access and picklable as Grain asks.
-
-  Attributes:
-    source: random-access source of records.
-    positions: [n] int, the records that belong to it.
-    facts: dict of what is true of all of them, added to every record.
-  """
+  """The records of a source at `positions`, [n] int, with `facts` added to each."""
 
   source: object
   positions: np.ndarray
@@ -94,11 +88,9 @@ def training_batches(
     preprocess_train: function ([h, w, 3] uint8, record without the file's bytes, np.random.Generator) -> dict of arrays
       of static shape.
     batch_size: global number of examples a step; a multiple of `hosts`.
-    seed: int.
-    start: the first step.
+    seed, start: int; `start` is the first step.
     host, hosts: this process and the number of processes; process i reads rows [i B/hosts, (i+1) B/hosts) of a batch.
-    threads: decoding threads.
-    buffered: examples decoded ahead.
+    threads, buffered: decoding threads, examples decoded ahead.
     counts: how many examples of every source a batch holds, in this order; None: by weight.
 
   Returns:

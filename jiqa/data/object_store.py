@@ -10,14 +10,10 @@ import fsspec
 
 
 def local_data_dir(name, data_dir):
-  """The folder on this host in which a prepared set can be read.
+  """The data_dir on this host in which the set `name` can be read.
 
-  Args:
-    name: the set, such as "koniq10k/512x384".
-    data_dir: where prepared sets lie: a folder, which is returned as it is, gs://BUCKET/FOLDER, or None.
-
-  Returns:
-    data_dir, or for an address the folder below $JIQA_CACHE (else ~/.cache/jiqa) that now holds a copy of the set.
+  That is `data_dir` itself, or for an address (gs://BUCKET/FOLDER) the folder below $JIQA_CACHE, else ~/.cache/jiqa,
+  that now holds a copy of the set.
   """
   if data_dir is None or "://" not in os.fspath(data_dir):
     return data_dir

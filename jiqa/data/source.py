@@ -21,9 +21,6 @@ def open_database(name, data_dir=None):
     data_dir: where prepared sets lie; None takes $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets. Of an object store
       (gs://...) a copy is made on this host.
 
-  Returns:
-    Database.
-
   Raises:
     UserError: unknown name, or not prepared; says where the release can be had and the command that prepares it.
   """
@@ -41,23 +38,12 @@ def open_database(name, data_dir=None):
 
 
 def check_name(name):
-  """Refuses the name of a database that does not exist, before anything is read.
-
-  Raises:
-    UserError: no such database or variant; says the nearest one.
-  """
+  """Raises a UserError, with the nearest name, for a database or variant that does not exist; reads nothing."""
   data_builders.make_builder(name)
 
 
 def read_labels(path):
-  """The label columns of a prepared set, every digit as the label files had it.
-
-  Args:
-    path: pathlib.Path of the prepared set.
-
-  Returns:
-    DataFrame with COLUMNS: text ('' if none), float64 (NaN if none), int64 level (-1 if none).
-  """
+  """DataFrame with the label columns of the prepared set in `path`, see COLUMNS; every digit of the label files."""
   # As text first: what the columns mean must not depend on what pandas takes for a missing value.
   table = pd.read_csv(path / LABELS_FILE, dtype=str, keep_default_na=False, na_filter=False)
   numbers = {column: table[column].to_numpy(dtype=str).astype(float) for column in NUMBER_COLUMNS}

@@ -45,22 +45,17 @@ def published_protocols(name):
 
 @functools.cache
 def read(protocol, database):
-  """Reads a published table.
+  """A published table as a DataFrame indexed by `key` of the image.
 
-  Returns:
-    DataFrame indexed by `key` of the image: `splits`, one character a split (0 train, 1 validation, 2 test, - unused),
-    and for "liqe" also `distortion` and `scene_1`..`scene_3` ('' if none).
+  Columns: `splits`, one character a split (0 train, 1 validation, 2 test, - unused), and for "liqe" also `distortion`
+  and `scene_1`..`scene_3` ('' if none).
   """
   table = pd.read_csv(path(protocol, database), dtype=str, keep_default_na=False)
   return table.set_index(table.image.map(key)).drop(columns="image")
 
 
 def rows(protocol, database, image_names):
-  """The rows of a published table for n images, in their order.
-
-  Raises:
-    UserError: an image that the table does not know.
-  """
+  """The rows of a published table for n images, in their order; a UserError for an image that it does not know."""
   table = read(protocol, database)
   position = table.index.get_indexer([key(name) for name in image_names])
   unknown = np.flatnonzero(position < 0)

@@ -55,13 +55,7 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
 
 
 def check_protocol(name, protocol, fractions=FRACTIONS):
-  """Refuses splits that no database of this name can have, before it is opened.
-
-  Args:
-    name, protocol, fractions: as `assign`.
-
-  Raises:
-    UserError: unknown protocol, no published splits of the database, or shares that divide nothing.
+  """Raises a UserError for arguments of `assign` that no database of this name can meet; opens nothing.
 
   Example:
     >>> check_protocol("tid2013", "liqe")
@@ -84,29 +78,13 @@ def check_protocol(name, protocol, fractions=FRACTIONS):
 
 
 def protocols(table, name):
-  """The split protocols that a database has.
-
-  Args:
-    table: label table.
-    name: the database, with or without variant.
-
-  Returns:
-    Tuple of members of PROTOCOLS.
-  """
+  """Those of PROTOCOLS that a database has, given its label table and its name."""
   official = ("official",) if (table.split != "").any() else ()
   return (*official, *tables.published_protocols(name), "folds")
 
 
 def checksum(table, assignment):
-  """Names an assignment: equal where the same images are in the same parts, whatever the order of the records.
-
-  Args:
-    table: label table of n rows.
-    assignment: [n] or [k, n] int8.
-
-  Returns:
-    16 hexadecimal digits of a SHA-256.
-  """
+  """16 hexadecimal digits for an assignment, [n] or [k, n]; the order of the records does not change them."""
   order = np.argsort(table.image_name.to_numpy(dtype=str), kind="stable")
   lines = zip(table.image_name.iloc[order], np.atleast_2d(assignment).T[order].tolist(), strict=True)
   return hashlib.sha256("\n".join(f"{image} {parts}" for image, parts in lines).encode()).hexdigest()[:16]

@@ -44,8 +44,7 @@ def liqe_labels(table, name, labels="published"):
   """Scene and distortion labels of a database's images.
 
   Args:
-    table: label table of n rows.
-    name: the database, with or without variant.
+    table, name: as `assign`.
     labels: "published", or "fixed" to correct the defects listed above.
 
   Returns:
