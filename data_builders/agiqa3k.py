@@ -40,23 +40,19 @@ class Builder(base.Builder):
     return image_name.rpartition("/")[2].partition("_")[0]
 
   def labels(self, root):
-    rows, where = label_files.read_csv(find(root, "data.csv"), ("name", "prompt", "mos_quality", "std_quality"))
+    rows = label_files.read_csv(find(root, "data.csv"), ("name", "prompt", "mos_quality", "std_quality"))
     return pd.DataFrame(
       {
         "image_name": [row["name"] for row in rows],
         "reference_name": [row["prompt"] for row in rows],
-        "raw_score": _numbers(rows, where, "mos_quality"),
-        "mos_std": _numbers(rows, where, "std_quality"),
-        "where": where,
+        "raw_score": [row.number("mos_quality") for row in rows],
+        "mos_std": [row.number("std_quality") for row in rows],
+        "where": [row.where for row in rows],
       }
     )
 
   def image_folder(self, root):
     return find(root, "AGIQA-3K") or root
-
-
-def _numbers(rows, where, column):
-  return [label_files.number(row[column], at, column) for row, at in zip(rows, where, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,31 +1,36 @@
-"""What every database here has in common: the schema of a record, what its numbers mean, and how it is prepared.
+"""What every database here has in common: what its numbers mean, and how it is prepared.
 
 A database is a subclass of `Builder` in a file of its own: class attributes say what it is, `labels` reads its official
-label files. This class checks what they say against the disk, and writes TFDS ArrayRecord shards of the image *files*:
-nothing is decoded, so nothing is re-encoded and TensorFlow is never needed.
+label files. What they say is checked against the disk (checks.py) and the image *files* are written as TFDS ArrayRecord
+shards (shards.py): nothing is decoded, so nothing is re-encoded and TensorFlow is never needed.
 """
 
 import contextlib
-import dataclasses
 import hashlib
+import os
 import pathlib
+import re
+import shlex
+import shutil
 import tempfile
 
 import numpy as np
-import pandas as pd
 import tensorflow_datasets as tfds
+from absl import logging
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from data_builders import shards
-from data_builders.folders import find_root, resolve
-from jiqa.data.splits import tables
+from data_builders.checks import checked_table
+from data_builders.folders import find_root
+from jiqa.data.schema import LABELS_FILE, NUMBER_COLUMNS, TEXT_COLUMNS
 from jiqa.errors import UserError
 
-TEXT_COLUMNS = ("image_name", "reference_name", "distortion", "split")
-NUMBER_COLUMNS = ("raw_score", "mos", "mos_std")
-COLUMNS = ("image_name", "reference_name", "raw_score", "mos", "mos_std", "distortion", "level", "split")
-SPLITS = ("train", "validation", "test")
-# The label columns of a prepared set, aligned with its records; float64 as the label files have them.
-LABELS_FILE = "labels.csv"
+
+def default_data_dir():
+  """Where prepared sets lie unless said otherwise: $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets."""
+  return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 class LocalInfo(tfds.core.DatasetInfo):
@@ -35,7 +40,7 @@ class LocalInfo(tfds.core.DatasetInfo):
     """Nothing of ours is there."""
 
 
-class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+class Builder(FileReaderBuilder, skip_registration=True):
   """A TFDS builder of one database.
 
   Subclasses set the attributes below and define `labels`.
@@ -44,14 +49,15 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     TITLE: one line: what the images are.
     KIND: "authentic", "synthetic", "generated", "restored", "unlabelled" or "your own".
     PAGE: where the official release can be had.
-    MANUAL: which archives to fetch and the tree to unpack them to; the user reads it when something is missing.
+    MANUAL: which archives to fetch and the tree to unpack them to; '' where nothing is needed.
     LICENCE: terms, as far as they are stated.
     CITATION: authors, title, venue, year.
     SCORE: what `raw_score` is; '' for a set without scores.
+    UNIT: what `mos` counts, in a word or two.
     DIRECTION: "higher" or "lower": which raw score means better quality.
     RAW_RANGE: (low, high), which a raw score can never leave.
     FLIP: where DIRECTION is "lower", mos = FLIP - raw_score.
-    MOS_RANGE: (low, high) of mos where `labels` gives a column `mos` of its own, on another scale than raw_score.
+    MOS_RANGE: (low, high) of mos where `labels` gives a column `mos` on another scale than raw_score.
     STD_MAX: no mos_std of the release is larger.
     IMAGES, REFERENCES: how many the complete release has; None where that is not fixed.
     MEAN: mean mos of the complete release, rounded; None where not known.
@@ -59,12 +65,13 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     LABEL_SHA256: (name, checksum) of the label files of which one is known.
     TOP: names of the release's top folder; `--manual_dir` may be that folder or the one it lies in.
     MARKS: files or folders that must be in the top folder, whatever their case; a tuple stands for alternatives.
-    OWN_NAME: the user names each prepared set of this kind ("image_folder/NAME").
+    USER_NAMED: the user names each prepared set of this kind ("image_folder/NAME").
     SKIPS_DAMAGED: leave out files that are no image, with a count, instead of refusing the whole set.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   TITLE = KIND = PAGE = MANUAL = LICENCE = CITATION = SCORE = ""
+  UNIT = "MOS"
   DIRECTION = "higher"
   RAW_RANGE = (-np.inf, np.inf)
   FLIP = MOS_RANGE = None
@@ -74,20 +81,34 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
   LABEL_SHA256 = ()
   TOP = ()
   MARKS = ()
-  OWN_NAME = False
+  USER_NAMED = False
   SKIPS_DAMAGED = False
 
   def __init_subclass__(cls, **kwargs):
-    # The name is the file's. TFDS keeps one global registry by name, and its own catalogue has some of ours.
+    # The name is the file's. The package tells TFDS where the files are, so that no class needs to be imported first.
     cls.name = cls.__module__.rpartition(".")[2]
     super().__init_subclass__(skip_registration=True, **kwargs)
 
-  def __init__(self, **kwargs):
-    super().__init__(**kwargs)
-    self.workers = None
-    self.started = lambda total: None
-    self.advance = lambda count: None
-    self.skipped = ()
+  def __init__(self, *, data_dir=None, config=None, **kwargs):
+    if config is None or isinstance(config, str):
+      config = self._config(config)
+    with _quiet():
+      super().__init__(data_dir=os.fspath(data_dir or default_data_dir()), config=config, **kwargs)
+
+  def _config(self, variant):
+    known = {config.name: config for config in self.BUILDER_CONFIGS}
+    if self.USER_NAMED:
+      if not variant:
+        raise UserError(f"{self.name}: give the set a name, --name=NAME; it is then called {self.name}/NAME.")
+      if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", variant):
+        raise UserError(
+          f"{self.name}: a set's name has letters, digits, dots, dashes and underscores, not {variant!r}."
+        )
+      return tfds.core.BuilderConfig(name=variant)
+    if variant and variant not in known:
+      variants = f"the variants {', '.join(known)}" if known else "no variants"
+      raise UserError(f"{self.name}/{variant}: {self.name} has {variants}.")
+    return known.get(variant)
 
   def labels(self, root):
     """Reads the official label files.
@@ -146,6 +167,60 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """The label table of the release in `root`, checked against the disk: see `checked_table`."""
     return checked_table(self, pathlib.Path(root))
 
+  @property
+  def is_prepared(self):
+    """Whether the complete set lies in `data_dir`."""
+    return (pathlib.Path(self.data_dir) / LABELS_FILE).exists()
+
+  def prepare_command(self, manual_dir="FOLDER"):
+    """The command that prepares the set from the unpacked release in `manual_dir`, for a shell."""
+    command = ["python", "-m", f"data_builders.{self.name}"]
+    if self.builder_config and self.builder_config not in self.BUILDER_CONFIGS[:1]:
+      command.append(f"--{'name' if self.USER_NAMED else 'variant'}={self.builder_config.name}")
+    if self.MANUAL:
+      command.append(f"--manual_dir={manual_dir}")
+    return shlex.join([*command, f"--data_dir={self.data_dir_root}"])
+
+  def download_and_prepare(self, *, strict=False, workers=None, console=None, file_format="array_record", **kwargs):
+    """As TFDS, but always with random access, and without a folder for downloads: nothing is downloaded.
+
+    Args:
+      strict: refuse a set with damaged files even where the builder leaves them out.
+      workers: threads; None takes one a core.
+      console: rich Console for the progress bar; None shows none.
+      file_format, kwargs: as TFDS.
+
+    Raises:
+      UserError: anything wrong with the release, or the folder cannot be written; nothing half-written stays behind.
+    """
+    if file_format != "array_record":
+      raise UserError(f"{self.name} is prepared as array_record, which has random access, not as {file_format}.")
+    self._skip_damaged, self._workers = self.SKIPS_DAMAGED and not strict, workers
+    with _progress(f"preparing {self.name}", console) as self._progress, self._clean_failure(), _quiet():
+      with tempfile.TemporaryDirectory() as unused:
+        super().download_and_prepare(file_format=file_format, **{"download_dir": unused} | kwargs)
+
+  def _download_and_prepare(self, dl_manager, download_config):
+    with self.root(download_config.manual_dir) as root:
+      table = self.table(root)
+      self._progress(total=len(table))
+      splits, skipped = shards.write(
+        self, self.image_folder(root), table, workers=self._workers, skip_damaged=self._skip_damaged,
+        advance=lambda count: self._progress(advance=count), beam=download_config,
+      )  # fmt: skip
+    self.info.set_splits(tfds.core.splits.SplitDict(splits))
+    table = table[~table.image_name.isin(skipped)]
+    text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
+    (pathlib.Path(self.data_dir) / LABELS_FILE).write_text(text, encoding="utf-8")
+    self.info.metadata.update(
+      self.metadata(),
+      images=len(table),
+      references=int(table.reference_name[table.reference_name != ""].nunique()),
+      complete=self.IMAGES is None or len(table) == self.IMAGES,
+      labels_sha256=hashlib.sha256(text.encode()).hexdigest(),
+      skipped=list(skipped.values()),
+    )
+
   def _info(self):
     return LocalInfo(
       builder=self,
@@ -165,37 +240,23 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
       ),
     )
 
-  def download_and_prepare(self, *, file_format="array_record", **kwargs):
-    """As TFDS, but always with random access, and without a folder for downloads: nothing is downloaded."""
-    if file_format != "array_record":
-      raise UserError(f"{self.name} is prepared as array_record, which has random access, not as {file_format}.")
-    with tempfile.TemporaryDirectory() as unused:
-      super().download_and_prepare(file_format=file_format, **{"download_dir": unused} | kwargs)
-
-  def _download_and_prepare(self, dl_manager, download_config):
-    with self.root(download_config.manual_dir) as root:
-      table = self.table(root)
-      self.started(len(table))
-      if download_config.beam_runner is None:
-        table, infos, self.skipped = shards.write(
-          self, self.image_folder(root), table, workers=self.workers, advance=self.advance
-        )
-        self.info.set_splits(tfds.core.splits.SplitDict(infos))
-      else:
-        self._pending = shards.plan(self.image_folder(root), table)
-        super()._download_and_prepare(dl_manager, download_config)
-        # TFDS sorts the shards' lengths by their numbers as text, which is wrong from the eleventh shard on.
-        self.info.set_splits(tfds.core.splits.SplitDict(shards.planned_splits(self, self._pending)))
-    text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
-    (pathlib.Path(self.data_dir) / LABELS_FILE).write_text(text, encoding="utf-8")
-    self.info.metadata.update(
-      self.metadata(),
-      images=len(table),
-      references=int(table.reference_name[table.reference_name != ""].nunique()),
-      complete=self.IMAGES is None or len(table) == self.IMAGES,
-      labels_sha256=hashlib.sha256(text.encode()).hexdigest(),
-      skipped=list(self.skipped),
-    )
+  @contextlib.contextmanager
+  def _clean_failure(self):
+    """Turns what the disk says into a UserError and removes folders left empty."""
+    root, path = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
+    try:
+      yield
+    except OSError as error:
+      raise UserError(
+        f"{root}: cannot write the prepared {self.name} ({error.strerror or error}). Free space or give another "
+        "--data_dir, then run the same command again; nothing was left behind."
+      ) from error
+    finally:
+      for folder in path.parents[: len(path.relative_to(root).parts) - 1]:
+        if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [".config"]:
+          shutil.rmtree(folder / ".config")  # where TFDS notes which variant is the default
+        with contextlib.suppress(OSError):
+          folder.rmdir()  # only where it is empty
 
   def _log_download_bytes(self):
     """TFDS prints the size of a download here; there is none."""
@@ -203,143 +264,29 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
   def _log_download_done(self):
     """TFDS prints that the download is done here."""
 
-  def _shard_iterators_per_split(self, dl_manager):
-    del dl_manager
-    generators = {}
-    for shard in self._pending:
-      generators.setdefault(shard.split, []).append(ShardExamples(shard.root, shard.rows))
-    return generators
 
-  def _example_writer(self):
-    return shards.UncompressedWriter(self.info.file_format)
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardExamples:
-  """The examples of one shard as TFDS on Beam asks for them; small and picklable."""
-
-  root: str
-  rows: tuple
-
-  def __call__(self):
-    for row in self.rows:
-      yield row["image_name"], shards.example(pathlib.Path(self.root), row)
+@contextlib.contextmanager
+def _progress(description, console):
+  """Yields a function that sets the `total` of a progress bar or lets it `advance`."""
+  columns = (
+    SpinnerColumn(),
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+  )
+  with Progress(*columns, console=console or Console(quiet=True), transient=True) as bar:
+    task = bar.add_task(description, total=None)
+    yield lambda **changes: bar.update(task, **changes)
 
 
-def checked_table(builder, root):
-  """The label table of a release, refused where it contradicts itself, the declared range or the disk.
-
-  Args:
-    builder: a `Builder`.
-    root: pathlib.Path, the release's top folder.
-
-  Returns:
-    DataFrame with the columns COLUMNS, ordered by split and image name; the order of the prepared records.
-
-  Raises:
-    UserError: no images; an image that is listed twice or missing on disk; a score that is no number or out of range;
-      more images than were published; a complete set whose mean is not the known one (columns swapped?).
-  """
-  labels = builder.labels(root)
-  if labels.empty:
-    raise UserError(f"{root}: no images found for {builder.name}.\n{builder.MANUAL}")
-  defaults = {"reference_name": "", "mos_std": np.nan, "distortion": "", "level": -1, "split": "", "raw_score": np.nan}
-  table = labels.assign(**{column: value for column, value in defaults.items() if column not in labels})
-  _refuse_unwritable(table)
-  table["image_name"] = resolve(builder.image_folder(root), table.image_name, table["where"])
-  _refuse_duplicates(table)
-  _refuse_unknown_parts(table)
-  if builder.SCORE:
-    _refuse_bad_scores(builder, table)
-  if "mos" not in table:
-    raw = table.raw_score.astype(float)
-    table["mos"] = raw if builder.DIRECTION == "higher" else builder.FLIP - raw
-  if builder.SCORE:
-    _compare_with_published(builder, table, root)
-  order = {split: i for i, split in enumerate(("", *SPLITS))}
-  table = table.assign(_split=table.split.map(order)).sort_values(["_split", "image_name"], kind="stable")
-  types = {column: float for column in NUMBER_COLUMNS} | {"level": int} | {column: str for column in TEXT_COLUMNS}
-  return table.astype(types)[list(COLUMNS)].reset_index(drop=True)
-
-
-def _refuse_unwritable(table):
-  for name in table.image_name:
-    try:
-      name.encode()
-    except UnicodeEncodeError as error:
-      raise UserError(f"{name!r}: the file's name is not Unicode; rename the file.") from error
-
-
-def _refuse_duplicates(table):
-  twice = table.image_name.duplicated(keep=False)
-  if twice.any():
-    name = table.image_name[twice].iloc[0]
-    rows = table["where"][table.image_name == name]
-    raise UserError(f"{rows.iloc[1]}: {name} is listed a second time, first in {rows.iloc[0]}; remove one of the rows.")
-
-
-def _refuse_unknown_parts(table):
-  unknown = ~table.split.isin(["", *SPLITS])
-  if unknown.any():
-    row = table[unknown].iloc[0]
-    raise UserError(f"{row['where']}: {row.image_name} is in the split {row.split!r}, expected {', '.join(SPLITS)}.")
-  level = table.level.astype(float)
-  if not level.isin([-1, 0, 1, 2, 3, 4]).all():
-    row = table[~level.isin([-1, 0, 1, 2, 3, 4])].iloc[0]
-    raise UserError(f"{row['where']}: {row.image_name} has the level {row.level}, expected 0..4, or -1 for none.")
-
-
-def _refuse_bad_scores(builder, table):
-  low, high = builder.RAW_RANGE
-  score = table.raw_score.astype(float)
-  bad = ~((score >= low) & (score <= high))  # true for NaN
-  if bad.any():
-    row = table[bad].iloc[0]
-    raise UserError(
-      f"{row['where']}: {row.image_name} has the score {row.raw_score}, but {builder.name} scores lie in "
-      f"{low:g}..{high:g} ({builder.SCORE}). Is the label file the official one, are its columns in the official order?"
-    )
-  deviation = table.mos_std.astype(float)
-  bad = (deviation < 0) | (deviation > builder.STD_MAX)
-  if bad.any():
-    row = table[bad].iloc[0]
-    raise UserError(
-      f"{row['where']}: {row.image_name} has the standard deviation {row.mos_std}, but in {builder.name} they lie in "
-      f"0..{builder.STD_MAX:g}; are the columns in the official order?"
-    )
-
-
-def _compare_with_published(builder, table, root):
-  if builder.IMAGES is None:
-    return
-  if len(table) > builder.IMAGES:
-    raise UserError(
-      f"{root}: {len(table):,} labelled images, but {builder.name} has {builder.IMAGES:,}; the label "
-      f"file has extra rows, the last is {table['where'].iloc[-1]}."
-    )
-  if len(table) < builder.IMAGES:
-    return
-  mean = table.mos.mean()
-  if builder.MEAN is not None and abs(mean - builder.MEAN) > 0.01 * abs(builder.MEAN):
-    raise UserError(
-      f"{root}: the mean score of {builder.name} is {mean:.4g}, known is {builder.MEAN:.4g}; the label file is not the "
-      "official one, or its columns are swapped."
-    )
-  if builder.REFERENCES is not None:
-    _check_references(builder, table, root)
-
-
-def _check_references(builder, table, root):
-  """Refuses reference names that belong to other images: they would put the same content on both sides of a split."""
-  count = table.reference_name.nunique()
-  if count != builder.REFERENCES:
-    raise UserError(f"{root}: {count} different references, but {builder.name} has {builder.REFERENCES}.")
-  for protocol in ("liqe", "arniqa"):
-    if tables.path(protocol, builder.name).exists():
-      parts = tables.rows(protocol, builder.name, table.image_name.tolist()).splits.to_numpy()
-      torn = pd.Series(parts).groupby(table.reference_name.to_numpy()).nunique()
-      if (torn > 1).any():
-        raise UserError(
-          f"{root}: the images of the reference {torn.idxmax()} are in different parts of the published {protocol} "
-          "splits; the label files pair images with the wrong references."
-        )
+@contextlib.contextmanager
+def _quiet():
+  """TFDS narrates at warning level what is normal here (variants of the user's, its own progress bars)."""
+  level = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  tfds.disable_progress_bar()
+  try:
+    yield
+  finally:
+    logging.set_verbosity(level)

@@ -42,21 +42,20 @@ class Builder(base.Builder):
     path = next(found for name in self.MARKS[1] if (found := find(root, name)) is not None)
     records = []
     columns = ("Image Number", AVERAGE, "Number of Grades")
-    for row, where in zip(*label_files.read_sheet(path, "Plan1", columns), strict=True):
-      number = int(label_files.number(row["Image Number"], where, "Image Number"))
+    for row in label_files.read_sheet(path, "Plan1", columns):
       grades = [row.get(column) for column in GRADE_COLUMNS]
-      grades = [label_files.number(grade, where, "grade") for grade in grades if grade not in (None, "")]
-      average = label_files.number(row[AVERAGE], where, AVERAGE)
+      grades = [label_files.number(grade, row.where, "grade") for grade in grades if grade not in (None, "")]
+      average = row.number(AVERAGE)
       if grades and abs(np.mean(grades) - average) > AVERAGES_AGREE:
         raise UserError(
-          f"{where}: {AVERAGE} is {average} but the grades' mean is {np.mean(grades):.3f}; columns swapped?"
+          f"{row.where}: {AVERAGE} is {average} but the grades' mean is {np.mean(grades):.3f}; columns swapped?"
         )
       records.append(
         {
-          "image_name": f"ImageDatabase/DatabaseImage{number:04d}.JPG",
+          "image_name": f"ImageDatabase/DatabaseImage{int(row.number('Image Number')):04d}.JPG",
           "raw_score": average,
           "mos_std": float(np.std(grades, ddof=1)) if len(grades) > 1 else np.nan,
-          "where": where,
+          "where": row.where,
         }
       )
     return pd.DataFrame(records)

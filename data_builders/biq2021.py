@@ -44,13 +44,13 @@ class Builder(base.Builder):
   def labels(self, root):
     records = []
     for split, file in LABEL_FILES.items():
-      for row, where in zip(*label_files.read_csv(find(root, file), ("Image Name", "MOS")), strict=True):
+      for row in label_files.read_csv(find(root, file), ("Image Name", "MOS")):
         records.append(
           {
             "image_name": f"Images/{row['Image Name']}",
-            "raw_score": label_files.number(row["MOS"], where, "MOS"),
+            "raw_score": row.number("MOS"),
             "split": split,
-            "where": where,
+            "where": row.where,
           }
         )
     return pd.DataFrame(records)

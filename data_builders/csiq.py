@@ -32,6 +32,7 @@ class Builder(base.Builder):
   LICENCE = "Not stated; used in research."
   CITATION = "Larson, Chandler. Most apparent distortion. J. Electronic Imaging 19(1), 2010."
   SCORE = "difference mean opinion score, 0..1, lower is better"
+  UNIT = "DMOS"
   DIRECTION = "lower"
   RAW_RANGE = (0.0, 1.0)
   FLIP = 1.0
@@ -46,11 +47,10 @@ class Builder(base.Builder):
   def labels(self, root):
     path = find(root, "csiq.DMOS.xlsx") or find(root, "csiq.beta.xlsx")
     records = []
-    for row, where in zip(*label_files.read_sheet(path, "all_by_image", COLUMNS), strict=True):
-      kind = int(label_files.number(row["dst_idx"], where, "dst_idx"))
-      level = int(label_files.number(row["dst_lev"], where, "dst_lev"))
+    for row in label_files.read_sheet(path, "all_by_image", COLUMNS):
+      kind, level = int(row.number("dst_idx")), int(row.number("dst_lev"))
       if kind not in TYPES or level not in range(1, 6):
-        raise UserError(f"{where}: dst_idx {kind} and dst_lev {level}, expected 1..6 and 1..5.")
+        raise UserError(f"{row.where}: dst_idx {kind} and dst_lev {level}, expected 1..6 and 1..5.")
       folder, infix, distortion = TYPES[kind]
       image = row["image"]
       image = str(int(image)) if isinstance(image, int | float) else str(image).strip()
@@ -58,11 +58,11 @@ class Builder(base.Builder):
         {
           "image_name": f"dst_imgs/{folder}/{image}.{infix}.{level}.png",
           "reference_name": image,
-          "raw_score": label_files.number(row["dmos"], where, "score dmos"),
-          "mos_std": label_files.number(row["dmos_std"], where, "deviation dmos_std"),
+          "raw_score": row.number("dmos"),
+          "mos_std": row.number("dmos_std"),
           "distortion": distortion,
           "level": level - 1,
-          "where": where,
+          "where": row.where,
         }
       )
     return pd.DataFrame(records)

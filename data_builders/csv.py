@@ -25,30 +25,27 @@ class Builder(base.Builder):
   )
   LICENCE = "As the images'."
   SCORE = "as given"
-  OWN_NAME = True
+  UNIT = "score as given"
+  USER_NAMED = True
 
   def labels(self, root):
     files = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv")
     if len(files) != 1:
-      found = ", ".join(path.name for path in files) or "none"
-      raise UserError(f"{root}: expected one .csv file beside the images, found {found}. {self.MANUAL}")
-    rows, where = label_files.read_csv(files[0], ("image_name",))
+      names = ", ".join(path.name for path in files) or "none"
+      raise UserError(f"{root}: expected one .csv file beside the images, found {names}. {self.MANUAL}")
+    rows = label_files.read_csv(files[0], ("image_name",))
     scores = [column for column in ("mos", "dmos") if rows and column in rows[0]]
     if len(scores) != 1:
       raise UserError(f"{files[0]}: the header must name one of mos and dmos, it has {list(rows[0]) if rows else []}.")
-    table = pd.DataFrame(rows).assign(where=where)
-    table["raw_score"] = _numbers(table, scores[0])
+    table = pd.DataFrame(rows).assign(where=[row.where for row in rows])
+    table["raw_score"] = [row.number(scores[0]) for row in rows]
     self.DIRECTION = "higher" if scores[0] == "mos" else "lower"
     self.RAW_RANGE = (float(table.raw_score.min()), float(table.raw_score.max()))
     self.FLIP = sum(self.RAW_RANGE)  # so that dmos and mos have the same range
     for column in ("mos_std", "level"):
       if column in table:
-        table[column] = _numbers(table, column)
+        table[column] = [row.number(column) for row in rows]
     return table[["image_name", "raw_score", "where", *(column for column in OPTIONAL if column in table)]]
-
-
-def _numbers(table, column):
-  return [label_files.number(cell, at, column) for cell, at in zip(table[column], table["where"], strict=True)]
 
 
 if __name__ == "__main__":

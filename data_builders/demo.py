@@ -81,6 +81,7 @@ class Builder(base.Builder):
     "Photographs: scikit-image and scikit-learn. Proxy: Wang et al. Image quality assessment. IEEE TIP 13(4), 2004."
   )
   SCORE = "SSIM to the pristine window, a proxy and not a human score; 1 is pristine"
+  UNIT = "SSIM, a proxy and not a human score"
   RAW_RANGE = (-1.0, 1.0)
   IMAGES = 336
   REFERENCES = 15

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from data_builders import base, label_files, prepare
 from data_builders.folders import find
-from jiqa.data.splits import tables
+from jiqa.data.schema import tables
 
 LABEL_FILES = {"images": "labels_image.csv", "patches": "labels_patch.csv"}
 TEST_FILE = "labels640.csv"
@@ -59,7 +59,7 @@ class Builder(base.Builder):
     return {"images": 72.13, "patches": None}[self.builder_config.name]
 
   def labels(self, root):
-    rows, where = label_files.read_csv(_label_file(root, LABEL_FILES[self.builder_config.name]), ("name", "mos"))
+    rows = label_files.read_csv(_label_file(root, LABEL_FILES[self.builder_config.name]), ("name", "mos"))
     patches = self.builder_config.name == "patches"
     parents = [_parent(row["name"]) if patches else _stem(row["name"]) for row in rows]
     parts = _parts(root)
@@ -67,12 +67,12 @@ class Builder(base.Builder):
       {
         "image_name": [f"database/{_patch_path(row['name']) if patches else row['name']}" for row in rows],
         "reference_name": parents if patches else "",
-        "raw_score": [label_files.number(row["mos"], at, "mos") for row, at in zip(rows, where, strict=True)],
+        "raw_score": [row.number("mos") for row in rows],
         "split": [
           "" if row["name"].startswith(UNASSIGNED) else parts.get(parent, "train")
           for row, parent in zip(rows, parents, strict=True)
         ],
-        "where": where,
+        "where": [row.where for row in rows],
       }
     )
 
@@ -101,11 +101,11 @@ def _patch_path(name):
 
 def _parts(root):
   """Stem of a photograph -> "test", "validation", or "" where the published parts leave it out; the rest trains."""
-  test_rows, _ = label_files.read_csv(_label_file(root, TEST_FILE), ("name_image",))
+  test_rows = label_files.read_csv(_label_file(root, TEST_FILE), ("name_image",))
   path = _label_file(root, VALIDATION_FILE)
   if path is not None:
     column = "name_image" if "name_image" in path.read_text(encoding="utf-8-sig").partition("\n")[0] else "name"
-    rows, _ = label_files.read_csv(path, (column, "is_valid"))
+    rows = label_files.read_csv(path, (column, "is_valid"))
     parts = {_stem(row[column]): "validation" for row in rows if row["is_valid"].lower() in ("1", "1.0", "true")}
   else:
     published = tables.read("arniqa", "flive")

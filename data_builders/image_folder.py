@@ -17,7 +17,7 @@ class Builder(base.Builder):
   KIND = "unlabelled"
   MANUAL = f"--manual_dir is any folder; every file below it that ends in {', '.join(sorted(EXTENSIONS))} is taken."
   LICENCE = "As the images'."
-  OWN_NAME = True
+  USER_NAMED = True
   SKIPS_DAMAGED = True
 
   def labels(self, root):

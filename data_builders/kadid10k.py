@@ -40,22 +40,22 @@ class Builder(base.Builder):
   def labels(self, root):
     records = []
     columns = ("dist_img", "ref_img", "dmos", "var")
-    for row, where in zip(*label_files.read_csv(find(root, "dmos.csv"), columns), strict=True):
+    for row in label_files.read_csv(find(root, "dmos.csv"), columns):
       name = re.fullmatch(r"i\d\d_(\d\d)_0([1-5])\.png", row["dist_img"].lower())
       if name is None or not 1 <= int(name[1]) <= len(DISTORTIONS):
-        raise UserError(f"{where}: dist_img is {row['dist_img']!r}, expected a name such as I01_25_05.png.")
-      variance = label_files.number(row["var"], where, "variance var")
+        raise UserError(f"{row.where}: dist_img is {row['dist_img']!r}, expected a name such as I01_25_05.png.")
+      variance = row.number("var")
       if variance < 0:
-        raise UserError(f"{where}: the variance var is {variance}.")
+        raise UserError(f"{row.where}: the variance var is {variance}.")
       records.append(
         {
           "image_name": f"images/{row['dist_img']}",
           "reference_name": row["ref_img"].rpartition(".")[0],
-          "raw_score": label_files.number(row["dmos"], where, "score dmos"),
+          "raw_score": row.number("dmos"),
           "mos_std": float(np.sqrt(variance)),
           "distortion": DISTORTIONS[int(name[1]) - 1],
           "level": int(name[2]) - 1,
-          "where": where,
+          "where": row.where,
         }
       )
     return pd.DataFrame(records)

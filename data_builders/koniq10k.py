@@ -50,21 +50,21 @@ class Builder(base.Builder):
   def labels(self, root):
     records = []
     columns = ("image_name", *GRADES, "MOS", "SD", "set")
-    for row, where in zip(*label_files.read_csv(find(root, SETS_FILE), columns), strict=True):
-      grades = np.array([label_files.number(row[grade], where, f"share {grade}") for grade in GRADES])
+    for row in label_files.read_csv(find(root, SETS_FILE), columns):
+      grades = np.array([row.number(grade) for grade in GRADES])
       if row["set"] not in PARTS or grades.min() < 0 or grades.sum() <= 0:
-        raise UserError(f"{where}: set {row['set']!r}, grades {grades.tolist()}; expected {', '.join(PARTS)}, shares.")
-      score, mos = label_files.number(row["MOS"], where, "score MOS"), float(grades @ np.arange(1, 6) / grades.sum())
+        raise UserError(f"{row.where}: set {row['set']!r}, shares {grades.tolist()}; expected {', '.join(PARTS)}.")
+      score, mos = row.number("MOS"), float(grades @ np.arange(1, 6) / grades.sum())
       if abs(score - 25 * (mos - 1)) > SCALES_AGREE:
-        raise UserError(f"{where}: the score MOS is {score} but the mean grade {mos:.3f}; are columns swapped?")
+        raise UserError(f"{row.where}: the score MOS is {score} but the mean grade {mos:.3f}; are columns swapped?")
       records.append(
         {
           "image_name": f"{self.builder_config.name}/{row['image_name']}",
           "raw_score": score,
           "mos": mos,
-          "mos_std": label_files.number(row["SD"], where, "deviation SD"),
+          "mos_std": row.number("SD"),
           "split": PARTS[row["set"]],
-          "where": where,
+          "where": row.where,
         }
       )
     return pd.DataFrame(records)

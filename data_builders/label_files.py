@@ -15,16 +15,31 @@ from jiqa.errors import UserError
 SHEET_HEADER_ROWS = 20
 
 
-def read_csv(path, columns, *, delimiter=","):
+class Row(dict):
+  """One row of a table: its cells by the names of the columns.
+
+  Attributes:
+    where: file and line, for messages.
+  """
+
+  def __init__(self, cells, where):
+    super().__init__(cells)
+    self.where = where
+
+  def number(self, column):
+    """The finite number in a column; a UserError, which names the row, where there is none."""
+    return number(self[column], self.where, column)
+
+
+def read_csv(path, columns):
   """Rows of a text table with a header; byte-order marks, CRLF and empty trailing columns are taken as they come.
 
   Args:
     path: pathlib.Path.
     columns: names that the header must have, in any place.
-    delimiter: between the cells.
 
   Returns:
-    (rows, where): list of dicts from column name to text, and for each its "file line n".
+    List of Row of text.
 
   Raises:
     UserError: not text, no such column, or a row with another number of cells than the header.
@@ -33,38 +48,25 @@ def read_csv(path, columns, *, delimiter=","):
     text = path.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as error:
     raise UserError(f"{path}: not a UTF-8 text file ({error}).") from error
-  reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+  reader = csv.reader(io.StringIO(text, newline=""))
   header = [cell.strip() for cell in _without_empty_tail(next(reader, []))]
   absent = [column for column in columns if column not in header]
   if absent:
     raise UserError(f"{path}: no column {absent[0]!r}; the header is {header}, expected {list(columns)}.")
-  rows, where = [], []
+  rows = []
   for cells in reader:
     cells = cells[: len(header)] + _without_empty_tail(cells[len(header) :])
     if not any(cell.strip() for cell in cells):
       continue
-    row = f"{path.name} line {reader.line_num}"
+    where = f"{path.name} line {reader.line_num}"
     if len(cells) != len(header):
-      raise UserError(f"{path}: {row} has {len(cells)} cells where the header has {len(header)}.")
-    rows.append({column: cell.strip() for column, cell in zip(header, cells, strict=True)})
-    where.append(row)
-  return rows, where
+      raise UserError(f"{path}: {where} has {len(cells)} cells where the header has {len(header)}.")
+    rows.append(Row(zip(header, map(str.strip, cells), strict=True), where))
+  return rows
 
 
 def number(text, where, what):
-  """A finite number from a label file.
-
-  Args:
-    text: the cell, as text or number.
-    where: file and line.
-    what: what the number is.
-
-  Returns:
-    float.
-
-  Raises:
-    UserError: no number, NaN or infinite; names the row.
-  """
+  """The float in a cell of a label file, text or number; a UserError says `where` and `what` if it is not finite."""
   try:
     value = float(text)
   except (TypeError, ValueError):
@@ -89,7 +91,7 @@ def read_sheet(path, sheet, columns):
     columns: names that the header row must have.
 
   Returns:
-    (rows, where): list of dicts from column name to cell value (None or '' where blank), and "file row n" of each.
+    List of Row of cell values, None or '' where blank.
 
   Raises:
     UserError: no Excel file, no such sheet, or no row with these columns.
@@ -105,13 +107,12 @@ def read_sheet(path, sheet, columns):
   if top is None:
     raise UserError(f"{path}: no row has the columns {', '.join(columns)}; is this the official file?")
   names = headers[top]
-  rows, where = [], []
+  rows = []
   for i, values in enumerate(cells[top + 1 :], start=top + 2):
-    row = {name: value for name, value in zip(names, values, strict=False) if name}
+    row = Row([(name, value) for name, value in zip(names, values, strict=False) if name], f"{path.name} row {i}")
     if any(row.get(column) not in (None, "") for column in columns):
       rows.append(row)
-      where.append(f"{path.name} row {i}")
-  return rows, where
+  return rows
 
 
 def _xlsx_cells(path, sheet):

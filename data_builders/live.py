@@ -36,6 +36,7 @@ class Builder(base.Builder):
   )
   CITATION = "Sheikh, Sabir, Bovik. A statistical evaluation of recent full reference IQA algorithms. IEEE TIP, 2006."
   SCORE = "realigned difference mean opinion score, lower is better"
+  UNIT = "DMOS"
   DIRECTION = "lower"
   RAW_RANGE = (-3.0, 112.0)
   FLIP = 111.77469352631448  # the largest score, so that the worst image has mos 0

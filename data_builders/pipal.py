@@ -28,6 +28,7 @@ class Builder(base.Builder):
     "Gu et al. PIPAL: a large-scale image quality assessment dataset for perceptual image restoration. ECCV, 2020."
   )
   SCORE = "Elo rating, about 900..1850, higher is better"
+  UNIT = "Elo rating"
   RAW_RANGE = (900.0, 1850.0)
   IMAGES = 23_200
   REFERENCES = 200

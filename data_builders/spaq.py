@@ -28,12 +28,12 @@ class Builder(base.Builder):
   MARKS = (("TestImage", "Dataset/TestImage"), LABEL_FILE)
 
   def labels(self, root):
-    rows, where = label_files.read_sheet(find(root, LABEL_FILE), None, ("Image name", "MOS"))
+    rows = label_files.read_sheet(find(root, LABEL_FILE), None, ("Image name", "MOS"))
     return pd.DataFrame(
       {
         "image_name": [f"TestImage/{str(row['Image name']).strip()}" for row in rows],
-        "raw_score": [label_files.number(row["MOS"], at, "MOS") for row, at in zip(rows, where, strict=True)],
-        "where": where,
+        "raw_score": [row.number("MOS") for row in rows],
+        "where": [row.where for row in rows],
       }
     )
 

@@ -40,7 +40,7 @@ def doctor(
   decode: bool = typer.Option(False, "--decode", help="decode every image; slower, finds every damage"),
 ):
   """Says what an unpacked release is, what is wrong with it and what to do next: jiqa doctor Downloads/koniq10k"""
-  from jiqa.data.doctor import as_text, examine
+  from data_builders.doctor import as_text, examine
 
   report = examine(folder, database, data_dir=data_dir, decode=decode)
   print(as_text(report))
@@ -51,7 +51,7 @@ def doctor(
 @app.command()
 def databases(data_dir: str = typer.Option(None, "--data_dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")):
   """Lists all databases, their scales, splits and terms, and which are prepared: jiqa databases"""
-  from jiqa.data.catalogue import print_catalogue
+  from data_builders.catalogue import print_catalogue
 
   print_catalogue(data_dir)
 

@@ -17,5 +17,6 @@ class Bucket(MemoryFileSystem):
 
 def install():
   """Makes gs:// paths lead to an empty bucket in memory."""
-  fsspec.register_implementation("gcs", Bucket, clobber=True)
+  for protocol in Bucket.protocol:
+    fsspec.register_implementation(protocol, Bucket, clobber=True)
   Bucket.store.clear()

@@ -24,7 +24,6 @@ def random_window(image, side, least, rng):
   left = rng.integers(max(width - side, 0) + 1)
   window = image[top : top + side, left : left + side]
   size = np.clip(window.shape[:2], least, side).astype(np.int32)
-  missing = [(0, side - n) for n in window.shape[:2]]
-  if missing != [(0, 0), (0, 0)]:
-    window = np.pad(window, [*missing, (0, 0)], mode="symmetric")
+  if window.shape[:2] != (side, side):
+    window = np.pad(window, [(0, side - n) for n in window.shape[:2]] + [(0, 0)], mode="symmetric")
   return {"image": np.ascontiguousarray(window), "size": size}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
 
 import grain
 import numpy as np
@@ -11,14 +12,9 @@ from jiqa.data.decode import decode_rgb
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
-  """Record to a training example: decodes the image, then cuts what the method asks for.
+  """Record to a training example: decodes the image, then calls `preprocess_train` of the method."""
 
-  Attributes:
-    cut: function ([h, w, 3] uint8, record without the file's bytes, np.random.Generator) -> dict of arrays of static
-      shape.
-  """
-
-  cut: object
+  preprocess_train: Callable
 
   def __call__(self, record, rng):
     record = dict(record)
@@ -28,14 +24,7 @@ class Decode:
 
 @dataclasses.dataclass(frozen=True)
 class HostRows:
-  """This process's consecutive rows of every global batch, as one random-access source.
-
-  Attributes:
-    stream: the global stream of examples.
-    batch_size: rows of a global batch.
-    first: this process's first row in a batch.
-    count: its number of rows.
-  """
+  """The `count` consecutive rows from `first` on of every global batch of a stream, one after the other."""
 
   stream: object
   batch_size: int
@@ -52,12 +41,7 @@ class HostRows:
 
 @dataclasses.dataclass(frozen=True)
 class FixedComposition:
-  """Interleaves endless streams so that every batch holds a fixed number of each, in their order.
-
-  Attributes:
-    streams: random-access sources.
-    counts: examples of each in a batch.
-  """
+  """Interleaves endless streams so that every batch holds `counts` examples of each, in their order."""
 
   streams: tuple
   counts: tuple
@@ -77,13 +61,7 @@ class FixedComposition:
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-  """The records of a source at the given positions; random access and picklable as Grain asks.
-
-  Attributes:
-    source: random-access source of records.
-    positions: [n] int, the records that belong to it.
-    facts: dict of what is true of all of them, added to every record.
-  """
+  """The records of a source at `positions`, [n] int, with `facts` added to each."""
 
   source: object
   positions: np.ndarray
@@ -97,23 +75,22 @@ class Subset:
 
 
 def training_batches(
-  sources, weights, cut, *, batch_size, seed, start, host=0, hosts=1, threads=4, buffered=8, counts=None
+  sources, weights, preprocess_train, *, batch_size, seed, start, host=0, hosts=1, threads=4, buffered=8, counts=None
 ):
   """Batches from step `start` on, for ever; the same ones whatever the number of hosts, threads or restarts.
 
   Every source is shuffled anew each epoch and repeated; sources are interleaved by weight, or by fixed numbers a batch;
-  each record gets its own random generator, derived from the seed and the record's position in the stream.
+  each record gets a random generator, derived from the seed and the record's position in the stream.
 
   Args:
     sources: sequence of random-access sources of records with 'image' (file bytes) and 'image_name'.
     weights: relative frequencies of the sources, same length; not used with `counts`.
-    cut: see `Decode`.
+    preprocess_train: function ([h, w, 3] uint8, record without the file's bytes, np.random.Generator) -> dict of arrays
+      of static shape.
     batch_size: global number of examples a step; a multiple of `hosts`.
-    seed: int.
-    start: the first step wanted.
+    seed, start: int; `start` is the first step.
     host, hosts: this process and the number of processes; process i reads rows [i B/hosts, (i+1) B/hosts) of a batch.
-    threads: decoding threads.
-    buffered: examples decoded ahead.
+    threads, buffered: decoding threads, examples decoded ahead.
     counts: how many examples of every source a batch holds, in this order; None: by weight.
 
   Returns:
@@ -128,14 +105,15 @@ def training_batches(
     raise ValueError(f"batch_size {batch_size} is not a multiple of the {hosts} processes")
   if any(len(source) == 0 for source in sources):
     raise ValueError("a training source is empty")
-  parts = [grain.MapDataset.source(source).seed(seed + 1000 * i).shuffle().repeat() for i, source in enumerate(sources)]
+  streams = tuple(
+    grain.MapDataset.source(source).seed(seed + 1000 * i).shuffle().repeat() for i, source in enumerate(sources)
+  )
   if counts:
-    stream = grain.MapDataset.source(FixedComposition(tuple(parts), tuple(counts)))
+    mixed = grain.MapDataset.source(FixedComposition(streams, tuple(counts)))
   else:
-    stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=list(weights))
-  stream = stream.seed(seed).random_map(Decode(cut))
+    mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights=list(weights))
   local = batch_size // hosts
-  rows = HostRows(stream, batch_size, host * local, local)
+  rows = HostRows(mixed.seed(seed).random_map(Decode(preprocess_train)), batch_size, host * local, local)
   # Examples are read ahead and batched afterwards: reading batches ahead would hold `buffered` of them in memory.
   examples = grain.MapDataset.source(rows)[start * local :]
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)

@@ -2,16 +2,14 @@
 
 import os
 import pathlib
-import shlex
+import sys
 
 import pandas as pd
 import tensorflow_datasets as tfds
-from rich.console import Console
 
-from data_builders import builder_class
-from data_builders.base import COLUMNS, LABELS_FILE, NUMBER_COLUMNS
-from data_builders.prepare import make_builder, prepare
-from jiqa.data.bucket import at_hand
+import data_builders
+from jiqa.data.object_store import local_data_dir
+from jiqa.data.schema import COLUMNS, LABELS_FILE, NUMBER_COLUMNS
 from jiqa.errors import UserError
 
 
@@ -20,67 +18,36 @@ def open_database(name, data_dir=None):
 
   Args:
     name: "koniq10k", a variant such as "koniq10k/512x384", or a set of your own such as "image_folder/crops".
-    data_dir: where prepared sets lie; None takes $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets. Of a bucket
+    data_dir: where prepared sets lie; None takes $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets. Of an object store
       (gs://...) a copy is made on this host.
-
-  Returns:
-    Database.
 
   Raises:
     UserError: unknown name, or not prepared; says where the release can be had and the command that prepares it.
   """
-  builder = make_builder(name, at_hand(name, data_dir or os.environ.get("TFDS_DATA_DIR")))
-  path = pathlib.Path(builder.data_dir)
-  if not builder.MANUAL and not (path / LABELS_FILE).exists():  # it needs nothing but installed packages
-    prepare(name, data_dir=builder.data_dir_root, console=Console(stderr=True))
-  if not (path / LABELS_FILE).exists():
+  builder = data_builders.make_builder(name, local_data_dir(name, data_dir or os.environ.get("TFDS_DATA_DIR")))
+  if not builder.MANUAL and not builder.is_prepared:  # it needs nothing but installed packages
+    print(f"{name}: preparing it in {builder.data_dir}", file=sys.stderr)
+    builder.download_and_prepare()
+  if not builder.is_prepared:
     raise UserError(
       f"the database {name} is not prepared in {builder.data_dir_root}. {builder.MANUAL}\n"
       f"Download page: {builder.PAGE or 'none'}\n"
-      f"Then: {prepare_command(name, builder.data_dir_root)}"
+      f"Then: {builder.prepare_command()}"
     )
-  return Database(name, path)
+  return Database(name, builder.data_dir)
 
 
-def prepare_command(name, data_dir, manual_dir="FOLDER"):
-  """The command that prepares a database.
-
-  Args:
-    name: as `open_database`.
-    data_dir: where prepared sets lie.
-    manual_dir: the unpacked release.
-
-  Returns:
-    Text for a shell.
-
-  Example:
-    >>> prepare_command("koniq10k/512x384", "/data", "/mnt/koniq")
-    'python -m data_builders.koniq10k --variant=512x384 --manual_dir=/mnt/koniq --data_dir=/data'
-  """
-  database, _, variant = name.partition("/")
-  cls = make_builder(name, data_dir)
-  parts = ["python", "-m", f"data_builders.{database}"]
-  if variant:
-    parts.append(f"--name={variant}" if cls.OWN_NAME else f"--variant={variant}")
-  if cls.MANUAL:
-    parts.append(f"--manual_dir={manual_dir}")
-  return shlex.join([*parts, f"--data_dir={data_dir}"])
+def check_name(name):
+  """Raises a UserError, with the nearest name, for a database or variant that does not exist; reads nothing."""
+  data_builders.make_builder(name)
 
 
 def read_labels(path):
-  """The label columns of a prepared set, every digit as the label files had it.
-
-  Args:
-    path: pathlib.Path of the prepared set.
-
-  Returns:
-    DataFrame with COLUMNS: text ('' if none), float64 (NaN if none), int64 level (-1 if none).
-  """
+  """DataFrame with the label columns of the prepared set in `path`, see COLUMNS; every digit of the label files."""
   # As text first: what the columns mean must not depend on what pandas takes for a missing value.
   table = pd.read_csv(path / LABELS_FILE, dtype=str, keep_default_na=False, na_filter=False)
   numbers = {column: table[column].to_numpy(dtype=str).astype(float) for column in NUMBER_COLUMNS}
-  table = table.assign(**numbers, level=table.level.astype(int))
-  return table[list(COLUMNS)]
+  return table.assign(**numbers, level=table.level.astype(int))[list(COLUMNS)]
 
 
 class Database:
@@ -91,25 +58,28 @@ class Database:
   Attributes:
     name: as given to `open_database`.
     path: folder of the prepared set.
-    table: DataFrame aligned with the records: image_name, reference_name ('' if none), raw_score, mos (higher is
-      better, NaN if unlabelled), mos_std (NaN if none), distortion, level (0..4, -1 if none), split ('' if none).
+    table: DataFrame of COLUMNS, see jiqa/data/schema, aligned with the records.
     domains: list of str, the part of the database each image is from, '' where it has no parts.
-    metadata: dict: title, kind, score, range (of mos), raw_range and direction (of raw_score), licence, citation, page,
+    metadata: dict: title, kind, score, direction and raw_range (of raw_score), range (of mos), licence, citation, page,
       images, references, complete, labels_sha256, skipped.
+    label: what `mos` is, with its direction and range, '' for a set without scores; metadata["score"] is about
+      raw_score.
   """
 
   def __init__(self, name, path):
     self.name = name
     self.path = pathlib.Path(path).absolute()
     self.table = read_labels(self.path)
-    builder = tfds.builder_from_directory(self.path)
-    self.metadata = dict(builder.info.metadata)
-    self._records = builder.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
+    reader = tfds.builder_from_directory(self.path)
+    self.metadata = dict(reader.info.metadata)
+    self._records = reader.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
     if len(self._records) != len(self.table):
       raise UserError(
         f"{self.path}: {len(self._records)} records but {len(self.table)} labels; delete the folder and prepare again."
       )
-    self.domains = [builder_class(name).domain(image_name) for image_name in self.table.image_name]
+    builder_class = data_builders.builder_class(name)
+    self.domains = [builder_class.domain(image_name) for image_name in self.table.image_name]
+    self.label = _label(builder_class.UNIT, self.metadata)
     self._columns = {column: self.table[column].tolist() for column in self.table}
 
   def __len__(self):
@@ -128,3 +98,12 @@ class Database:
 
   def __repr__(self):
     return f"Database({self.name!r}, {len(self)} images, {str(self.path)!r})"
+
+
+def _label(unit, metadata):
+  """What `mos` is, such as "DMOS, turned: higher is better, [0, 1]"; '' for a set without scores."""
+  if not metadata["range"]:
+    return ""
+  low, high = metadata["range"]
+  turned = ", turned" if metadata["direction"] == "lower" else ""
+  return f"{unit}{turned}: higher is better, [{low:.4g}, {high:.4g}]"

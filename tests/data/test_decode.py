@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jiqa.data import decode
+from data_builders.image_files import check_image
+from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
 
 
@@ -25,37 +26,37 @@ def _pixels(height, width, channels=3, seed=0):
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_lossless_formats_keep_their_pixels(kind, options):
   pixels = _pixels(7, 5)
-  assert np.array_equal(decode.decode_rgb(_file(Image.fromarray(pixels), kind, **options)), pixels)
+  assert np.array_equal(decode_rgb(_file(Image.fromarray(pixels), kind, **options)), pixels)
 
 
 def test_jpeg_equals_pil():
   data = _file(Image.fromarray(_pixels(33, 21)), "JPEG", quality=70)
-  assert np.array_equal(decode.decode_rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+  assert np.array_equal(decode_rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def test_gray_and_bilevel_are_repeated():
   gray = _pixels(4, 6, 1)
-  assert np.array_equal(decode.decode_rgb(_file(Image.fromarray(gray), "PNG")), np.repeat(gray[..., None], 3, axis=2))
+  assert np.array_equal(decode_rgb(_file(Image.fromarray(gray), "PNG")), np.repeat(gray[..., None], 3, axis=2))
   bilevel = Image.fromarray(gray > 127)
-  assert np.array_equal(decode.decode_rgb(_file(bilevel, "PNG"))[..., 0], np.where(gray > 127, 255, 0))
+  assert np.array_equal(decode_rgb(_file(bilevel, "PNG"))[..., 0], np.where(gray > 127, 255, 0))
 
 
 def test_palette_gives_its_colours_not_its_indices():
   image = Image.new("P", (2, 1))
   image.putpalette([10, 20, 30, 200, 100, 50])
   image.putdata([1, 0])
-  assert decode.decode_rgb(_file(image, "PNG")).tolist() == [[[200, 100, 50], [10, 20, 30]]]
+  assert decode_rgb(_file(image, "PNG")).tolist() == [[[200, 100, 50], [10, 20, 30]]]
 
 
 def test_alpha_is_dropped():
   pixels = _pixels(3, 4, 4)
-  assert np.array_equal(decode.decode_rgb(_file(Image.fromarray(pixels), "PNG")), pixels[..., :3])
-  assert decode.decode_rgb(_file(Image.fromarray(pixels[..., :2].copy(), "LA"), "PNG")).shape == (3, 4, 3)
+  assert np.array_equal(decode_rgb(_file(Image.fromarray(pixels), "PNG")), pixels[..., :3])
+  assert decode_rgb(_file(Image.fromarray(pixels[..., :2].copy(), "LA"), "PNG")).shape == (3, 4, 3)
 
 
 def test_cmyk_jpeg():
   data = _file(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95)
-  red = decode.decode_rgb(data)
+  red = decode_rgb(data)
   assert red.shape == (8, 8, 3)
   assert np.abs(red.astype(int) - [255, 0, 0]).max() < 8
 
@@ -64,7 +65,7 @@ def test_sixteen_bit_gray_is_scaled_not_clipped():
   values = np.array([[0, 1, 128, 129, 255, 257, 32768, 65534, 65535]], dtype=np.uint16)
   expected = np.round(values / 257).astype(int)[0].tolist()
   for kind in ("PNG", "TIFF", "PPM"):
-    decoded = decode.decode_rgb(_file(Image.fromarray(values), kind))
+    decoded = decode_rgb(_file(Image.fromarray(values), kind))
     assert decoded[0, :, 0].tolist() == expected, kind
     assert (decoded[..., 0] == decoded[..., 2]).all()
 
@@ -79,26 +80,26 @@ def test_sixteen_bit_colour():
 
   rows = b"\0" + values.tobytes()
   data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-  assert decode.decode_rgb(data).tolist() == [[[255, 128, 0], [1, 2, 100]]]
+  assert decode_rgb(data).tolist() == [[[255, 128, 0], [1, 2, 100]]]
 
 
 def test_first_image_of_several():
   red, blue = Image.new("RGB", (16, 8), "red"), Image.new("RGB", (16, 8), "blue")
   for kind in ("MPO", "GIF"):
     data = _file(red, kind, save_all=True, append_images=[blue])
-    assert decode.decode_rgb(data)[4, 4, 0] > 200
-    decode.check_image(data, kind)
+    assert decode_rgb(data)[4, 4, 0] > 200
+    check_image(data, kind)
 
 
 def test_orientation_flag_is_not_applied():
   exif = Image.Exif()
   exif[0x0112] = 6
-  assert decode.decode_rgb(_file(Image.fromarray(_pixels(10, 20)), "JPEG", exif=exif)).shape == (10, 20, 3)
+  assert decode_rgb(_file(Image.fromarray(_pixels(10, 20)), "JPEG", exif=exif)).shape == (10, 20, 3)
 
 
 def test_smallest_and_widest():
-  assert decode.decode_rgb(_file(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")).tolist() == [[[1, 2, 3]]]
-  assert decode.decode_rgb(_file(Image.new("L", (10_000, 3)), "JPEG")).shape == (3, 10_000, 3)
+  assert decode_rgb(_file(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")).tolist() == [[[1, 2, 3]]]
+  assert decode_rgb(_file(Image.new("L", (10_000, 3)), "JPEG")).shape == (3, 10_000, 3)
 
 
 KINDS = {
@@ -114,8 +115,8 @@ KINDS = {
 @pytest.mark.parametrize("kept", [0.3, 0.7, 0.97])
 def test_truncated_files_are_refused_by_both(kind, kept):
   data = _file(Image.fromarray(_pixels(64, 48)), kind.partition(" ")[0], **KINDS[kind])
-  decode.check_image(data, "whole")
-  for function in (decode.decode_rgb, decode.check_image):
+  check_image(data, "whole")
+  for function in (decode_rgb, check_image):
     with pytest.raises(UserError, match=r"photo\.x: "):
       function(data[: int(len(data) * kept)], "photo.x")
 
@@ -125,43 +126,43 @@ def test_thumbnail_inside_does_not_pass_for_the_end():
   thumbnail = _file(Image.new("RGB", (16, 16)), "JPEG")
   exif = b"Exif\0\0" + thumbnail
   data = _file(Image.fromarray(_pixels(64, 64)), "JPEG", exif=exif)
-  decode.check_image(data)
+  check_image(data)
   with pytest.raises(UserError, match="incomplete"):
-    decode.check_image(data[: data.rfind(b"\xff\xda") + 400], "photo.jpg")
+    check_image(data[: data.rfind(b"\xff\xda") + 400], "photo.jpg")
 
 
 def test_what_decodes_is_never_refused():
   """Trailing bytes and fill bytes between segments: PIL reads them, so does the check."""
   data = _file(Image.fromarray(_pixels(16, 16)), "JPEG")
   for variant in (data + b"\0" * 9, data[:2] + b"\xff" + data[2:]):
-    assert decode.decode_rgb(variant).shape == (16, 16, 3)
-    decode.check_image(variant)
+    assert decode_rgb(variant).shape == (16, 16, 3)
+    check_image(variant)
   bitmap = _file(Image.fromarray(_pixels(5, 7)), "BMP")
-  decode.check_image(bitmap + b"\0")
+  check_image(bitmap + b"\0")
 
 
 def test_damaged_png_is_refused():
   data = bytearray(_file(Image.fromarray(_pixels(32, 32)), "PNG"))
   data[len(data) // 2] ^= 0xFF
-  for function in (decode.decode_rgb, decode.check_image):
+  for function in (decode_rgb, check_image):
     with pytest.raises(UserError, match="damaged"):
       function(bytes(data), "photo.png")
 
 
 def test_no_image_at_all():
   with pytest.raises(UserError, match=r"a\.jpg: the file is empty"):
-    decode.decode_rgb(b"", "a.jpg")
+    decode_rgb(b"", "a.jpg")
   with pytest.raises(UserError, match=r"a\.jpg: not an image"):
-    decode.decode_rgb(b"<html>", "a.jpg")
+    decode_rgb(b"<html>", "a.jpg")
   with pytest.raises(UserError, match="no declared range"):
-    decode.decode_rgb(_file(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "a.tif")
+    decode_rgb(_file(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "a.tif")
 
 
 def test_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
   data = _file(Image.new("1", (20_000, 20_000)), "PNG")
   assert len(data) < 100_000
   with pytest.raises(UserError, match="178,956,970 pixels"):
-    decode.decode_rgb(data, "bomb.png")
+    decode_rgb(data, "bomb.png")
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # another library may have lifted PIL's own limit
   with pytest.raises(UserError, match="178,956,970 pixels"):
-    decode.check_image(data, "bomb.png")
+    check_image(data, "bomb.png")

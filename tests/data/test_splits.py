@@ -188,3 +188,16 @@ def test_fixed_liqe_labels():
     liqe_labels.liqe_labels(kadid, "kadid10k", "better")
   with pytest.raises(UserError, match="no scene and distortion labels"):
     liqe_labels.liqe_labels(kadid, "tid2013")
+
+
+def test_impossible_splits_are_refused_before_data_are_opened():
+  splits.check_protocol("koniq10k/512x384", "liqe")
+  splits.check_protocol("anything", "official", ())
+  with pytest.raises(UserError, match="known: official, liqe, arniqa, folds"):
+    splits.check_protocol("koniq10k", "random")
+  for name in ("tid2013", "flive/patches"):
+    with pytest.raises(UserError, match=f"{name} has no liqe splits; it has: "):
+      splits.check_protocol(name, "liqe")
+  for fractions in ((0.5, 0.5), (0.9, 0.2, -0.1), (0, 0, 0), (float("nan"), 1, 1), (float("inf"), 1, 1)):
+    with pytest.raises(UserError, match="the fractions are"):
+      splits.check_protocol("koniq10k", "folds", fractions)

@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
-from data_builders.base import COLUMNS
+import data_builders
 from data_builders.prepare import prepare
 from jiqa.data.decode import decode_rgb
+from jiqa.data.schema import COLUMNS
 from jiqa.data.source import open_database
 from tests.data_builders import dummy_trees
 
@@ -126,6 +128,30 @@ def test_two_folders_do_not_collide(tmp_path):
     prepare(f"image_folder/{name}", tmp_path / name, tmp_path / "prepared")
   lengths = [len(open_database(f"image_folder/{name}", tmp_path / "prepared")) for name in ("first", "second")]
   assert lengths == [1, 2]
+
+
+def test_what_mos_is(tmp_path):
+  labels = {
+    dummy_trees.live: "DMOS, turned: higher is better, [-0.2253, 114.8]",
+    dummy_trees.csiq: "DMOS, turned: higher is better, [0, 1]",
+    dummy_trees.koniq10k: "MOS: higher is better, [1, 5]",
+    dummy_trees.csv_table: "score as given, turned: higher is better, [10, 40]",
+    dummy_trees.image_folder: "",
+  }
+  for tree, label in labels.items():
+    _, database, _ = _prepared(tree, tmp_path / tree.__name__)
+    assert database.label == label
+
+
+def test_tfds_finds_every_file_with_a_builder(tmp_path):
+  assert "koniq10k" in data_builders.names() and not {"base", "prepare", "shards"} & set(data_builders.names())
+  for name in data_builders.names():
+    assert tfds.builder_cls(name) is data_builders.builder_class(name)
+  names, _, _ = _prepared(dummy_trees.koniq10k_half, tmp_path)
+  source = tfds.builder("koniq10k/512x384", data_dir=tmp_path / "prepared").as_data_source(
+    split="all", decoders={"image": tfds.decode.SkipDecoding()}
+  )
+  assert sorted(record["image_name"].decode() for record in source) == sorted(names)
 
 
 def test_no_tensorflow_and_no_jax(tmp_path):

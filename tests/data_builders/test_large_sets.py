@@ -7,8 +7,8 @@ import pytest
 from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_builders import shards
-from data_builders.prepare import make_builder, prepare
+from data_builders import make_builder, shards
+from data_builders.prepare import prepare
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.errors import UserError

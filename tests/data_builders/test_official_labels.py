@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from data_builders.prepare import make_builder
+from data_builders import make_builder
 from jiqa.data import splits
 from jiqa.errors import UserError
 from tests.data_builders import dummy_trees

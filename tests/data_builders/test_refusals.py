@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 
 from data_builders.prepare import prepare
-from jiqa.data.source import open_database
+from jiqa.data.source import check_name, open_database
 from jiqa.errors import UserError
 from tests.data_builders import dummy_trees
 
@@ -175,11 +175,14 @@ def test_image_folder_leaves_damaged_files_out_and_says_so(tmp_path):
 
 
 def test_unknown_names(tmp_path):
+  check_name("koniq10k/512x384")
+  with pytest.raises(UserError, match="did you mean koniq10k"):
+    check_name("konig10k/512x384")
   with pytest.raises(UserError, match="did you mean koniq10k"):
     prepare("konig10k", tmp_path, tmp_path)
   with pytest.raises(UserError, match="variants 1024x768, 512x384"):
     prepare("koniq10k/640x480", tmp_path, tmp_path)
-  with pytest.raises(UserError, match="name of its own"):
+  with pytest.raises(UserError, match="give the set a name"):
     prepare("image_folder", tmp_path, tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Who trains and who tests: published split tables and seeded content-disjoint folds. Start with `assign`."""
 
+from jiqa.data.schema import tables
+from jiqa.data.schema.tables import published_protocols
 from jiqa.data.splits.assignment import (
   PROTOCOLS,
   TEST,
@@ -7,9 +9,9 @@ from jiqa.data.splits.assignment import (
   UNUSED,
   VALIDATION,
   assign,
+  check_protocol,
   checksum,
   protocols,
-  published_protocols,
 )
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
   "UNUSED",
   "VALIDATION",
   "assign",
+  "check_protocol",
   "checksum",
   "protocols",
   "published_protocols",
+  "tables",
 ]

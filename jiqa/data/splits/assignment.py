@@ -1,17 +1,17 @@
-"""From a label table to parts: 0 train, 1 validation, 2 test, -1 unused."""
+"""From a label table to splits: 0 train, 1 validation, 2 test, -1 unused."""
 
 import hashlib
 
 import numpy as np
 
-from jiqa.data.splits import tables
+from jiqa.data.schema import tables
 from jiqa.errors import UserError
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 PROTOCOLS = ("official", "liqe", "arniqa", "folds")
 FRACTIONS = (0.7, 0.1, 0.2)
 # The share of an official training part that is set aside where the database has no validation part.
-CARVED = 1 / 8
+SET_ASIDE = 1 / 8
 
 
 def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions=FRACTIONS, group="reference_name"):
@@ -19,7 +19,7 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
 
   The result depends on names only, never on the order of the records. Images of one group always stay together.
 
-  - "official": the database's own parts. Where it has no validation part, 1/8 of the training groups are set aside,
+  - "official": the database's parts. Where it has no validation part, 1/8 of the training groups are set aside,
     `num_splits` different times; where it has one, there is a single split.
   - "liqe", "arniqa": the first `num_splits` of the assignments published with the papers (Zhang et al., CVPR 2023;
     Agnolucci et al., WACV 2024).
@@ -41,9 +41,7 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
   Raises:
     UserError: the database has no such splits, or an image that the published table does not know.
   """
-  database = name.partition("/")[0]
-  if protocol not in PROTOCOLS:
-    raise UserError(f"no split protocol is called {protocol!r}; known: {', '.join(PROTOCOLS)}.")
+  check_protocol(name, protocol, fractions)
   if protocol not in protocols(table, name):
     raise UserError(f"{name} has no {protocol} splits; it has: {', '.join(protocols(table, name))}.")
   if protocol == "folds":
@@ -51,65 +49,59 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
     return np.stack([_fold(groups, fractions, np.random.default_rng((seed, k))) for k in range(num_splits)])
   if protocol == "official":
     return _official(table, _groups(table, group), num_splits, seed)
-  texts = tables.rows(protocol, database, table.image_name.tolist()).splits
-  parts = np.array([[("0", "1", "2", "-").index(part) for part in text] for text in texts], np.int8).T
-  return np.where(parts == 3, np.int8(UNUSED), parts)[:num_splits]
+  texts = tables.rows(protocol, name.partition("/")[0], table.image_name.tolist()).splits
+  splits = np.array([["012-".index(part) for part in text] for text in texts], np.int8).T
+  return np.where(splits == 3, np.int8(UNUSED), splits)[:num_splits]
+
+
+def check_protocol(name, protocol, fractions=FRACTIONS):
+  """Raises a UserError for arguments of `assign` that no database of this name can meet; opens nothing.
+
+  Example:
+    >>> check_protocol("tid2013", "liqe")
+    Traceback (most recent call last):
+    jiqa.errors.UserError: tid2013 has no liqe splits; it has: arniqa, folds, and official where its release has parts.
+  """
+  if protocol not in PROTOCOLS:
+    raise UserError(f"no split protocol is called {protocol!r}; known: {', '.join(PROTOCOLS)}.")
+  published = tables.published_protocols(name)
+  if protocol not in ("official", "folds", *published):
+    known = ", ".join((*published, "folds"))
+    raise UserError(f"{name} has no {protocol} splits; it has: {known}, and official where its release has parts.")
+  shares = np.asarray(fractions, float)
+  possible = shares.shape == (3,) and (shares >= 0).all() and 0 < shares.sum() < np.inf
+  if protocol == "folds" and not possible:
+    raise UserError(
+      f"the fractions are {tuple(fractions)}; expected the shares of train, validation and test: three numbers of at "
+      "least 0, not all of them 0."
+    )
 
 
 def protocols(table, name):
-  """The split protocols that a database has.
-
-  Args:
-    table: label table.
-    name: the database, with or without variant.
-
-  Returns:
-    Tuple of members of PROTOCOLS.
-  """
+  """Those of PROTOCOLS that a database has, given its label table and its name."""
   official = ("official",) if (table.split != "").any() else ()
-  return (*official, *published_protocols(name), "folds")
-
-
-def published_protocols(name):
-  """Those of "liqe" and "arniqa" that published splits of a database (of FLIVE's photographs, not of its patches).
-
-  Example:
-    >>> published_protocols("tid2013")
-    ('arniqa',)
-  """
-  database, _, variant = name.partition("/")
-  if variant == "patches":
-    return ()
-  return tuple(protocol for protocol in ("liqe", "arniqa") if tables.path(protocol, database).exists())
+  return (*official, *tables.published_protocols(name), "folds")
 
 
 def checksum(table, assignment):
-  """Names an assignment: equal where the same images are in the same parts, whatever the order of the records.
-
-  Args:
-    table: label table of n rows.
-    assignment: [n] or [k, n] int8.
-
-  Returns:
-    16 hexadecimal digits of a SHA-256.
-  """
+  """16 hexadecimal digits for an assignment, [n] or [k, n]; the order of the records does not change them."""
   order = np.argsort(table.image_name.to_numpy(dtype=str), kind="stable")
   lines = zip(table.image_name.iloc[order], np.atleast_2d(assignment).T[order].tolist(), strict=True)
   return hashlib.sha256("\n".join(f"{image} {parts}" for image, parts in lines).encode()).hexdigest()[:16]
 
 
 def _groups(table, group):
-  """[n] str: what must not be torn apart; an image without a reference is a group of its own."""
+  """[n] str: what must not be torn apart; an image without a reference is a group by itself."""
   content = table[group].to_numpy(dtype=str)
   return np.where(content == "", table.image_name.to_numpy(dtype=str), content)
 
 
 def _fold(groups, fractions, rng):
   names, member = np.unique(groups, return_inverse=True)
-  train, validation, _ = np.asarray(fractions) / np.sum(fractions)
-  cuts = np.round(np.array([train, train + validation]) * len(names)).astype(int)
   if len(names) < 3:
     raise UserError(f"{len(names)} distinct contents cannot be divided into train, validation and test.")
+  train, validation, _ = np.asarray(fractions) / np.sum(fractions)
+  cuts = np.round(np.array([train, train + validation]) * len(names)).astype(int)
   # Every part that has a share gets something, however few the groups.
   least = (np.asarray(fractions) > 0).astype(int)
   cuts = np.clip(cuts, np.cumsum(least)[:2], len(names) - np.cumsum(least[::-1])[1::-1])
@@ -128,6 +120,6 @@ def _official(table, groups, num_splits, seed):
   splits = np.repeat(parts[None], num_splits, axis=0)
   for k, split in enumerate(splits):
     rng = np.random.default_rng((seed, k))
-    carved = rng.permutation(names)[: max(1, round(len(names) * CARVED))]
-    split[(parts == TRAIN) & np.isin(groups, carved)] = VALIDATION
+    set_aside = rng.permutation(names)[: max(1, round(len(names) * SET_ASIDE))]
+    split[(parts == TRAIN) & np.isin(groups, set_aside)] = VALIDATION
   return splits

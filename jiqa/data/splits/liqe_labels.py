@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jiqa.data.splits import tables
+from jiqa.data.schema import tables
 from jiqa.errors import UserError
 
 SCENES = ("animal", "cityscape", "human", "indoor", "landscape", "night", "plant", "still_life", "others")
@@ -28,7 +28,7 @@ FINE = {
   "other": ("shifting the mean", "other realistic"),
 }  # fmt: skip
 COARSE = {fine: coarse for coarse, names in FINE.items() for fine in names}
-# Defects of the published labels: (database, start of the file name) -> the distortion that is really there.
+# Defects of the published labels: (database, start of the file name) -> published name -> the distortion that is there.
 #  - all of LIVE's fastfading folder is called white noise;
 #  - KADID-10k type 05 is a shift of the colour channels, but its name stands for a blur;
 #  - KADID-10k types 07 and 08 have each other's name: 08 at its first level leaves the saturation as it is.
@@ -44,8 +44,7 @@ def liqe_labels(table, name, labels="published"):
   """Scene and distortion labels of a database's images.
 
   Args:
-    table: label table of n rows.
-    name: the database, with or without variant.
+    table, name: as `assign`.
     labels: "published", or "fixed" to correct the defects listed above.
 
   Returns:

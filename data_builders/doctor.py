@@ -6,14 +6,11 @@ import hashlib
 import os
 import pathlib
 
-import data_builders
-from data_builders import folders
-from data_builders.prepare import default_data_dir, make_builder
-from jiqa.data.decode import check_image, decode_rgb
-from jiqa.data.source import prepare_command
+from data_builders import builder_class, folders, make_builder, names
+from data_builders.image_files import check_image
 from jiqa.errors import UserError
 
-# Kinds that any folder would be.
+# What any folder would be.
 ANY_FOLDER = ("image_folder", "csv", "demo")
 ARCHIVES = (".zip", ".rar", ".tgz", ".tar", ".gz", ".7z")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -23,7 +20,7 @@ NAMED = 5
 
 @dataclasses.dataclass
 class Report:
-  """What was found in a folder.
+  """What a folder holds.
 
   Attributes:
     folder: the folder looked at.
@@ -40,6 +37,12 @@ class Report:
   problems: list = dataclasses.field(default_factory=list)
   remarks: list = dataclasses.field(default_factory=list)
   next: str = ""
+
+  def add_problems(self, problems, kind):
+    """Adds the first few of `problems` and the number of the others."""
+    self.problems += problems[:NAMED]
+    if len(problems) > NAMED:
+      self.problems.append(f"... and {len(problems) - NAMED:,} more {kind} images")
 
 
 def examine(folder, database=None, *, data_dir=None, decode=False):
@@ -61,22 +64,20 @@ def examine(folder, database=None, *, data_dir=None, decode=False):
   if not folder.is_dir():
     raise UserError(f"{folder}: no such folder.")
   report = Report(folder)
-  names = _by_marks(folder, variants(database)) if database else recognise(folder)
-  if not names:
+  likely = _by_marks(folder, variants(database)) if database else recognise(folder)
+  if not likely:
     _unknown(report, folder, data_dir)
     return report
-  builder = make_builder(names[0])
-  report.database = names[0]
+  report.database = likely[0]
+  builder = make_builder(report.database, data_dir)
   try:
     with builder.root(folder) as root:
       _check(report, builder, pathlib.Path(root), decode)
   except UserError as error:
     report.problems.append(str(error))
-  report.next = (
-    f"put right what is listed above, then run: jiqa doctor '{folder}' {names[0]}"
-    if report.problems
-    else prepare_command(names[0], data_dir or default_data_dir(), folder)
-  )
+  report.next = builder.prepare_command(folder)
+  if report.problems:
+    report.next = f"put right what is listed above, then run: jiqa doctor '{folder}' {report.database}"
   return report
 
 
@@ -90,10 +91,12 @@ def as_text(report):
 
 def variants(database):
   """All names under which a database can be prepared: ["koniq10k/1024x768", ...]; a name with a variant as it is."""
-  cls = data_builders.builder_class(database)
-  if "/" in database or not cls.BUILDER_CONFIGS:
-    return [f"{database}/mine" if cls.OWN_NAME and "/" not in database else database]
-  return [f"{database}/{config.name}" for config in cls.BUILDER_CONFIGS]
+  cls = builder_class(database)
+  if "/" in database:
+    return [database]
+  if cls.USER_NAMED:
+    return [f"{database}/mine"]
+  return [f"{database}/{config.name}" for config in cls.BUILDER_CONFIGS] or [database]
 
 
 def recognise(folder):
@@ -101,25 +104,26 @@ def recognise(folder):
 
   A folder that has everything that marks a database is that one; otherwise those of which half is there.
   """
-  known = [name for database in data_builders.NAMES if database not in ANY_FOLDER for name in variants(database)]
-  found = {name: _found_marks(folder, name) for name in known}
-  likely = [name for name, (share, marks) in found.items() if share == 1 or (share >= 0.5 and marks > 1)]
-  return sorted(likely, key=found.get, reverse=True)
+  known = [name for database in names() if database not in ANY_FOLDER for name in variants(database)]
+  likely = []
+  for name in known:
+    share, marks = _marks_present(folder, name)
+    if share == 1 or (share >= 0.5 and marks > 1):
+      likely.append(name)
+  return _by_marks(folder, likely)
 
 
-def _by_marks(folder, names):
-  """`names`, those of which most is in `folder` first."""
-  return sorted(names, key=lambda name: _found_marks(folder, name), reverse=True)
+def _by_marks(folder, candidates):
+  """`candidates`, those of which most is in `folder` first."""
+  return sorted(candidates, key=lambda name: _marks_present(folder, name), reverse=True)
 
 
-def _found_marks(folder, name):
+def _marks_present(folder, name):
   """(share of a database's marks that are in `folder`, how many there are): two of two say more than one of one."""
   builder = make_builder(name)
   if not builder.MARKS:
     return 1.0, 0
-  missing = min(
-    len(folders.missing_marks(candidate, builder.MARKS)) for candidate in folders.candidates(folder, builder)
-  )
+  missing = min(len(folders.missing_marks(top, builder.MARKS)) for top in folders.candidates(folder, builder))
   return 1 - missing / len(builder.MARKS), len(builder.MARKS)
 
 
@@ -130,12 +134,10 @@ def _unknown(report, folder, data_dir):
   if packed:
     report.problems.append(f"not unpacked: {', '.join(packed[:NAMED])}")
     report.next = "unpack the archives, then run jiqa doctor again; `jiqa databases` lists what is known."
-  elif images and any(file.suffix.lower() == ".csv" for file in files):
-    report.facts.append(f"no known database, but {images:,} images and a table")
-    report.next = prepare_command("csv/NAME", data_dir or default_data_dir(), folder)
   elif images:
-    report.facts.append(f"no known database, but {images:,} images")
-    report.next = prepare_command("image_folder/NAME", data_dir or default_data_dir(), folder)
+    table = any(file.suffix.lower() == ".csv" for file in files)
+    report.facts.append(f"no known database, but {images:,} images" + (" and a table" if table else ""))
+    report.next = make_builder("csv/NAME" if table else "image_folder/NAME", data_dir).prepare_command(folder)
   else:
     report.problems.append("no known database and no images")
     report.next = "`jiqa databases` lists what is known; give the folder into which the release was unpacked."
@@ -147,38 +149,40 @@ def _check(report, builder, root, decode):
   _check_label_files(report, builder, root)
   labels = builder.labels(root)
   image_root = builder.image_folder(root)
-  spelled = folders.spellings(image_root, labels.image_name)
-  missing = [i for i, name in enumerate(spelled) if name is None]
-  for i in missing[:NAMED]:
-    name = labels.image_name.iloc[i]
-    report.problems.append(f"{labels['where'].iloc[i]}: missing image {name}{_similar(image_root, name)}")
-  if len(missing) > NAMED:
-    report.problems.append(f"... and {len(missing) - NAMED:,} more missing images")
-  renamed = sum(name is not None and name != listed for name, listed in zip(spelled, labels.image_name, strict=True))
+  on_disk = folders.spellings(image_root, labels.image_name)
+  missing, present, renamed = [], [], 0
+  for name, spelling, where in zip(labels.image_name, on_disk, labels["where"], strict=True):
+    if spelling is None:
+      missing.append(f"{where}: missing image {name}{_similar(image_root, name) if len(missing) < NAMED else ''}")
+    else:
+      present.append(spelling)
+      renamed += spelling != name
+  report.add_problems(missing, "missing")
   if renamed:
     report.remarks.append(f"{renamed:,} names differ from the label file in case only; they are matched")
-  present = [name for name in spelled if name is not None]
   _check_images(report, image_root, present, decode)
   if builder.IMAGES is not None:
     line = f"{len(labels):,} images listed, {builder.IMAGES:,} published"
     (report.facts if len(labels) == builder.IMAGES else report.remarks).append(line)
   if not missing:
-    table = builder.table(root)  # its errors are the report's
-    if builder.SCORE:
-      low, high = builder.mos_range()
-      report.facts.append(
-        f"mos {table.mos.min():.4g}..{table.mos.max():.4g} (scale {low:.4g}..{high:.4g}), mean {table.mos.mean():.4g}"
-        + (f", known {builder.MEAN:.4g}" if builder.MEAN is not None and len(table) == builder.IMAGES else "")
-      )
-    references = table.reference_name[table.reference_name != ""].nunique()
-    if references:
-      published = f", {builder.REFERENCES:,} published" if builder.REFERENCES else ""
-      report.facts.append(f"{references:,} references{published}")
+    _check_table(report, builder, builder.table(root))  # the table's errors are the report's
+
+
+def _check_table(report, builder, table):
+  if builder.SCORE:
+    low, high = builder.mos_range()
+    report.facts.append(
+      f"mos {table.mos.min():.4g}..{table.mos.max():.4g} (scale {low:.4g}..{high:.4g}), mean {table.mos.mean():.4g}"
+      + (f", known {builder.MEAN:.4g}" if builder.MEAN is not None and len(table) == builder.IMAGES else "")
+    )
+  if references := table.reference_name[table.reference_name != ""].nunique():
+    published = f", {builder.REFERENCES:,} published" if builder.REFERENCES else ""
+    report.facts.append(f"{references:,} references{published}")
 
 
 def _check_label_files(report, builder, root):
   for name, known in builder.LABEL_SHA256:
-    path = next((found for found in root.rglob(name)), None)
+    path = next(root.rglob(name), None)
     if path is None:
       continue
     if hashlib.sha256(path.read_bytes()).hexdigest() == known:
@@ -187,25 +191,22 @@ def _check_label_files(report, builder, root):
       report.remarks.append(f"{name}: not the copy whose checksum is known; its content is checked below")
 
 
-def _check_images(report, root, names, decode):
+def _check_images(report, root, image_names, decode):
+  def damage(name):
+    path = root / name
+    try:
+      check_image(path.read_bytes(), str(path), decode)
+    except OSError as error:
+      return f"{path}: cannot be read ({error.strerror})"
+    except UserError as error:
+      return str(error)
+    return None
+
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    faults = [fault for fault in pool.map(lambda name: _fault(root / name, decode), names) if fault]
-  report.problems += faults[:NAMED]
-  if len(faults) > NAMED:
-    report.problems.append(f"... and {len(faults) - NAMED:,} more damaged images")
-  if not faults:
-    report.facts.append(f"{len(names):,} image files, each {'decoded' if decode else 'complete'}")
-
-
-def _fault(path, decode):
-  try:
-    data = path.read_bytes()
-    decode_rgb(data, str(path)) if decode else check_image(data, str(path))
-  except OSError as error:
-    return f"{path}: cannot be read ({error.strerror})"
-  except UserError as error:
-    return str(error)
-  return None
+    damaged = list(filter(None, pool.map(damage, image_names)))
+  report.add_problems(damaged, "damaged")
+  if not damaged:
+    report.facts.append(f"{len(image_names):,} image files, each {'decoded' if decode else 'complete'}")
 
 
 def _similar(root, name):

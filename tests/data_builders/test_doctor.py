@@ -5,10 +5,11 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from data_builders.prepare import main, make_builder
+from data_builders import make_builder
+from data_builders.catalogue import catalogue
+from data_builders.doctor import as_text, examine
+from data_builders.prepare import main
 from jiqa.cli import app
-from jiqa.data.catalogue import catalogue
-from jiqa.data.doctor import as_text, examine
 from jiqa.data.source import open_database
 from tests.data_builders import dummy_trees
 

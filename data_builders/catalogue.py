@@ -1,17 +1,17 @@
 """What is known about every database, as one table."""
 
-import pathlib
-
 import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import data_builders
-from data_builders.base import LABELS_FILE
-from data_builders.prepare import default_data_dir, make_builder
-from jiqa.data.splits import published_protocols
+from data_builders import builder_class, make_builder, names
+from data_builders.base import default_data_dir
+from jiqa.data.schema import LABELS_FILE
+from jiqa.data.schema.tables import published_protocols
+
+KINDS = ("synthetic", "authentic", "generated", "restored", "unlabelled", "your own")
 
 
 def catalogue(data_dir=None):
@@ -21,19 +21,21 @@ def catalogue(data_dir=None):
     data_dir: where prepared sets lie; None takes $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets.
 
   Returns:
-    DataFrame with one row a variant: name, images and references (None where not fixed), kind, scale (of mos),
-    direction (of the raw score), splits, licence, prepared. Sets of the user's own stand there once, and once more for
-    each prepared one.
+    DataFrame with one row a variant, ordered by kind: name, images and references (None where not fixed), kind, scale
+    (of mos), direction (of the raw score), splits, licence, prepared. Of a kind that the user names, each prepared set
+    has a row too.
   """
-  data_dir = pathlib.Path(data_dir or default_data_dir())
-  return pd.DataFrame([_row(name, data_dir) for database in data_builders.NAMES for name in _names(database, data_dir)])
+  data_dir = data_dir or default_data_dir()
+  databases = sorted(names(), key=lambda database: KINDS.index(builder_class(database).KIND))
+  return pd.DataFrame([_row(name, data_dir) for database in databases for name in _variants(database, data_dir)])
 
 
-def _names(database, data_dir):
-  cls = data_builders.builder_class(database)
-  if cls.OWN_NAME:
-    own = sorted(path.parent.parent.name for path in (data_dir / database).glob(f"*/*/{LABELS_FILE}"))
-    return [f"{database}/NAME", *(f"{database}/{name}" for name in own)]
+def _variants(database, data_dir):
+  cls = builder_class(database)
+  if cls.USER_NAMED:
+    folder = make_builder(f"{database}/NAME", data_dir).data_path.parent.parent
+    prepared = sorted(path.parent.parent.name for path in folder.glob(f"*/*/{LABELS_FILE}"))
+    return [f"{database}/{variant}" for variant in ("NAME", *prepared)]
   return [f"{database}/{config.name}" for config in cls.BUILDER_CONFIGS] or [database]
 
 
@@ -50,7 +52,7 @@ def _row(name, data_dir):
     "direction": builder.DIRECTION if builder.SCORE else "",
     "splits": ", ".join([*official, *published_protocols(name), "folds"]),
     "licence": builder.LICENCE,
-    "prepared": (pathlib.Path(builder.data_dir) / LABELS_FILE).exists(),
+    "prepared": builder.is_prepared,
   }
 
 
@@ -65,7 +67,7 @@ def print_catalogue(data_dir=None):
     justify = "right" if column in ("images", "references") else "left"
     table.add_column(column, justify=justify, overflow="fold", no_wrap=column in ("name", "kind"))
   for row in rows.astype(object).itertuples(index=False):
-    table.add_row(*(_cell(value) for value in row))
+    table.add_row(*map(_cell, row))
   console = Console()
   console.print(table)
   for name, licence in zip(rows.name, terms, strict=True):
@@ -75,6 +77,6 @@ def print_catalogue(data_dir=None):
 def _cell(value):
   if isinstance(value, bool):
     return "yes" if value else ""
-  if value is None or value != value:
+  if pd.isna(value):
     return ""
   return value if isinstance(value, str) else f"{int(value):,}"

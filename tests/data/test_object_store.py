@@ -1,4 +1,4 @@
-"""Sets in a bucket: copied once, whole, and read as if they had been here."""
+"""Sets in an object store: copied once, whole, and read as if they had been here."""
 
 import pytest
 from etils import epath
@@ -38,10 +38,10 @@ def test_a_set_is_copied_when_it_is_opened_and_only_then(bucket, capsys):
 
 
 def test_a_copy_that_breaks_off_leaves_nothing(bucket, monkeypatch):
-  def broken(*_):
+  def broken(*_, **__):
     raise OSError("the network is gone")
 
-  monkeypatch.setattr("jiqa.data.bucket.shutil.copyfileobj", broken)
+  monkeypatch.setattr(buckets.Bucket, "get_file", broken)
   with pytest.raises(OSError, match="the network is gone"):
     open_database("image_folder/mine", "gs://mine/data")
   assert not list((bucket / "gs/mine/data/image_folder").iterdir())

@@ -1,0 +1,67 @@
+"""The published split tables in jiqa/data/splits: image names and assignments, no scores. Its README.md says whose."""
+
+import functools
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from jiqa.errors import UserError
+
+FOLDER = pathlib.Path(__file__).parents[1] / "splits"
+# One KonIQ-10k photograph is one image whatever the resolution of its folder.
+RESOLUTION_FOLDERS = ("1024x768/", "512x384/")
+
+
+def key(image_name):
+  """The spelling under which an image is looked up; releases differ in case, and KonIQ-10k in resolution.
+
+  Example:
+    >>> key("512x384/10004473376.JPG")
+    '10004473376.jpg'
+  """
+  name = image_name.casefold()
+  for folder in RESOLUTION_FOLDERS:
+    name = name.removeprefix(folder)
+  return name
+
+
+def path(protocol, database):
+  """The table of a protocol for a database; it need not exist."""
+  return FOLDER / f"{protocol}_{database}.csv.gz"
+
+
+def published_protocols(name):
+  """Those of "liqe" and "arniqa" that published splits of a database (of FLIVE's photographs, not of its patches).
+
+  Example:
+    >>> published_protocols("tid2013")
+    ('arniqa',)
+  """
+  database, _, variant = name.partition("/")
+  known = () if variant == "patches" else ("liqe", "arniqa")
+  return tuple(protocol for protocol in known if path(protocol, database).exists())
+
+
+@functools.cache
+def read(protocol, database):
+  """A published table as a DataFrame indexed by `key` of the image.
+
+  Columns: `splits`, one character a split (0 train, 1 validation, 2 test, - unused), and for "liqe" also `distortion`
+  and `scene_1`..`scene_3` ('' if none).
+  """
+  table = pd.read_csv(path(protocol, database), dtype=str, keep_default_na=False)
+  return table.set_index(table.image.map(key)).drop(columns="image")
+
+
+def rows(protocol, database, image_names):
+  """The rows of a published table for n images, in their order; a UserError for an image that it does not know."""
+  table = read(protocol, database)
+  position = table.index.get_indexer([key(name) for name in image_names])
+  unknown = np.flatnonzero(position < 0)
+  if len(unknown):
+    raise UserError(
+      f"{database}: the published {protocol} splits do not know the image {image_names[unknown[0]]} and "
+      f"{len(unknown) - 1} more of {len(position)}; use the protocol 'folds', or prepare the official release."
+    )
+  return table.iloc[position].reset_index(drop=True)
