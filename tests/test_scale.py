@@ -12,8 +12,8 @@ from jiqa import train as loop
 from jiqa.errors import UserError
 from jiqa.runtime import sharding
 from jiqa.runtime.accumulate import split
-from jiqa.runtime.lock import Lock
 from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch
+from jiqa.runtime.workdir import Lock
 from tests import brightness_method
 from tests.tiny_runs import config_of
 
