@@ -23,8 +23,7 @@ class Checkpoints:
 
   Args:
     directory: a folder, or gs://BUCKET/FOLDER; created if absent.
-    keep: how many to keep: the newest, or those with the largest value of the metric `best`.
-    best: name of a metric, or None.
+    keep: how many to keep: the newest, or those with the largest values of the metric `best`.
   """
 
   def __init__(self, directory, keep=2, best=None):
@@ -39,14 +38,16 @@ class Checkpoints:
     return sorted(set(self._manager.all_steps()) - self._damaged, reverse=True)
 
   def latest_step(self):
-    """The newest saved step, or None."""
+    """The newest of them, or None."""
     return next(iter(self.steps()), None)
 
   def restore(self, like):
     """The newest state that can be read, with the shardings of `like`; None if nothing is saved.
 
-    A damaged checkpoint is passed over with a warning, and replaced when one is saved again. Raises a UserError if none
-    can be read, or what is saved has another structure than `like`.
+    A damaged checkpoint is passed over with a warning, and replaced when one is saved again.
+
+    Raises:
+      UserError: if none can be read, or what is saved has another structure than `like`.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     failures = {}
@@ -85,10 +86,10 @@ class Checkpoints:
     return None if step is None else dict(self._manager.metrics(step))
 
   def save(self, step, state, metrics=None):
-    """Starts saving `state` as `step`, with a dict of floats where the best are kept.
+    """Starts saving a state, and a dict of floats where the best are kept; the arrays may be donated at once.
 
-    Returns at once; the arrays are copied before they can be donated. Raises a UserError if this or the checkpoint
-    before cannot be written.
+    Raises:
+      UserError: if this or the checkpoint before cannot be written.
     """
     for damaged in self._damaged:
       self._manager.delete(damaged)
@@ -130,7 +131,7 @@ def read_arrays(directory):
     (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also places in lists.
 
   Raises:
-    UserError: if there is no complete checkpoint, or the newest is damaged.
+    UserError: if there is none, or it is damaged.
   """
   steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
   if not steps:

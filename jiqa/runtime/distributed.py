@@ -113,14 +113,16 @@ class StopNotice(contextlib.ExitStack):
 
   def __init__(self):
     super().__init__()
-    self._received = threading.Event()
+    self._received = False
     # Signals can be handled in the main thread only; elsewhere (a notebook's worker) there is nothing to listen to.
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-      previous = signal.signal(signal.SIGTERM, lambda *_: self._received.set())
-      self.callback(signal.signal, signal.SIGTERM, previous)
+      self.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, self._receive))
+
+  def _receive(self, *_):
+    self._received = True
 
   def received(self, step):
     """True if the run is to end before `step`; every process must ask at every step."""
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-      self._received.set()
-    return self._received.is_set()
+    if jax.process_count() > 1:
+      self._received = self._received or multihost_utils.reached_preemption_sync_point(step)
+    return self._received

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("cosine", "reiqa", "moco", "liqe", "step", "step_after_warmup")
 # Never decayed, whatever their shape: biases, norms, LayerScale, and a transformer's class token and positions.
 SPARED = ("bias", "scale", "gamma_1", "gamma_2", "cls_token", "pos_embed")
 # What CLIP's training in float16 keeps in float32 beside its layer norms.
@@ -12,17 +11,13 @@ FULL_PRECISION = ("token_embedding", "positional_embedding", "class_embedding", 
 
 
 def warmup_cosine(peak, steps, warmup_steps):
-  """Linear from peak / warmup_steps to `peak`, then half a cosine to 0 at the last step.
-
-  >>> [round(float(warmup_cosine(1.0, steps=110, warmup_steps=10)(step)), 3) for step in (0, 5, 10, 60, 110)]
-  [0.1, 0.55, 1.0, 0.5, 0.0]
-  """
+  """Linear from peak / warmup_steps to `peak`, then half a cosine to 0 at the last step."""
   if warmup_steps >= steps:
     raise ValueError(f"config.optimizer.warmup_steps is {warmup_steps}; the run has only {steps} steps")
   return optax.warmup_cosine_decay_schedule(peak / max(warmup_steps, 1), peak, warmup_steps, steps)
 
 
-def reiqa_schedule(peak, epochs, steps_per_epoch, warmup_epochs=5):
+def reiqa_schedule(peak, epochs, steps_per_epoch, warmup_epochs):
   """The published Re-IQA schedule: constant within an epoch, a cosine over epochs, linear warm-up per step.
 
   Epoch e = 1..E has eta_min + (peak - eta_min) (1 + cos(pi e / E)) / 2 with eta_min = peak / 1000; the warm-up climbs
@@ -44,7 +39,7 @@ def reiqa_schedule(peak, epochs, steps_per_epoch, warmup_epochs=5):
   return schedule
 
 
-def step_decay(peak, steps_per_epoch, *, warmup_epochs, decay_epochs, after_warmup):
+def step_decay(peak, steps_per_epoch, warmup_epochs, decay_epochs, after_warmup):
   """Linear from peak / 1000 to `peak` during the warm-up, then divided by 10 every `decay_epochs` epochs.
 
   Epochs count from the end of the warm-up if `after_warmup` (timm since 0.9), else from the start of the run (timm up
@@ -82,18 +77,18 @@ def decayed(params):
   return jax.tree_util.tree_map_with_path(lambda path, p: p.ndim > 1 and path[-1].key not in SPARED, params)
 
 
-def lars(learning_rate, *, momentum=0.9, trust_coefficient=0.001, weight_decay=1e-4):
+def lars(learning_rate, weight_decay):
   """LARS (You et al. 2017) as the contrastive methods use it.
 
-  Matrices: g' = g + weight_decay w, times trust_coefficient |w| / |g'| (1 where a norm is 0); others: g' = g. Then
-  mu = momentum mu + g' and w -= learning_rate mu. `optax.lars` multiplies the rate in before the momentum, which
-  differs whenever the rate changes.
+  Matrices: g' = g + weight_decay w, times 0.001 |w| / |g'| (1 where a norm is 0); others: g' = g. Then
+  mu = 0.9 mu + g' and w -= learning_rate mu. `optax.lars` multiplies the rate in before the momentum, which differs
+  whenever the rate changes.
   """
   matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=matrices),
-    optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), matrices),
-    optax.trace(momentum),
+    optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), matrices),
+    optax.trace(0.9),
     optax.scale_by_learning_rate(learning_rate),
   )
 
@@ -143,45 +138,38 @@ def half_rounding():
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def build_schedule(config, steps, steps_per_epoch):
-  """The function from step to learning rate of a config, see `build`."""
-  name, peak, warmup_steps = config.schedule, config.learning_rate, config.get("warmup_steps", 0)
-  if name not in SCHEDULES:
-    raise ValueError(f"config.optimizer.schedule is {name!r}; expected one of {', '.join(SCHEDULES)}")
-  if name == "cosine":
-    return warmup_cosine(peak, steps, warmup_steps)
-  if warmup_steps:
-    raise ValueError(
-      f"config.optimizer.warmup_steps is {warmup_steps}, but only schedule 'cosine' reads it, not {name!r}; set it to 0"
-    )
-  if name == "liqe":
-    return liqe_schedule(peak, config.epoch_steps)
-  if name in ("reiqa", "moco"):
-    return reiqa_schedule(peak, steps // steps_per_epoch, steps_per_epoch, warmup_epochs=5 if name == "reiqa" else 0)
-  epochs = {"warmup_epochs": config.warmup_epochs, "decay_epochs": config.decay_epochs}
-  return step_decay(peak, steps_per_epoch, **epochs, after_warmup=name == "step_after_warmup")
-
-
 def build(config, steps, steps_per_epoch):
-  """The gradient transformation and the learning-rate schedule of a config.
+  """The gradient transformation, and the function from step to learning rate, of a config.
 
   Args:
-    config: ConfigDict with name ('lars', 'sgd', 'adamw', or 'adamw_all', which decays all parameters, as torch's
-      does), schedule (one of SCHEDULES), learning_rate, weight_decay, clip_norm (0: none), warmup_steps ('cosine'
-      only), warmup_epochs and decay_epochs (step schedules only), epoch_steps ('liqe' only), and perhaps
-      param_rounding ('fp16': see `half_rounding`; '': none).
+    config: ConfigDict with name, schedule, learning_rate, weight_decay, clip_norm (0: none), warmup_steps ('cosine'),
+      warmup_epochs and decay_epochs (step schedules), epoch_steps ('liqe'), and perhaps param_rounding
+      ('fp16': see `half_rounding`). 'adamw_all' decays all parameters, as torch's AdamW does.
     steps: length of the run.
     steps_per_epoch: int.
 
-  Returns:
-    (optax.GradientTransformation, function from step to learning rate).
-
   Raises:
-    ValueError: on a name or value that it does not know, or a warm-up that the schedule does not have.
+    ValueError: on a value that cannot be run, or that the schedule ignores.
   """
-  schedule, decay = build_schedule(config, steps, steps_per_epoch), config.weight_decay
+  name, peak, decay = config.schedule, config.learning_rate, config.weight_decay
+  if name == "cosine":
+    schedule = warmup_cosine(peak, steps, config.warmup_steps)
+  elif name in ("reiqa", "moco"):
+    schedule = reiqa_schedule(peak, steps // steps_per_epoch, steps_per_epoch, 5 if name == "reiqa" else 0)
+  elif name == "liqe":
+    schedule = liqe_schedule(peak, config.epoch_steps)
+  elif name in ("step", "step_after_warmup"):
+    schedule = step_decay(peak, steps_per_epoch, config.warmup_epochs, config.decay_epochs, name == "step_after_warmup")
+  else:
+    raise ValueError(
+      f"config.optimizer.schedule is {name!r}; expected cosine, reiqa, moco, liqe, step or step_after_warmup"
+    )
+  if name != "cosine" and config.get("warmup_steps"):
+    raise ValueError(
+      f"config.optimizer.warmup_steps is {config.warmup_steps}, but schedule {name!r} ignores it; set it to 0"
+    )
   if config.name == "lars":
-    tx = lars(schedule, weight_decay=decay)
+    tx = lars(schedule, decay)
   elif config.name == "sgd":
     tx = optax.chain(optax.add_decayed_weights(decay), optax.sgd(schedule, momentum=0.9))
   elif config.name in ("adamw", "adamw_all"):

@@ -92,7 +92,7 @@ def check(config, workdir, free=(), defaults=()):
     config: dict of plain values, as config.json holds them.
     workdir: pathlib.Path.
     free: keys that may differ besides FREE_KEYS, such as those that only predictions read.
-    defaults: dict from key to the value that a config.json written before there was this key stands for.
+    defaults: dict from key to what was done before there was the key, for a config.json that lacks it.
 
   Raises:
     UserError: naming every key that differs, its value then and now.
@@ -141,7 +141,7 @@ class Lock:
   """Keeps a second run out of a workdir while this one goes on: a file that says who holds it.
 
   Whether a holder lives is told by its touches of the file, never by clocks, which differ between machines and jump;
-  only a process of this machine that is gone is recognised at once. Raises a UserError, on entering, if another holds it.
+  only a process of this machine that is gone is recognised at once. Entering raises a UserError if another run lives.
   """
 
   def __init__(self, workdir):
@@ -171,44 +171,39 @@ class Lock:
       self._refuse(" It took over while this run stood still.")
 
   def _wait_for_silence(self):
-    holder, deadline = self._read(), time.monotonic() + SILENCE_SECONDS
-    if not self._may_live(holder):
+    holder, deadline = self._holder(), time.monotonic() + SILENCE_SECONDS
+    if holder is None:
       return
     print(f"{self._path}: held by {_who(holder)}; waiting to see whether it lives", file=sys.stderr)
     while time.monotonic() < deadline:
       time.sleep(0.25)
-      now = self._read()
-      if not self._may_live(now):
+      now = self._holder()
+      if now is None:
         return
       if now != holder:
         self._refuse()
     print(f"{self._path}: {_who(holder)} has been silent for {SILENCE_SECONDS} s; taking over", file=sys.stderr)
 
-  def _may_live(self, holder):
-    if holder is None or holder["host"] != self._run["host"]:
-      return holder is not None
-    try:
-      os.kill(holder["pid"], 0)
-    except OSError as error:
-      return not isinstance(error, ProcessLookupError)
-    return True
-
   def _refuse(self, more=""):
-    who = _who(self._read())
+    who = _who(self._holder())
     raise UserError(
       f"{self._path}: {who} works in this --workdir. Wait for it, stop it, or choose another --workdir.{more}"
     )
 
-  def _read(self):
-    """What the file says; None if there is no lock, or half of one that a crash has left."""
+  def _holder(self):
+    """What the file says; None if there is none, half of one, or its process was one of this machine and is gone."""
     try:
       holder = json.loads(self._path.read_text())
-    except (FileNotFoundError, ValueError):
+      host, pid, _, _ = (holder[key] for key in ("host", "pid", "token", "turn"))
+      if host == self._run["host"]:
+        with contextlib.suppress(PermissionError):  # another user's process
+          os.kill(pid, 0)
+    except (FileNotFoundError, ValueError, KeyError, ProcessLookupError):
       return None
-    return holder if {"host", "pid", "token", "turn"} <= set(holder) else None
+    return holder
 
   def _is_held(self):
-    holder = self._read()
+    holder = self._holder()
     return holder is not None and holder["token"] == self._run["token"]
 
   def _touch(self):
@@ -224,4 +219,4 @@ class Lock:
 
 
 def _who(holder):
-  return "another run" if holder is None else f"process {holder['pid']} on {holder['host']}"
+  return f"process {holder['pid']} on {holder['host']}" if holder else "another run"

@@ -16,13 +16,13 @@ def config(**changes):
 
 
 def test_published_learning_rates():
-  schedule = optimizer.reiqa_schedule(12.0, epochs=40, steps_per_epoch=100)
+  schedule = optimizer.reiqa_schedule(12.0, epochs=40, steps_per_epoch=100, warmup_epochs=5)
   assert float(schedule(0)) == pytest.approx(0.01)
   assert float(schedule(250)) == pytest.approx((0.01 + 11.544) / 2, abs=1e-3)
   assert float(schedule(499)) == pytest.approx(11.544, abs=0.03)
   assert float(schedule(500)) == float(schedule(599)) == pytest.approx(11.347, abs=5e-4)
   assert float(schedule(3999)) == float(schedule(4500)) == pytest.approx(0.012, abs=5e-4)
-  assert float(optimizer.reiqa_schedule(12.0, 25, 1000)(4999)) == pytest.approx(10.855, abs=5e-3)
+  assert float(optimizer.reiqa_schedule(12.0, 25, 1000, 5)(4999)) == pytest.approx(10.855, abs=5e-3)
 
 
 def test_the_content_experts_learning_rate_falls_from_the_first_epoch_on():
@@ -117,7 +117,7 @@ def test_clipping_bounds_the_gradient():
     ({"schedule": "step", "warmup_epochs": 3, "decay_epochs": 0}, "decay_epochs is 0"),
     ({"schedule": "reiqa"}, "warms up for 5 epochs; the run has 5"),
     ({"warmup_steps": 10}, "warmup_steps is 10; the run has only 10 steps"),
-    *(({"schedule": name, "warmup_steps": 3}, f"only schedule 'cosine' reads it, not '{name}'")
+    *(({"schedule": name, "warmup_steps": 3}, f"warmup_steps is 3, but schedule '{name}' ignores it")
       for name in ("reiqa", "moco", "liqe", "step", "step_after_warmup")),
   ],
 )  # fmt: skip
