@@ -115,15 +115,19 @@ def test_clipping_bounds_the_gradient():
     ({"schedule": "linear", "warmup_steps": 3}, "schedule is 'linear'; expected"),
     ({"param_rounding": "bf16"}, "param_rounding is 'bf16'; expected"),
     ({"schedule": "step", "warmup_epochs": 3, "decay_epochs": 0}, "decay_epochs is 0"),
-    ({"schedule": "reiqa"}, "warms up for 5 epochs; the run has 5"),
-    ({"warmup_steps": 10}, "warmup_steps is 10; the run has only 10 steps"),
+    ({"warmup_steps": 12}, "warmup_steps is 12; the run has only 12 steps"),
     *(({"schedule": name, "warmup_steps": 3}, f"warmup_steps is 3, but schedule '{name}' ignores it")
       for name in ("reiqa", "moco", "liqe", "step", "step_after_warmup")),
   ],
 )  # fmt: skip
 def test_what_cannot_be_built_is_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    optimizer.build(config(epoch_steps=5, **{"warmup_epochs": 1, "decay_epochs": 1} | changes), 10, 2)
+    optimizer.build(config(epoch_steps=5, **{"warmup_epochs": 1, "decay_epochs": 1} | changes), 12, 2)
+
+
+def test_a_run_of_nothing_but_warm_up_is_refused():
+  with pytest.raises(ValueError, match="warms up for 5 epochs; the run has 5"):
+    optimizer.build(config(schedule="reiqa"), 10, 2)
 
 
 def test_rounding_is_numpys():
