@@ -68,8 +68,7 @@ def main(_):
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled_folder(WORKDIR.value))
   from jiqa.runtime import host_memory
 
-  if not host_memory.accelerator_expected():
-    host_memory.keep_freed()
+  host_memory.keep_freed()
 
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate
@@ -79,7 +78,7 @@ def main(_):
   workdir = WORKDIR.value
   try:
     if DISTRIBUTED.value:
-      distributed.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+      distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     else:
       use_every_core(CONFIG.value.batch_size)
     if CONFIG.value.method == "regress":  # heads on frozen features: nothing to train

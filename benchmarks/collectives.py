@@ -1,4 +1,4 @@
-"""What devices tell each other in a compiled program, read from the program itself."""
+"""What devices exchange in a compiled program, read from the program itself."""
 
 import collections
 import math
@@ -23,13 +23,13 @@ def find(text):
     >>> find("%s = (f32[2,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1")
     [('all-reduce', [('f32', (2, 3)), ('f32', ())])]
   """
-  found = []
+  collectives = []
   for line in text.splitlines():
     match = _LINE.search(line)
     if match:
       shapes = [(kind, tuple(map(int, filter(None, dims.split(","))))) for kind, dims in _SHAPE.findall(match[1])]
-      found.append((match[2], shapes[len(shapes) // 2 :] if match[3] and match[2] != "all-reduce" else shapes))
-  return found
+      collectives.append((match[2], shapes[len(shapes) // 2 :] if match[3] and match[2] != "all-reduce" else shapes))
+  return collectives
 
 
 def size(arrays):

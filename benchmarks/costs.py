@@ -3,7 +3,7 @@
     python -m benchmarks.costs [--mfu=0.3] [--json=FILE]
 
 The step of every published config is traced, not compiled or run, and its model FLOPs are counted
-(jiqa/runtime/flops.py). Hours = steps x FLOPs / (devices x peak x MFU). The MFU is an assumption until somebody
+(jiqa/runtime/throughput.py). Hours = steps x FLOPs / (devices x peak x MFU). The MFU is an assumption until somebody
 measures it on that device with benchmarks/train_step.py. Prices change: multiply the device-hours by today's.
 """
 
@@ -14,13 +14,14 @@ import jax
 from benchmarks import measure
 from jiqa import train as loop
 from jiqa.methods import build_method
-from jiqa.runtime import flops, optimizer
+from jiqa.runtime import optimizer
+from jiqa.runtime.throughput import PEAK_FLOPS, count_flops
 
 # Name -> (devices, peak FLOP/s of one in bfloat16). A v5p-32 has 32 cores: 16 chips.
 MACHINES = {
-  "v5e-8": (8, flops.PEAK["TPU v5e"]),
-  "v5p-32": (16, flops.PEAK["TPU v5p"]),
-  "H100 x 8": (8, flops.PEAK["NVIDIA H100"]),
+  "v5e-8": (8, PEAK_FLOPS["TPU v5e"]),
+  "v5p-32": (16, PEAK_FLOPS["TPU v5p"]),
+  "H100 x 8": (8, PEAK_FLOPS["NVIDIA H100"]),
 }
 # Name -> (config, steps of the published training, what they are). Re-IQA: 750,000 images x 40 epochs / 640.
 TRAININGS = {
@@ -48,7 +49,7 @@ def count(config):
   batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in rows.items()}
   traced = loop.make_step(method, tx, schedule, 0).trace(state, batch)
   size = sum(x.size * x.dtype.itemsize for x in batch.values())
-  return flops.count(traced.jaxpr), sum(x.size for x in jax.tree.leaves(state.params)), size
+  return count_flops(traced.jaxpr), sum(x.size for x in jax.tree.leaves(state.params)), size
 
 
 def main():

@@ -187,8 +187,7 @@ def main():
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--threads", type=int, default=0, help="of both sides; 0: as many as they like")
   options = parser.parse_args()
-  if not host_memory.accelerator_expected():
-    host_memory.keep_freed()  # as launch.py does; for both sides, since they share the process
+  host_memory.keep_freed()  # as launch.py does; for both sides, since they share the process
   if options.threads:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
   on_cpu = jax.default_backend() == "cpu"

@@ -30,8 +30,7 @@ def main():
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--json")
   flags = parser.parse_args()
-  if not host_memory.accelerator_expected():
-    host_memory.keep_freed()  # as launch.py does; for both sides, since they share the process
+  host_memory.keep_freed()  # as launch.py does; for both sides, since they share the process
   config = measure.config_of(flags.config or DEFAULTS[flags.method], flags.set)
   step = measure.Step(config)
   sides = {"jiqa": step}

@@ -21,15 +21,14 @@ from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.inference.validation import Validation
 from jiqa.methods import build_method
-from jiqa.runtime import flops, optimizer
+from jiqa.runtime import optimizer
 from jiqa.runtime.accumulate import accumulated
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import StopNotice, barrier, on_main
 from jiqa.runtime.prefetch import Prefetch
 from jiqa.runtime.sharding import SHARDINGS, make_mesh, replicated, state_sharding
 from jiqa.runtime.state import BLOCK
-from jiqa.runtime.throughput import Throughput
-from jiqa.runtime.trace import Trace
+from jiqa.runtime.throughput import Throughput, Trace, count_flops
 from jiqa.runtime.workdir import Workdir, claim
 from jiqa.runtime.writer import Writer
 from jiqa.weights.store import load_weights
@@ -94,7 +93,7 @@ def compile_step(step, state, batch):
   traced = step.trace(state, batch)
   program = traced.lower().compile()
   barrier()
-  return program, flops.count(traced.jaxpr)
+  return program, count_flops(traced.jaxpr)
 
 
 def open_sources(config):

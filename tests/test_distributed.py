@@ -42,9 +42,9 @@ def arrays(config, workdir):
   return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
-def gaps(expected, found):
+def gaps(expected, state):
   """[n] the differences of all numbers of two states."""
-  return np.concatenate([np.abs(found[path].astype(np.float64) - x).ravel() for path, x in expected.items()])
+  return np.concatenate([np.abs(state[path].astype(np.float64) - x).ravel() for path, x in expected.items()])
 
 
 def wait_for(workdir, step, processes):
@@ -98,8 +98,8 @@ def preempted(data_dir, tmp_path_factory):
   processes = start(flags_of("lml", data_dir, workdir, **DRILL), workdir, processes=2, devices=4)
   wait_for(workdir, 10, processes)
   processes[1].send_signal(signal.SIGTERM)
-  said = finish(processes, workdir, expected=143)
-  assert all("stopped by SIGTERM after a checkpoint" in text for text in said)
+  outputs = finish(processes, workdir, expected=143)
+  assert all("stopped by SIGTERM after a checkpoint" in output for output in outputs)
   return workdir
 
 
@@ -119,9 +119,9 @@ def test_preempted_and_killed_runs_end_with_the_bits_of_an_uninterrupted_one(who
   finish(start(flags, workdir, processes=2, devices=4), workdir)
   np.testing.assert_array_equal(curve(workdir), curve(whole))
   config = config_of("lml", data_dir, **DRILL)
-  expected, found = arrays(config, whole), arrays(config, workdir)
+  expected, resumed = arrays(config, whole), arrays(config, workdir)
   for path, array in expected.items():
-    np.testing.assert_array_equal(found[path], array, err_msg=path)
+    np.testing.assert_array_equal(resumed[path], array, err_msg=path)
 
 
 @pytest.mark.slow
@@ -144,5 +144,5 @@ def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(who
   ],
 )
 def test_mistakes_in_the_flags_say_what_to_give(flags, message, data_dir, tmp_path):
-  said = finish(start([*flags_of("lml", data_dir, tmp_path / "run"), *flags], tmp_path), tmp_path, expected=2)[0]
-  assert message in said and "Traceback" not in said
+  output = finish(start([*flags_of("lml", data_dir, tmp_path / "run"), *flags], tmp_path), tmp_path, expected=2)[0]
+  assert message in output and "Traceback" not in output

@@ -12,8 +12,8 @@ from jiqa import train as loop
 from jiqa.errors import UserError
 from jiqa.runtime import sharding
 from jiqa.runtime.accumulate import split
-from jiqa.runtime.lock import Lock
 from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch
+from jiqa.runtime.workdir import Lock
 from tests import brightness_method
 from tests.helpers import mesh_of
 from tests.tiny_runs import config_of
@@ -33,16 +33,16 @@ EXPECTED = {
 
 def example(method, config, rows):
   """A batch cut from random images, NumPy arrays."""
-  rng, cut = np.random.default_rng(0), []
+  rng, examples = np.random.default_rng(0), []
   for i in range(rows):
     record = {
       "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "database": "demo", "entry": 0, "range": (0.0, 1.0),
       "mos": (i % 3) / 2, "mos_std": np.nan, "distortion": ("pristine", "gaussian blur")[i % 2],
     }  # fmt: skip
-    cut.append(
+    examples.append(
       method.preprocess_train(rng.integers(0, 256, (90, 100, 3), dtype=np.uint8), record, np.random.default_rng(i))
     )
-  return {name: np.stack([row[name] for row in cut]) for name in cut[0]}
+  return {name: np.stack([row[name] for row in examples]) for name in examples[0]}
 
 
 def compiled(config, devices=None):
@@ -50,8 +50,7 @@ def compiled(config, devices=None):
   mesh = make_mesh(devices)
   method, tx, schedule, _ = loop.build(config, mesh, 64)
   state = loop.init_state(config, method, tx, mesh)
-  places = jax.tree.map(lambda x: x.sharding, state)
-  step = loop.make_step(method, tx, schedule, 0, places=places, accumulate=config.accumulate, remat=config.remat)
+  step = loop.step_of(config, method, tx, schedule, state)
   batch = put_batch(example(method, config, config.batch_size), mesh)
   return loop.compile_step(step, state, batch)[0], state, batch
 
@@ -73,9 +72,9 @@ def test_devices_share_gradients_and_little_else(name):
   program, state, batch = compiled(config)
   parameters = jax.tree.leaves(state.params)
   gradient = sum(4 * x.size for path, x in named(state.params) if "token_embedding" not in path)
-  found = collectives.find(program.as_text())
-  sums = [arrays for kind, arrays in found if kind == "all-reduce"]
-  others = [arrays for kind, arrays in found if kind != "all-reduce"]
+  exchanged = collectives.find(program.as_text())
+  sums = [arrays for kind, arrays in exchanged if kind == "all-reduce"]
+  others = [arrays for kind, arrays in exchanged if kind != "all-reduce"]
   (most_sums, sum_bytes), (most_others, other_bytes) = EXPECTED[name]
   assert 1 <= len(sums) <= most_sums and len(others) <= most_others
   assert 0 <= sum(map(collectives.size, sums)) - gradient <= sum_bytes * 1.05
@@ -97,15 +96,15 @@ def test_fsdp_gives_the_same_numbers_from_an_eighth_of_the_memory(monkeypatch):
     program, state, batch = compiled(config_of("lml", "", steps=4, sharding=how))
     held = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(state))
     whole = {x.shape for x in jax.tree.leaves(state.params)}
-    found = collectives.find(program.as_text())
-    gathered = [shape for kind, arrays in found if kind == "all-gather" for _, shape in arrays if shape in whole]
+    exchanged = collectives.find(program.as_text())
+    gathered = [shape for kind, arrays in exchanged if kind == "all-gather" for _, shape in arrays if shape in whole]
     big = sum(x.size >= 256 for x in jax.tree.leaves(state.params))
     after, metrics = program(state, batch)
     results[how] = held, len(gathered), jax.device_get((after, metrics))
     for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
       assert before.sharding == now.sharding
   assert results["fsdp"][0] < results["replicated"][0] / 6
-  # Each split array of network and teacher is gathered once, and nothing is where all is at hand.
+  # Each split array of network and teacher is gathered once, and nothing is where all is replicated.
   assert results["replicated"][1] == 0 and 0 < results["fsdp"][1] <= 2 * big
   for a, b in zip(*(jax.tree.leaves(results[how][2]) for how in results), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -163,8 +162,7 @@ def test_micro_batches_keep_rows_on_their_devices_and_add_up():
     config.method = brightness_method.NAME
     method, tx, schedule, _ = loop.build(config, mesh, 64)
     state = loop.init_state(config, method, tx, mesh)
-    places = jax.tree.map(lambda x: x.sharding, state)
-    step = loop.make_step(method, tx, schedule, 0, places=places, accumulate=accumulate)
+    step = loop.step_of(config, method, tx, schedule, state)
     rng = np.random.default_rng(0)
     batch = put_batch({name: rng.random(48, np.float32) for name in ("brightness", "target")}, mesh)
     outcomes.append(jax.device_get(step(state, batch)))

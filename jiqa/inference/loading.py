@@ -1,9 +1,7 @@
 """Networks from folders: weights with a card, or the working directory of a training run."""
 
-import contextlib
 import importlib
 import json
-import logging
 import pathlib
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from jiqa import methods
 from jiqa.errors import UserError
 from jiqa.inference import heads
 from jiqa.inference.predictor import Network
+from jiqa.runtime.checkpoint import read_arrays
 from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import new_state
 from jiqa.weights.store import CARD, checksum, describe_misfit, flatten, load_weights
@@ -100,55 +99,16 @@ def _published_config(folder, card):
 
 
 def _run(folder):
+  from jiqa.runtime.checkpoint import read_arrays  # Orbax takes long to import
+
   try:
     config = json.loads((folder / RUN_CONFIG).read_text())
   except ValueError as error:
     raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
   which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
-  step, trees = read_checkpoint(folder / {"best": "best", "newest": "checkpoints"}[which])
+  step, trees = read_arrays(folder / {"best": "best", "newest": "checkpoints"}[which])
   card = {"run": folder.name, "step": step, "checkpoint": which}
   return Folder(folder, config, trees, card, heads.beside(folder))
-
-
-def read_checkpoint(directory):
-  """The newest checkpoint of a directory as NumPy arrays, whatever devices wrote it.
-
-  Args:
-    directory: pathlib.Path, `checkpoints` or `best` of a run.
-
-  Returns:
-    (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also positions in lists.
-
-  Raises:
-    UserError: there is no complete checkpoint.
-  """
-  import orbax.checkpoint as ocp
-
-  steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
-  if not steps:
-    raise UserError(f"{directory}: no complete checkpoint; run the same launch.py command again to train on")
-  newest = directory.resolve() / str(max(steps))
-  path = newest / ("state" if (newest / "state").is_dir() else "default")
-  try:
-    with _without_warnings("absl"), ocp.PyTreeCheckpointer() as reader:
-      tree = reader.metadata(path).item_metadata.tree
-      wanted = {key: tree.get(key, {}) for key in ("params", "stats", "extra")}
-      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-      saved = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
-  except Exception as error:  # what a damaged file makes the readers raise has no common type
-    raise UserError(f"{newest}: this checkpoint is damaged ({error}); delete it to use the one before") from error
-  return max(steps), {key: saved.get(key) or {} for key in wanted}
-
-
-@contextlib.contextmanager
-def _without_warnings(name):
-  logger = logging.getLogger(name)
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
 
 
 class Model(Network):

@@ -99,7 +99,7 @@ class Network:
     programs = programs or Programs(method, local_mesh(mesh))
     params, stats = method.weights(state)
     weights = params, stats, programs.precompute(params, stats, state.extra)
-    return cls(method, on_local_devices(weights, mesh)[0], programs.mesh, programs)
+    return cls(method, on_local_devices(weights, mesh), programs.mesh, programs)
 
   def program(self, batch):
     """Future of a function from such a batch to dict of jax arrays [b, ...], which are still being computed."""

@@ -6,16 +6,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def split(batch, parts, mesh):
-  """Deals a batch out to micro-batches so that every device keeps its rows.
-
-  Args:
-    batch: dict of arrays [b, ...], sharded over `mesh`.
-    parts: number of micro-batches; b is a multiple of parts times devices.
-    mesh: the devices.
-
-  Returns:
-    dict of arrays [parts, b / parts, ...], sharded over the second axis.
-  """
+  """A dict of arrays [b, ...], sharded over `mesh`, as [parts, b / parts, ...]; every device keeps its rows."""
 
   def deal(x):
     dealt = x.reshape(mesh.size, parts, -1, *x.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *x.shape[1:])
@@ -25,30 +16,26 @@ def split(batch, parts, mesh):
 
 
 def accumulated(value_and_grad, join, parts, mesh):
-  """Like `value_and_grad`, over micro-batches: means of losses, gradients, statistics and metrics.
+  """`value_and_grad` over micro-batches: the means of their losses, gradients, statistics and metrics.
 
-  A loss whose negatives are the batch's sees those of its micro-batch only, and batch normalisation its pixels: a step
-  of n micro-batches is what n times as many devices with statistics and negatives of their own would do.
+  A loss whose negatives are the batch's sees those of its micro-batch only, and batch normalisation its pixels.
 
   Args:
     value_and_grad: function (params, state, batch, key) -> ((loss, (stats, aux, metrics)), gradient).
     join: function from the stacked aux of the micro-batches to the aux of the step.
-    parts: number of micro-batches.
-    mesh: the devices.
-
-  Returns:
-    function with the same arguments and results.
+    parts: number of micro-batches; a multiple of it times the devices of `mesh` is the size of a batch.
+    mesh: from `make_mesh`.
   """
 
-  def whole(params, state, batch, key):
-    def one(total, item):
+  def whole_batch(params, state, batch, key):
+    def one(gradients, item):
       number, part = item
       (loss, (stats, aux, metrics)), gradient = value_and_grad(params, state, part, jax.random.fold_in(key, number))
-      return jax.tree.map(jnp.add, total, gradient), (loss, stats, aux, metrics)
+      return jax.tree.map(jnp.add, gradients, gradient), (loss, stats, aux, metrics)
 
     items = jnp.arange(parts), split(batch, parts, mesh)
-    total, (loss, stats, aux, metrics) = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), items)
+    gradients, (loss, stats, aux, metrics) = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), items)
     loss, stats, metrics = jax.tree.map(lambda x: x.mean(0), (loss, stats, metrics))
-    return (loss, (stats, join(aux), metrics)), jax.tree.map(lambda x: x / parts, total)
+    return (loss, (stats, join(aux), metrics)), jax.tree.map(lambda x: x / parts, gradients)
 
-  return whole
+  return whole_batch

@@ -1,34 +1,33 @@
 """Checkpoints of the whole State through Orbax: asynchronous, atomic, checked, the newest few kept."""
 
-import os
-import pathlib
+import contextlib
+import logging
 import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from jiqa.errors import UserError
 from jiqa.runtime.distributed import is_main
+from jiqa.runtime.workdir import as_path
 
 
 class Checkpoints:
   """The checkpoints of one run, `DIRECTORY/STEP`.
 
-  Orbax writes under a temporary name and renames, so a process killed while saving leaves the previous checkpoints
-  intact and nothing that could be mistaken for a new one. Every process of a run must call the same functions; each
-  writes what its devices hold, to a directory that all of them see.
+  Orbax writes under a temporary name and renames: a process killed while saving leaves the checkpoints before intact
+  and nothing that could be mistaken for a new one. Every process of a run must call the same functions.
 
   Args:
     directory: a folder, or gs://BUCKET/FOLDER; created if absent.
-    keep: how many to keep.
-    best: name of the metric whose largest values decide which are kept; None keeps the newest.
+    keep: how many to keep: the newest, or those with the largest values of the metric `best`.
   """
 
   def __init__(self, directory, keep=2, best=None):
-    in_bucket = "://" in os.fspath(directory)
-    self.directory = epath.Path(os.fspath(directory)) if in_bucket else pathlib.Path(directory).resolve()
+    self.directory = as_path(directory)
     choice = {"best_fn": lambda metrics: metrics[best], "best_mode": "max"} if best else {}
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, **choice)
     self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -39,7 +38,7 @@ class Checkpoints:
     return sorted(set(self._manager.all_steps()) - self._damaged, reverse=True)
 
   def latest_step(self):
-    """The newest saved step, or None."""
+    """The newest of them, or None."""
     return next(iter(self.steps()), None)
 
   def restore(self, like):
@@ -58,33 +57,28 @@ class Checkpoints:
       except Exception as error:  # what a damaged file makes the readers raise has no common type
         failures[step] = error
         continue
-      self._pass_over(failures, step)
+      self._damaged |= set(failures)
+      if is_main():
+        for damaged, error in failures.items():
+          place = self.directory / str(damaged)
+          print(f"warning: {place} is damaged ({_brief(error)}); going on from step {step}", file=sys.stderr)
       return state
     if not failures:
       return None
     newest, error = next(iter(failures.items()))
     raise UserError(
       f"{self.directory / str(newest)}: this checkpoint does not fit the configured model, or is damaged "
-      f"({_first_line(error)}); so are all older ones. Use another --workdir, or the config the run was started with."
+      f"({_brief(error)}); so are all older ones. Use another --workdir, or the config the run was started with."
     ) from error
 
   def _read(self, step, abstract):
-    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
-    found = self._manager.restore(step, args=wanted)
-    expected, is_now = found.digest, digest(found.state)
-    wrong = sorted(path for path in {*expected, *is_now} if expected.get(path) != is_now.get(path))
+    parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
+    restored = self._manager.restore(step, args=parts)
+    saved, read = restored.digest, digest(restored.state)
+    wrong = sorted(path for path in {*saved, *read} if saved.get(path) != read.get(path))
     if wrong:
       raise ValueError(f"the values of {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''} are not those saved")
-    return found.state
-
-  def _pass_over(self, failures, found):
-    for step, error in failures.items():
-      self._damaged.add(step)
-      if is_main():
-        print(
-          f"warning: {self.directory / str(step)} is damaged ({_first_line(error)}); going on from step {found}",
-          file=sys.stderr,
-        )
+    return restored.state
 
   def best_metrics(self):
     """The metrics that the best checkpoint was saved with; None if nothing is saved."""
@@ -92,12 +86,7 @@ class Checkpoints:
     return None if step is None else dict(self._manager.metrics(step))
 
   def save(self, step, state, metrics=None):
-    """Starts saving `state` as `step`; returns at once, the arrays are copied before they can be donated.
-
-    Args:
-      step: int.
-      state: State.
-      metrics: dict of floats, where the best are kept.
+    """Starts saving a state, and a dict of floats where the best are kept; the arrays may be donated at once.
 
     Raises:
       UserError: if this or the checkpoint before cannot be written.
@@ -107,23 +96,22 @@ class Checkpoints:
     self._damaged = set()
     if step != self._manager.latest_step():
       parts = ocp.args.Composite(state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave(digest(state)))
-      self._written(lambda: self._manager.save(step, args=parts, metrics=metrics))
+      with self._writing():
+        self._manager.save(step, args=parts, metrics=metrics)
 
   def wait(self):
-    """Returns when everything is on disk.
+    """Returns when everything is on disk; raises a UserError if it cannot be written."""
+    with self._writing():
+      self._manager.wait_until_finished()
 
-    Raises:
-      UserError: if it cannot be written.
-    """
-    self._written(self._manager.wait_until_finished)
-
-  def _written(self, action):
+  @contextlib.contextmanager
+  def _writing(self):
     try:
-      action()
+      yield
     except Exception as error:  # disks, buckets and the writers between them raise what they like
       self._manager.reload()
       raise UserError(
-        f"{self.directory}: a checkpoint could not be written ({_first_line(error)}). The last complete one is step "
+        f"{self.directory}: a checkpoint could not be written ({_brief(error)}). The last complete one is step "
         f"{self.latest_step()}. Make room or put right what the message says; the same command then goes on from there."
       ) from error
 
@@ -136,17 +124,41 @@ class Checkpoints:
     self._manager.close()
 
 
-def digest(state):
-  """Checksums of the arrays of a state, the same however they are spread over devices.
-
-  Files do not notice all damage themselves. Sums of integers do not depend on their order; the weights, which depend on
-  the place, let exchanged values show.
-
-  Args:
-    state: pytree of arrays.
+def read_arrays(directory):
+  """The newest checkpoint of a run's folder `checkpoints` or `best` as NumPy arrays, whatever devices wrote it.
 
   Returns:
-    dict from path to int.
+    (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also places in lists.
+
+  Raises:
+    UserError: if there is none, or it is damaged.
+  """
+  steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
+  if not steps:
+    raise UserError(f"{directory}: no complete checkpoint; run the same launch.py command again to train on")
+  newest = directory.resolve() / str(max(steps))
+  path = newest / ("state" if (newest / "state").is_dir() else "default")  # as earlier versions called it
+  logger = logging.getLogger("absl")  # Orbax tells it of files that older versions wrote and that nobody needs
+  level = logger.level
+  try:
+    logger.setLevel(logging.ERROR)
+    with ocp.PyTreeCheckpointer() as reader:
+      tree = reader.metadata(path).item_metadata.tree
+      parts = {key: tree.get(key, {}) for key in ("params", "stats", "extra")}
+      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), parts)
+      saved = reader.restore(path, args=ocp.args.PyTreeRestore(parts, restore_args=as_numpy, partial_restore=True))
+  except Exception as error:  # what a damaged file makes the readers raise has no common type
+    raise UserError(f"{newest}: this checkpoint is damaged ({error}); delete it to use the one before") from error
+  finally:
+    logger.setLevel(level)
+  return max(steps), {key: saved.get(key) or {} for key in parts}
+
+
+def digest(state):
+  """Checksums of the arrays of a state, dict from path to int, the same however they are spread over devices.
+
+  Files do not notice all damage themselves. Sums of integers do not depend on their order; weights, which depend on the
+  index, let exchanged values show.
   """
   sums = jax.device_get(_sums(state))
   return {jax.tree_util.keystr(path): int(value) for path, value in jax.tree_util.tree_leaves_with_path(sums)}
@@ -156,12 +168,11 @@ def digest(state):
 def _sums(tree):
   def one(x):
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")).astype(jnp.uint32)
-    places = sum((n + 2) * jax.lax.broadcasted_iota(jnp.uint32, bits.shape, n) for n in range(bits.ndim))
-    return (bits * (2 * places + 1)).sum(dtype=jnp.uint32)
+    index = sum((n + 2) * jax.lax.broadcasted_iota(jnp.uint32, bits.shape, n) for n in range(bits.ndim))
+    return (bits * (2 * index + 1)).sum(dtype=jnp.uint32)
 
   return jax.tree.map(one, tree)
 
 
-def _first_line(error):
-  text = " ".join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 300 else text[:300] + " ..."
+def _brief(error):
+  return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__

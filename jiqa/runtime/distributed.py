@@ -3,7 +3,9 @@
 Everything here also works in a single process, where there is nobody to agree with.
 """
 
+import contextlib
 import itertools
+import json
 import signal
 import threading
 
@@ -16,28 +18,27 @@ from jiqa.errors import UserError
 
 # A process that has not been heard of for so long has died; the others then end too, instead of waiting for ever.
 SILENCE_SECONDS = 30
-_LONGEST_MESSAGE = 4096
-_PATIENCE_SECONDS = 6 * 3600
-_meetings = itertools.count()
+_BARRIER_SECONDS = 6 * 3600
+_MESSAGE_CHARACTERS, _BUFFER_BYTES = 2500, 2**15  # a character takes at most 12 bytes of JSON
+_barrier_numbers = itertools.count()
 
 
-def join(coordinator=None, num_processes=None, process_id=None):
+def initialize(coordinator=None, num_processes=None, process_id=None):
   """Joins the other processes of a run; must be called before jax is used.
 
   Args:
-    coordinator: HOST:PORT at which process 0 can be reached; None on TPU and under SLURM, which say it themselves.
-    num_processes: how many there are; None likewise.
-    process_id: 0, ..., num_processes - 1; None likewise.
+    coordinator: HOST:PORT at which process 0 can be reached.
+    num_processes, process_id: int. All three are None on TPU and under SLURM, which say it themselves.
 
   Raises:
-    UserError: if the cluster does not say what is missing, or the coordinator cannot be reached.
+    UserError: if something is missing or wrong, or the coordinator cannot be reached.
   """
   # Of no consequence on GPUs and TPUs, which have collectives of their own.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  given = [x is not None for x in (coordinator, num_processes, process_id)]
-  if any(given) and not all(given):
+  missing = [x is None for x in (coordinator, num_processes, process_id)]
+  if any(missing) and not all(missing):
     raise UserError("--coordinator, --num_processes and --process_id belong together: give all three, or none of them")
-  if all(given) and not 0 <= process_id < num_processes:
+  if not any(missing) and not 0 <= process_id < num_processes:
     raise UserError(f"--process_id is {process_id}; expected 0 to {num_processes - 1}, as --num_processes says")
   try:
     jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=SILENCE_SECONDS)
@@ -56,96 +57,72 @@ def is_main():
 def barrier():
   """Returns when all processes have come here.
 
-  Devices that exchange something for the first time give up on each other after half a minute; so processes meet
-  before that wherever one may have more to do than another: compiling, reading, fitting regressors.
+  Devices that exchange something for the first time give up on each other after half a minute. So a barrier stands
+  wherever one process may have more to do than another: compiling, reading, fitting regressors.
   """
   if jax.process_count() > 1:
-    ocp.multihost.get_barrier_sync_fn()(key=f"jiqa_{next(_meetings)}", timeout_ms=1000 * _PATIENCE_SECONDS)
+    key = f"jiqa_{next(_barrier_numbers)}"
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=1000 * _BARRIER_SECONDS)
 
 
 def on_main(function):
-  """Calls a function on the main process alone and waits for it.
-
-  Args:
-    function: function without arguments; what it returns is dropped.
-
-  Raises:
-    UserError: on every process, if it was raised on the main one.
-  """
+  """Calls a function on the main process and waits for it; a UserError that it raises is raised on all processes."""
   message = ""
   if is_main():
     try:
       function()
     except UserError as error:
-      message = str(error) or "failed"
-  message = _from_main(message)
+      message = str(error)[:_MESSAGE_CHARACTERS] or "failed"
+  message = from_main(message)
   if message:
     raise UserError(message)
 
 
-def from_main(number):
-  """A number as the main process knows it, on all processes."""
+def from_main(value):
+  """A number or a short text as the main process knows it, to the last bit, on all processes."""
   if jax.process_count() == 1:
-    return number
+    return value
   barrier()
-  as_bytes = np.array([number]).view(np.uint8)  # jax would round it to float32
-  return float(np.asarray(multihost_utils.broadcast_one_to_all(as_bytes)).view(float)[0])
+  encoded = json.dumps(value).encode().ljust(_BUFFER_BYTES)
+  return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(encoded, np.uint8))).tobytes())
 
 
-def _from_main(text):
-  if jax.process_count() == 1:
-    return text
-  room = np.zeros(_LONGEST_MESSAGE, np.uint8)
-  barrier()
-  told = np.frombuffer(text.encode()[:_LONGEST_MESSAGE], np.uint8)
-  room[: len(told)] = told
-  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(room))).rstrip(b"\0").decode(errors="ignore")
-
-
-def all_gather_rows(outputs, wanted):
+def all_gather_rows(outputs, number):
   """Puts rows that the processes have computed, each its share, together again.
 
   Args:
-    outputs: dict of NumPy arrays [rows, ...]: row i of process p is number p + i * processes. Every process has as many
-      rows; those beyond `wanted` are filling.
-    wanted: number of rows of all processes without the filling.
+    outputs: dict of NumPy arrays [rows, ...], as many in every process: row i of process p is row p + i * processes.
+    number: rows of all processes, without those at the end that only fill the last process's share.
 
   Returns:
-    dict of NumPy arrays [wanted, ...], on every process.
+    dict of NumPy arrays [number, ...], on every process.
   """
   if jax.process_count() == 1:
-    return {name: rows[:wanted] for name, rows in outputs.items()}
+    return {name: rows[:number] for name, rows in outputs.items()}
   barrier()
   gathered = multihost_utils.process_allgather(outputs)  # [processes, rows, ...]
-  return {name: np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:wanted] for name, x in gathered.items()}
+  return {name: np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:number] for name, x in gathered.items()}
 
 
-class StopNotice:
+class StopNotice(contextlib.ExitStack):
   """Says when to end: SIGTERM (a preemption notice, a scheduler's time limit) has arrived.
 
-  Of several processes all end at the same step, also if only one of them was told: jax's preemption service, which
-  listens to SIGTERM in their place, agrees on a step that none has passed.
+  Several processes end at the same step, also if only one got the signal: jax's preemption service, which listens in
+  their place, agrees on one that none has passed.
   """
 
   def __init__(self):
-    self._told = False
+    super().__init__()
+    self._received = False
     # Signals can be handled in the main thread only; elsewhere (a notebook's worker) there is nothing to listen to.
-    self._listens = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-
-  def __enter__(self):
-    if self._listens:
-      self._previous = signal.signal(signal.SIGTERM, self._receive)
-    return self
-
-  def __exit__(self, *_):
-    if self._listens:
-      signal.signal(signal.SIGTERM, self._previous)
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+      self.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, self._receive))
 
   def _receive(self, *_):
-    self._told = True
+    self._received = True
 
   def received(self, step):
     """True if the run is to end before `step`; every process must ask at every step."""
     if jax.process_count() > 1:
-      self._told = self._told or multihost_utils.reached_preemption_sync_point(step)
-    return self._told
+      self._received = self._received or multihost_utils.reached_preemption_sync_point(step)
+    return self._received

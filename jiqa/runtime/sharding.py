@@ -1,22 +1,21 @@
-"""Devices as one mesh axis: the batch is split over it; the state is whole on every device, or split too."""
+"""Devices as one mesh axis: a batch is sharded over it; a state is replicated, or sharded too."""
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 SHARDINGS = ("replicated", "fsdp")
-# Below this number of elements an array is cheaper to keep whole than to gather.
+# Arrays of fewer elements are cheaper to replicate than to gather.
 SMALL = 2**14
 
 
 def make_mesh(devices=None):
-  """A mesh with the single axis `data` over all (or the given) devices, those of one process side by side.
+  """A mesh with the single axis `data` over all (or the given) devices.
 
-  So process i holds rows [i b / processes, (i + 1) b / processes) of a batch. Axes are Auto: with the Explicit default
-  of `jax.make_mesh`, products such as x @ x.T raise.
+  Devices of one process stand side by side: process i holds rows [i b / processes, (i + 1) b / processes) of a batch.
   """
-  devices = jax.devices() if devices is None else devices
-  devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+  devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
+  # With Explicit axes, the default of `jax.make_mesh`, products such as x @ x.T raise.
   return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -31,14 +30,9 @@ def replicated(mesh):
 
 
 def fsdp_sharding(shape, mesh):
-  """Sharding of an array of the state under 'fsdp': its largest axis that the devices divide evenly is split.
+  """Sharding of an array of this shape under 'fsdp': over the largest axis that the devices divide evenly.
 
-  Args:
-    shape: tuple of int.
-    mesh: from `make_mesh`.
-
-  Returns:
-    NamedSharding; whole on every device where the array is small or no axis can be split.
+  Small arrays, and those without such an axis, are replicated.
   """
   axes = [axis for axis, n in enumerate(shape) if n % mesh.size == 0]
   if np.prod(shape, dtype=np.int64) < SMALL or not axes:
@@ -48,46 +42,28 @@ def fsdp_sharding(shape, mesh):
 
 
 def state_sharding(state, mesh, how):
-  """Where the arrays of a state lie.
+  """State of the NamedShardings of a State of arrays, or of their shapes; `how` is one of SHARDINGS.
 
-  Args:
-    state: State, of arrays or of their shapes.
-    mesh: from `make_mesh`.
-    how: 'replicated'; or 'fsdp': parameters, optimiser state and whatever in `extra` is built like the parameters (a
-      teacher, a key encoder) are split by `fsdp_sharding`, so that every device holds 1 / devices of them.
-
-  Returns:
-    State of NamedSharding.
-
-  Raises:
-    ValueError: on another `how`.
+  'fsdp' shards parameters, optimiser state and whatever in `extra` is built like the parameters (a teacher, a key
+  encoder) by `fsdp_sharding`.
   """
   if how not in SHARDINGS:
     raise ValueError(f"config.sharding is {how!r}; expected {' or '.join(SHARDINGS)}")
   whole = jax.tree.map(lambda _: replicated(mesh), state)
   if how == "replicated":
     return whole
-  split = jax.tree.map(lambda x: fsdp_sharding(x.shape, mesh), state)
+  sharded = jax.tree.map(lambda x: fsdp_sharding(x.shape, mesh), state)
   like_params = jax.tree.structure(state.params)
   extra = {
-    name: split.extra[name] if jax.tree.structure(part) == like_params else whole.extra[name]
+    name: (sharded if jax.tree.structure(part) == like_params else whole).extra[name]
     for name, part in state.extra.items()
   }
-  return whole.replace(params=split.params, opt_state=split.opt_state, extra=extra)
+  return sharded.replace(step=whole.step, stats=whole.stats, extra=extra)
 
 
 def put_batch(batch, mesh):
-  """Moves this process's rows of a batch onto its devices as one global array per entry.
-
-  Args:
-    batch: dict of NumPy arrays [rows of this process, ...].
-    mesh: from `make_mesh`.
-
-  Returns:
-    dict of global jax arrays [rows of all processes, ...], sharded over the leading axis.
-  """
-  sharding = batch_sharding(mesh)
-  return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
+  """This process's rows of a batch, dict of NumPy arrays, as global arrays sharded over the leading axis."""
+  return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
 
 
 def local_mesh(mesh):
@@ -95,19 +71,11 @@ def local_mesh(mesh):
   return make_mesh([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
 
 
-def on_local_devices(state, mesh):
-  """A state that this process can use without the others, whole on each of its devices.
-
-  Args:
-    state: State on the devices of all processes; every process must call this.
-    mesh: its mesh.
-
-  Returns:
-    (State, mesh of this process's devices among them); the same ones where all is at hand and whole already.
-  """
-  own = local_mesh(mesh)
-  if not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state)):
-    state = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(state)
-  if own.size < mesh.size:
-    state = jax.tree.map(lambda x: jax.device_put(np.asarray(x.addressable_data(0)), replicated(own)), state)
-  return state, own
+def on_local_devices(tree, mesh):
+  """A tree of arrays replicated over this process's devices of `mesh`; every process must call this."""
+  local = local_mesh(mesh)
+  if not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
+    tree = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+  if local.size < mesh.size:
+    tree = jax.tree.map(lambda x: jax.device_put(np.asarray(x.addressable_data(0)), replicated(local)), tree)
+  return tree

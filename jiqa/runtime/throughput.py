@@ -1,27 +1,65 @@
-"""How fast a run is, and what keeps it from being faster."""
+"""How fast a run is and what keeps it from being faster: model FLOPs, rates, waits, traces of the profiler."""
 
+import contextlib
+import math
 import time
 
 import jax
 
-from jiqa.runtime import flops
+# Dense bfloat16 operations a second of one device as jax counts devices, from the vendors' data sheets, by the
+# beginning of jax's device_kind.
+PEAK_FLOPS = {
+  "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12,
+  "TPU v6 lite": 918e12, "TPU v6e": 918e12,
+  "NVIDIA A100": 312e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA L4": 121e12,
+}  # fmt: skip
+# What prepares pixels, inside `jax.named_scope("augment")`; what config.remat computes a second time.
+_NOT_COUNTED = ("augment", "rematted_computation")
+
+
+def peak_flops(device_kind):
+  """Operations a second of a device; None where no data sheet is known, as for CPUs."""
+  names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+  return PEAK_FLOPS[max(names, key=len)] if names else None
+
+
+def count_flops(jaxpr, scope=""):
+  """Model FLOPs of a traced program on all devices, as papers count them: matrix products and convolutions.
+
+  Of branches the dearest counts, of a while loop one turn. `scope` are the names that the program stands in.
+
+  >>> count_flops(jax.make_jaxpr(lambda x: x @ x)(jax.numpy.ones((10, 10))))
+  2000.0
+  """
+  total = 0.0
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    names = f"{scope}/{equation.source_info.name_stack}"
+    if any(word in names for word in _NOT_COUNTED):
+      continue
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+      (contracted, _), _ = parameters["dimension_numbers"]
+      left = equation.invars[0].aval.shape
+      total += 2.0 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+    elif name == "conv_general_dilated":
+      numbers, kernel = parameters["dimension_numbers"], equation.invars[1].aval.shape
+      taps = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])
+      # A strided convolution's gradient puts zeros between its pixels; operations on them do not count.
+      total += 2.0 * equation.outvars[0].aval.size * taps / math.prod(parameters["lhs_dilation"])
+    else:
+      programs = [x for x in jax.tree.leaves(list(parameters.values())) if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
+      inner = [count_flops(program, names) for program in programs]
+      total += max(inner, default=0.0) if name == "cond" else sum(inner) * parameters.get("length", 1)
+  return total
 
 
 class Throughput:
-  """Measures between records.
+  """Rates between one record and the next; `flops` are those of a step on all devices."""
 
-  Args:
-    images_per_step: int.
-    operations: model FLOPs of a step on all devices, see `flops.count`.
-    mesh: the devices of the run.
-    prefetch: Prefetch.
-  """
-
-  def __init__(self, images_per_step, operations, mesh, prefetch):
-    devices = list(mesh.devices.flat)
-    self._images, self._operations, self._prefetch = images_per_step, operations, prefetch
-    self._devices, self._peak = devices, flops.peak(devices[0].device_kind)
-    self._own = [device for device in devices if device.process_index == jax.process_index()]
+  def __init__(self, images_per_step, flops, mesh, prefetch):
+    self._images, self._flops, self._prefetch = images_per_step, flops, prefetch
+    self._local_devices = mesh.local_devices
+    self._peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0)
     self.skip()
 
   def skip(self):
@@ -33,25 +71,44 @@ class Throughput:
     self._steps += 1
 
   def read(self):
-    """What has been measured since the last record.
+    """What has been measured since the last record, dict of floats.
 
-    Returns:
-      dict of floats: 'images_per_second'; 'input_wait', the share of the time in which the host waited for a batch, at
-      least as large as the share in which the devices did; 'tflops_per_second' of all devices, model FLOPs only; 'mfu',
-      the same as a share of the devices' peak, where that is known; 'device_memory_bytes', the most that one device has
-      held so far, where the backend says it.
+    'input_wait' is the share of the time in which the host waited for a batch, at least as large as the share in which
+    the devices did; 'tflops_per_second' and 'mfu', its share of the peak (where that is known), are of all devices;
+    'device_memory_bytes' is the most that one device has held so far (where the backend says it).
     """
     seconds = time.perf_counter() - self._since
     rate = self._steps / seconds
     values = {
       "images_per_second": round(self._images * rate, 2),
       "input_wait": round((self._prefetch.waited - self._waited) / seconds, 4),
-      "tflops_per_second": float(f"{self._operations * rate / 1e12:.4g}"),
+      "tflops_per_second": float(f"{self._flops * rate / 1e12:.4g}"),
     }
     if self._peak:
-      values["mfu"] = round(self._operations * rate / (self._peak * len(self._devices)), 4)
-    memory = [statistics["peak_bytes_in_use"] for x in self._own if (statistics := x.memory_stats())]
+      values["mfu"] = round(self._flops * rate / self._peak, 4)
+    memory = [statistics["peak_bytes_in_use"] for x in self._local_devices if (statistics := x.memory_stats())]
     if memory:
       values["device_memory_bytes"] = max(memory)
     self.skip()
     return values
+
+
+class Trace(contextlib.ExitStack):
+  """Records the sixth to eighth step of this process, when the first have warmed it up, for TensorBoard or XProf.
+
+  Args:
+    folder: where the trace goes; None records nothing.
+    start: first step of this process.
+  """
+
+  def __init__(self, folder, start):
+    super().__init__()
+    self._folder, self._first = folder, start + 5
+
+  def before(self, step, finished):
+    """Starts or ends the recording before `step`, when the devices have computed the arrays `finished`."""
+    if self._folder is not None and step in (self._first, self._first + 3):
+      jax.block_until_ready(finished)
+      self.close()
+      if step == self._first:
+        self.enter_context(jax.profiler.trace(str(self._folder)))

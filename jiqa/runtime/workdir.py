@@ -4,105 +4,95 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
+import platform
+import sys
 import tempfile
+import threading
+import time
+import uuid
 
 from etils import epath
 
 from jiqa.errors import UserError
 from jiqa.runtime.distributed import is_main, on_main
-from jiqa.runtime.lock import Lock
 
-# May change between the runs on one workdir: they do not change what is trained, but see `_fixed`.
+# May change between the runs on one workdir: they do not change what is trained, but see `_fixed`. The last two are of
+# heads, which every run fits anew.
 FREE_KEYS = (
-  "checkpoint_every",
-  "checkpoints_kept",
-  "log_every",
-  "threads",
-  "data_dir",
-  "evaluation",
-  "sharding",
-  "remat",
-  "features",  # these two: of heads, which every run fits anew
-  "regressors",
-)
-# Written by libraries that know buckets themselves.
-_ELSEWHERE = ("checkpoints", "best", "compiled", "lock.json")
+  "checkpoint_every", "checkpoints_kept", "log_every", "threads", "data_dir", "evaluation", "sharding", "remat",
+  "features", "regressors",
+)  # fmt: skip
+LOCK = "lock.json"
+# Beginnings of what libraries that know buckets write themselves, or what is of one machine alone.
+_NOT_COPIED = ("checkpoints", "best", "compiled", LOCK)
+_PROCESS = uuid.uuid4().hex  # hosts may share their names and numbers of processes
+TOUCH_SECONDS = 2
+# A lock that has not been touched for so long, as this process counts, is that of a dead run. Network file systems show
+# a touch late.
+SILENCE_SECONDS = 30
 
 
-class Workdir:
+def is_bucket(path):
+  """True for gs://BUCKET/... and the like."""
+  return "://" in os.fspath(path)
+
+
+def as_path(path):
+  """An absolute pathlib.Path, in a bucket an epath.Path."""
+  return epath.Path(os.fspath(path)) if is_bucket(path) else pathlib.Path(path).resolve()
+
+
+def replace_text(path, text):
+  """Writes a text file that readers see whole or not at all; objects of a bucket appear whole anyway."""
+  temporary = path if is_bucket(path) else path.with_name(f"{path.name}.{_PROCESS}")
+  temporary.write_text(text)
+  if temporary != path:
+    temporary.replace(path)
+
+
+class Workdir(contextlib.ExitStack):
   """Small files go to `local`; checkpoints go to `remote`, which is the same folder unless the run lives in a bucket.
 
-  Objects of a bucket cannot be appended to, and figures are drawn to files; so a run in a bucket writes to a temporary
+  Objects of a bucket cannot be appended to, and figures are drawn to files. So a run in a bucket writes to a temporary
   folder, which `sync` copies at every checkpoint and at the end.
-
-  Args:
-    path: a folder, or gs://BUCKET/FOLDER.
-
-  Attributes:
-    remote: epath.Path, or pathlib.Path.
-    local: pathlib.Path.
   """
 
   def __init__(self, path):
-    if is_bucket(path):
-      self.remote = epath.Path(os.fspath(path))
-      self.local = pathlib.Path(tempfile.mkdtemp(prefix="jiqa_workdir_"))
+    super().__init__()
+    self.remote = self.local = as_path(path)
+    self.in_bucket = is_bucket(path)
+    if self.in_bucket:
+      self.local = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory(prefix="jiqa_workdir_")))
       _copy(self.remote, self.local)
-    else:
-      self.remote = self.local = pathlib.Path(path).absolute()
-
-  @property
-  def in_bucket(self):
-    """True if `local` is a copy."""
-    return self.remote != self.local
+      self.callback(self.sync)
 
   def sync(self):
     """Copies what the main process has written to the bucket; nothing to do on a disk."""
     if self.in_bucket and is_main():
       _copy(self.local, self.remote)
 
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    self.sync()
-    if self.in_bucket:
-      shutil.rmtree(self.local)
-
-
-def is_bucket(path):
-  """True for gs://BUCKET/... and the like.
-
-  Example:
-    >>> is_bucket("gs://mine/run"), is_bucket("runs/mine")
-    (True, False)
-  """
-  return "://" in os.fspath(path)
-
 
 def _copy(source, target):
-  """Copies files that the target lacks or that have another length; files of a run only grow or are written anew."""
-  if not source.is_dir():
-    return
-  for path in source.iterdir():
-    if path.name.startswith(_ELSEWHERE):
+  """Copies the files of a run that the target lacks or has otherwise."""
+  for path in source.iterdir() if source.is_dir() else ():
+    copy = target / path.name
+    if path.name.startswith(_NOT_COPIED):
       continue
     if path.is_dir():
-      _copy(path, target / path.name)
-      continue
-    content, there = path.read_bytes(), target / path.name
-    if not there.exists() or there.read_bytes() != content:
+      _copy(path, copy)
+    elif not copy.exists() or copy.read_bytes() != path.read_bytes():
       target.mkdir(parents=True, exist_ok=True)
-      there.write_bytes(content)
+      copy.write_bytes(path.read_bytes())
 
 
-def check(config, workdir):
+def check(config, workdir, free=(), defaults=()):
   """Refuses a workdir in which another config, or other data, has trained.
 
   Args:
     config: dict of plain values, as config.json holds them.
     workdir: pathlib.Path.
+    free: keys that may differ besides FREE_KEYS, such as those that only predictions read.
+    defaults: dict from key to what was done before there was the key, for a config.json that lacks it.
 
   Raises:
     UserError: naming every key that differs, its value then and now.
@@ -110,16 +100,16 @@ def check(config, workdir):
   path = workdir / "config.json"
   if not path.exists():
     return
-  found, wanted = _fixed(json.loads(path.read_text())), _fixed(config)
-  changed = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+  was, now = (_fixed(dict(defaults) | each, free) for each in (json.loads(path.read_text()), config))
+  changed = sorted(key for key in {*now, *was} if now.get(key) != was.get(key))
   if changed:
-    lines = "; ".join(f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}" for key in changed)
+    lines = "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in changed)
     raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
 
 
-def _fixed(config):
+def _fixed(config, free):
   """What decides what a run trains on and how."""
-  fixed = {key: value for key, value in config.items() if key not in FREE_KEYS}
+  fixed = {key: value for key, value in config.items() if key not in {*FREE_KEYS, *free}}
   if any(entry.get("protocol") for entry in config.get("data", ())):
     # They also choose the images that are kept out of the training.
     evaluation = config.get("evaluation", {})
@@ -128,30 +118,105 @@ def _fixed(config):
 
 
 @contextlib.contextmanager
-def claim(folder, config):
-  """Keeps other runs out of a workdir and records the config in a new one; the main process does it for all.
-
-  Args:
-    folder: Workdir.
-    config: as for `check`.
-
-  Yields:
-    Lock.
+def claim(folder, config, free=(), defaults=()):
+  """Keeps other runs out of a Workdir and records the config in it, see `check`; yields the Lock.
 
   Raises:
-    UserError: see `check` and `Lock`.
+    UserError: on all processes, if another run holds the workdir, or one with another config has trained there.
   """
   lock = Lock(folder.remote)
-  on_main(lambda: check(config, folder.local))  # first, so that nothing is written for a run that is refused
+
+  def take():
+    check(config, folder.local, free, defaults)  # first, so that nothing is written for a run that is refused
+    stack.enter_context(lock)
+    check(config, folder.local, free, defaults)
+    replace_text(folder.local / "config.json", json.dumps(config, indent=2) + "\n")
+
   with contextlib.ExitStack() as stack:
-    on_main(lambda: stack.enter_context(lock))
-    on_main(lambda: _write_config(config, folder.local))
+    on_main(take)
     yield lock
 
 
-def _write_config(config, workdir):
-  check(config, workdir)
-  path = workdir / "config.json"
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(config, indent=2) + "\n")
-  temporary.replace(path)
+class Lock:
+  """Keeps a second run out of a workdir while this one goes on: a file that says who holds it.
+
+  Whether a holder lives is told by its touches of the file, never by clocks, which differ between machines and jump;
+  only a process of this machine that is gone is recognised at once. Entering raises a UserError if another run lives.
+  """
+
+  def __init__(self, workdir):
+    self._path, self._touches, self._ended = workdir / LOCK, 0, threading.Event()
+    self._run = {"host": platform.node(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+
+  def __enter__(self):
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    self._wait_for_silence()
+    self._touch()
+    time.sleep(0.1)  # of two that take over at once the one whose file is there in the end has won
+    if not self._is_held():
+      self._refuse()
+    self._thread = threading.Thread(target=self._keep_touching, name="lock", daemon=True)
+    self._thread.start()
+    return self
+
+  def __exit__(self, *_):
+    self._ended.set()
+    self._thread.join()
+    if self._is_held():
+      self._path.unlink(missing_ok=True)
+
+  def check(self):
+    """Raises UserError if another run has taken the workdir over."""
+    if not self._is_held():
+      self._refuse(" It took over while this run stood still.")
+
+  def _wait_for_silence(self):
+    holder, deadline = self._holder(), time.monotonic() + SILENCE_SECONDS
+    if holder is None:
+      return
+    print(f"{self._path}: held by {_who(holder)}; waiting to see whether it lives", file=sys.stderr)
+    while time.monotonic() < deadline:
+      time.sleep(0.25)
+      now = self._holder()
+      if now is None:
+        return
+      if now != holder:
+        self._refuse()
+    print(f"{self._path}: {_who(holder)} has been silent for {SILENCE_SECONDS} s; taking over", file=sys.stderr)
+
+  def _refuse(self, more=""):
+    who = _who(self._holder())
+    raise UserError(
+      f"{self._path}: {who} works in this --workdir. Wait for it, stop it, or choose another --workdir.{more}"
+    )
+
+  def _holder(self):
+    """What the file says; None if there is none, half of one, or its process was one of this machine and is gone."""
+    try:
+      holder = json.loads(self._path.read_text())
+      host, pid, _, _ = (holder[key] for key in ("host", "pid", "token", "turn"))
+      if host == self._run["host"]:
+        with contextlib.suppress(PermissionError):  # another user's process
+          os.kill(pid, 0)
+    except (FileNotFoundError, ValueError, KeyError, ProcessLookupError):
+      return None
+    return holder
+
+  def _is_held(self):
+    holder = self._holder()
+    return holder is not None and holder["token"] == self._run["token"]
+
+  def _touch(self):
+    self._touches += 1
+    replace_text(self._path, json.dumps(self._run | {"turn": self._touches}) + "\n")
+
+  def _keep_touching(self):
+    while not self._ended.wait(TOUCH_SECONDS):
+      with contextlib.suppress(OSError):  # a full disk is for the checkpoint to report
+        if not self._is_held():
+          return  # `check` says so at the next checkpoint
+        self._touch()
+
+
+def _who(holder):
+  return f"process {holder['pid']} on {holder['host']}" if holder else "another run"

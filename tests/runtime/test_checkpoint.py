@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jiqa.errors import UserError
-from jiqa.runtime.checkpoint import Checkpoints, digest
+from jiqa.runtime.checkpoint import Checkpoints, digest, read_arrays
 from jiqa.runtime.sharding import make_mesh, state_sharding
 from jiqa.runtime.state import new_state
 
@@ -67,6 +67,24 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(folder, damage,
     checkpoints.save(8, state_of(8))
   with Checkpoints(folder) as checkpoints:
     assert checkpoints.steps() == [8, 6] and int(checkpoints.restore(state_of(0)).step) == 8
+
+
+@pytest.mark.parametrize("layout", ["state", "default"])  # as it is, and as earlier versions called it
+def test_arrays_can_be_read_whatever_devices_wrote_them(tmp_path, layout):
+  state = state_of(7).replace(extra={"queue": [jnp.arange(4)]})
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(7, jax.device_put(state, state_sharding(state, make_mesh(), "fsdp")))
+  (tmp_path / "7" / "state").rename(tmp_path / "7" / layout)
+  step, saved = read_arrays(tmp_path)
+  assert step == 7 and saved["stats"] == {} and set(saved) == {"params", "stats", "extra"}
+  assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(saved))
+  np.testing.assert_array_equal(saved["params"]["a"], state.params["a"])
+  flip(tmp_path / "7")
+  forget(tmp_path / "7")
+  with pytest.raises(UserError, match="7: this checkpoint is damaged"):
+    read_arrays(tmp_path)
+  with pytest.raises(UserError, match="no complete checkpoint"):
+    read_arrays(tmp_path / "none")
 
 
 def test_nothing_but_damage_is_an_error_that_says_where(folder):

@@ -3,18 +3,15 @@
 import threading
 import time
 
-import jax
 import numpy as np
 import pytest
 
 from jiqa.runtime.prefetch import Prefetch
 from jiqa.runtime.sharding import make_mesh
-from jiqa.runtime.throughput import Throughput
 
 
-def numbered(read, delay=0.0, end=100):
+def numbered(read, end=100):
   for number in range(end):
-    time.sleep(delay)
     read.append(number)
     yield {"x": np.full((8, 2), number, np.uint8)}
 
@@ -39,22 +36,3 @@ def test_what_kills_the_reader_reaches_the_loop_after_the_batches_before_it():
     assert [int(next(prefetch)["x"][0, 0]) for _ in range(2)] == [0, 1]
     with pytest.raises(OSError, match="the disk is gone"):
       next(prefetch)
-
-
-def test_the_wait_for_input_is_measured():
-  mesh = make_mesh()
-  shares = []
-  for read, compute in ((0.05, 0.0), (0.0, 0.05)):
-    with Prefetch(numbered([], read), mesh) as prefetch:
-      next(prefetch)
-      throughput = Throughput(8, 1e9, mesh, prefetch)
-      for _ in range(6):
-        next(prefetch)
-        time.sleep(compute)
-        throughput.step()
-      values = throughput.read()
-      shares.append(values["input_wait"])
-      assert values["images_per_second"] == pytest.approx(8 * 6 / 0.3, rel=0.5)
-      assert values["tflops_per_second"] == pytest.approx(values["images_per_second"] / 8 * 1e-3, rel=0.01)
-      assert "mfu" not in values or jax.default_backend() != "cpu"
-  assert shares[0] > 0.8 and shares[1] < 0.2

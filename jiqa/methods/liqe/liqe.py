@@ -23,7 +23,7 @@ from jiqa.methods.liqe import _crops, _prompts
 from jiqa.methods.liqe._labels import has_labels, task_labels
 from jiqa.methods.liqe._tokenizer import open_tokenizer
 from jiqa.models.clip import CLIP, normalise, share_prefixes, similarity, unit
-from jiqa.runtime.half import round_half_set
+from jiqa.runtime.optimizer import round_params
 from jiqa.runtime.sharding import batch_sharding, replicated
 from jiqa.runtime.state import merge_module, new_state, split_module
 from jiqa.weights.store import adopt
@@ -68,7 +68,7 @@ class LIQE(Method):
 
   def _first_state(self, params):
     if self.config.optimizer.param_rounding:
-      params = round_half_set(params)
+      params = round_params(params)
     frozen = {"logit_scale", *(TEXT_TOWER if self.config.freeze_text else ())}
     extra = {
       "frozen": {name: params.pop(name) for name in sorted(frozen)},

@@ -1,13 +1,19 @@
-"""Model FLOPs, against the formulas and against XLA's own count."""
+"""Model FLOPs, against the formulas and against XLA's own count; rates."""
+
+import itertools
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from jiqa.models.resnet import ResNet
-from jiqa.runtime import flops
+from jiqa.runtime.prefetch import Prefetch
+from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import BLOCK, merge_module, split_module
+from jiqa.runtime.throughput import Throughput, count_flops, peak_flops
 
 
 def test_strided_convolution_forward_and_backward():
@@ -18,8 +24,8 @@ def test_strided_convolution_forward_and_backward():
     return (y**2).sum()
 
   forward = 2 * 2 * 16 * 16 * 16 * 9 * 8
-  assert flops.count(jax.make_jaxpr(total)(x, kernel)) == forward
-  assert flops.count(jax.make_jaxpr(jax.value_and_grad(total, (0, 1)))(x, kernel)) == 3 * forward
+  assert count_flops(jax.make_jaxpr(total)(x, kernel)) == forward
+  assert count_flops(jax.make_jaxpr(jax.value_and_grad(total, (0, 1)))(x, kernel)) == 3 * forward
 
 
 def test_loops_branches_and_what_does_not_count():
@@ -28,10 +34,10 @@ def test_loops_branches_and_what_does_not_count():
   def f(x):
     x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=3)
     x = jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
-    with jax.named_scope(flops.AUGMENT):
+    with jax.named_scope("augment"):
       return jax.vmap(lambda row: row @ x)(x)
 
-  assert flops.count(jax.make_jaxpr(jax.jit(f))(x)) == 5 * 2000
+  assert count_flops(jax.make_jaxpr(jax.jit(f))(x)) == 5 * 2000
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def test_a_resnet_agrees_with_xla(encoder):
   loss, *arguments = encoder
   lowered = jax.jit(jax.value_and_grad(loss)).lower(*arguments)
   theirs = lowered.cost_analysis()["flops"]
-  ours = flops.count(jax.make_jaxpr(jax.value_and_grad(loss))(*arguments))
+  ours = count_flops(jax.make_jaxpr(jax.value_and_grad(loss))(*arguments))
   # XLA also counts what is not a product, and skips the padding that we count.
   assert ours == pytest.approx(theirs, rel=0.1)
 
@@ -58,10 +64,35 @@ def test_what_remat_computes_again_does_not_count(encoder):
   loss, *arguments = encoder
   remat = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
   once, twice = (jax.jit(jax.value_and_grad(f)).trace(*arguments) for f in (loss, remat))
-  assert flops.count(twice.jaxpr) == flops.count(once.jaxpr)
+  assert count_flops(twice.jaxpr) == count_flops(once.jaxpr)
   assert twice.lower().cost_analysis()["flops"] > 1.2 * once.lower().cost_analysis()["flops"]
 
 
 def test_peaks():
-  assert flops.peak("TPU v5 lite") == 197e12 and flops.peak("TPU v5") == 459e12
-  assert flops.peak("NVIDIA H100 PCIe") == 756e12 and flops.peak("Radeon") is None
+  assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5") == 459e12
+  assert peak_flops("NVIDIA H100 PCIe") == 756e12 and peak_flops("Radeon") is None
+
+
+def slow_batches(seconds):
+  for _ in itertools.count():
+    time.sleep(seconds)
+    yield {"x": np.zeros((8, 2), np.uint8)}
+
+
+def test_the_wait_for_input_is_measured():
+  mesh = make_mesh()
+  shares = []
+  for read, compute in ((0.05, 0.0), (0.0, 0.05)):
+    with Prefetch(slow_batches(read), mesh) as prefetch:
+      next(prefetch)
+      throughput = Throughput(8, 1e9, mesh, prefetch)
+      for _ in range(6):
+        next(prefetch)
+        time.sleep(compute)
+        throughput.step()
+      values = throughput.read()
+      shares.append(values["input_wait"])
+      assert values["images_per_second"] == pytest.approx(8 * 6 / 0.3, rel=0.5)
+      assert values["tflops_per_second"] == pytest.approx(values["images_per_second"] / 8 * 1e-3, rel=0.01)
+      assert "mfu" not in values or jax.default_backend() != "cpu"
+  assert shares[0] > 0.8 and shares[1] < 0.2
