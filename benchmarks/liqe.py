@@ -30,7 +30,7 @@ from jiqa.models.clip import MEAN, STD, unit
 from jiqa.runtime import optimizer
 from jiqa.runtime.sharding import make_mesh, put_batch, replicated
 from jiqa.train import make_step
-from jiqa.weights.clip import clip_rules
+from jiqa.weights.clip import SOURCES
 from jiqa.weights.rename import to_ours
 
 
@@ -158,7 +158,7 @@ def score(dtype, repeats, photo):
   tensors = {name: value.numpy() for name, value in model.state_dict().items()}
   method = LIQE(config_of(dtype), 1)
   mesh = make_mesh(jax.devices()[:1])
-  weights = to_ours(tensors, clip_rules(), "CLIP").params, {}
+  weights = to_ours(tensors, SOURCES["liqe"].tensors(), "CLIP").params, {}
   state = jax.jit(method.prepare)(method.init(jax.random.key(0), mesh, weights))
   predict = jax.jit(method.predict)
   image = np.asarray(Image.open(photo).convert("RGB").resize((512, 384))) if photo else waves(384, 512)
