@@ -73,19 +73,15 @@ def _guess(tensors, name):
 
 
 def summary(features):
-  """What is kept of the probe's features: mean, norm and the first four, with 7 digits.
+  """What is kept of the probe's features, with 7 digits.
 
   Example:
     >>> summary(np.array([3.0, 4.0]))
     {'mean': 3.5, 'norm': 5.0, 'first': [3.0, 4.0]}
   """
-  digits = lambda value: float(f"{value:.7g}")  # noqa: E731
   values = np.asarray(features, np.float64)
-  return {
-    "mean": digits(values.mean()),
-    "norm": digits(np.linalg.norm(values)),
-    "first": [digits(value) for value in values[:4]],
-  }
+  mean, norm, *first = (float(f"{value:.7g}") for value in (values.mean(), np.linalg.norm(values), *values[:4]))
+  return {"mean": mean, "norm": norm, "first": first}
 
 
 def convert_back(name, directory, out, read=load_weights):

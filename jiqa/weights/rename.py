@@ -32,31 +32,25 @@ SAME, KERNEL, NUMBER = "same", "kernel", "number"
 
 
 class Rule(NamedTuple):
-  """The tensors whose paths, such as "params/encoder/layer1[0]/conv1/kernel", a regular expression matches.
+  """What tensors are called whose paths, such as "params/encoder/layer1[0]/conv1/kernel", an expression matches."""
 
-  Attributes:
-    ours: the regular expression, for the whole path.
-    theirs: the name in the checkpoint, prefixes stripped: a template in which \\1 is the first group, with dots.
-    layout: SAME, KERNEL or NUMBER; NUMBER is for a tensor beside the one of the path.
-  """
-
-  ours: str
-  theirs: str
-  layout: str = SAME
+  ours: str  # the regular expression, for the whole path
+  theirs: str  # the name in the checkpoint: a template in which \1 is the first group, written with dots
+  layout: str = SAME  # SAME, KERNEL or NUMBER; a NUMBER is a tensor beside the one of the path
 
 
 class Tensor(NamedTuple):
-  """One tensor of a checkpoint: its name there, our path ("" for a NUMBER), its shape there and its layout."""
+  """One tensor of a checkpoint."""
 
   theirs: str
-  ours: str
-  shape: tuple
+  ours: str  # our path; "" for a NUMBER
+  shape: tuple  # in the checkpoint
   layout: str = SAME
 
 
 @functools.cache
 def expand(network, rules):
-  """Every tensor of a checkpoint, a list of `Tensor`.
+  """Every tensor of a checkpoint, a tuple of `Tensor`.
 
   Args:
     network: function () -> nnx module.
@@ -70,20 +64,23 @@ def expand(network, rules):
   for path, leaf in flatten({"params": params, "stats": stats}).items():
     for rule in rules:
       match = re.fullmatch(rule.ours, path)
-      if match and rule.layout == NUMBER:
-        tensors.append(Tensor(_dotted(match.expand(rule.theirs)), "", (), NUMBER))
-      elif match:
+      if not match:
+        continue
+      theirs = _plain(match.expand(rule.theirs)).replace("/", ".")
+      if rule.layout == NUMBER:
+        tensors.append(Tensor(theirs, "", (), NUMBER))
+      else:
         shape = _to_theirs(np.broadcast_to(0, leaf.shape), rule.layout).shape
-        tensors.append(Tensor(_dotted(match.expand(rule.theirs)), path, shape, rule.layout))
+        tensors.append(Tensor(theirs, path, shape, rule.layout))
         break
     else:
       raise ValueError(f"no rule says what {path} is called in the checkpoint")
-  return tensors
+  return tuple(tensors)
 
 
-def _dotted(path):
-  """A path as torch writes it, and as checkpoints of a run do, in which places in lists are text."""
-  return path.replace("[", ".").replace("]", "").replace("/", ".")
+def _plain(path):
+  """A path in which places in lists are names, as checkpoints of a run keep them."""
+  return path.replace("[", "/").replace("]", "")
 
 
 def _to_ours(x, layout):
@@ -107,7 +104,7 @@ def to_ours(tensors, table, what):
 
   Args:
     tensors: dict from name to array, see `read_checkpoint`.
-    table: list of `Tensor`, see `expand`.
+    table: tuple of `Tensor`, see `expand`.
     what: what the checkpoint is meant to be, for messages.
 
   Returns:
@@ -137,17 +134,17 @@ def to_theirs(params, stats, table, left_out):
 
   Args:
     params, stats: nested dicts of arrays under our names.
-    table: list of `Tensor`.
+    table: tuple of `Tensor`.
     left_out: dict from name to number, see `Converted`; 0 where it does not say.
 
   Returns:
-    dict from name to float32 array (int64 for the numbers).
+    dict from name to float32 array, int64 for numbers.
 
   Raises:
     UserError: naming our paths that the table does not know, or lacks.
   """
-  flat = {_dotted(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
-  paths = {_dotted(tensor.ours) for tensor in table if tensor.ours}
+  flat = {_plain(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
+  paths = {_plain(tensor.ours) for tensor in table if tensor.ours}
   missing, surplus = sorted(paths - set(flat)), sorted(set(flat) - paths)
   if missing or surplus:
     raise UserError("these weights have another layout than the table:\n" + describe_misfit(missing, surplus, []))
@@ -156,7 +153,7 @@ def to_theirs(params, stats, table, left_out):
     if tensor.layout == NUMBER:
       value = np.asarray(left_out.get(tensor.theirs, 0), np.int64)
     else:
-      value = _to_theirs(np.asarray(flat[_dotted(tensor.ours)], np.float32), tensor.layout)
+      value = _to_theirs(np.asarray(flat[_plain(tensor.ours)], np.float32), tensor.layout)
     tensors[tensor.theirs] = np.asarray(value, order="C")
   return tensors
 
@@ -189,8 +186,7 @@ def read_checkpoint(path):
       the file is run, so TorchScript is refused.
 
   Returns:
-    dict from name to NumPy array. What stands beside the weights (optimiser, epoch) is left out, and so are the
-    prefixes that wrappers put before every name.
+    dict from name to NumPy array, without what stands beside the weights and the prefixes of wrappers.
 
   Raises:
     UserError: there is no such file, it cannot be read or holds no tensors, or torch is needed and not installed.
@@ -259,11 +255,7 @@ def _is_torchscript(path):
 
 
 def save_torch(tree, path):
-  """Writes a dict of NumPy arrays, nested or not, as a file of torch.
-
-  Raises:
-    UserError: torch is not installed.
-  """
+  """Writes a dict of NumPy arrays, nested or not, as a file of torch; UserError where torch is not installed."""
   torch = _torch(path)
 
   def tensors(value):

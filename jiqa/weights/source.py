@@ -19,15 +19,14 @@ class Source(NamedTuple):
     what: its name in messages.
     network: function () -> nnx module that the checkpoint fills.
     rules: tuple of `rename.Rule` over the paths of the network.
-    card: dict of plain values that go on the card: what a reader of the weights must know.
-    probe: function (network, card) -> [1, d], features of an image that the source makes itself; printed and kept on
-      the card, so that two conversions can be compared.
-    ignored: endings of names that the file may or may not have and that are not used.
-    not_named: words that must not stand in the file's name; for files that no table can tell apart.
-    wrapper, prefix: on the way back, the entry that holds the tensors in a file of torch ("": the file is nothing
-      else), and what stands before every name.
-    adapt: function from the tensors of a file, dict from name to array, to those that the rules know; for networks of
-      which files of several layouts are about.
+    card: dict of plain values that go on the card.
+    probe: function (network, card) -> [1, d], features of an image that the source makes itself; they stand on the
+      card, so that two conversions can be compared.
+    ignored: endings of names that the file may have and that are not used.
+    not_named: words that must not stand in the file's name, for files that no table can tell apart.
+    wrapper: the entry that holds the tensors in a file of torch that is written; "": the file is nothing else.
+    prefix: what stands before every name that is written.
+    adapt: function from the tensors of a file, dict from name to array, to those that the rules know.
   """
 
   what: str

@@ -72,7 +72,7 @@ def checksum(params, stats):
 
 
 def save_weights(directory, params, stats, card):
-  """Writes a folder of weights; it is there when it is complete, or as it was before.
+  """Writes a folder of weights; it appears when it is complete.
 
   Args:
     directory: folder to make. An earlier folder of weights is replaced, any other is left alone.
