@@ -7,18 +7,10 @@ from jiqa.models.layers import mask_outside, precision_of
 
 
 def convolve(x, kernel, stride):
-  """A convolution with torch's symmetric padding (k - 1) / 2; 'SAME' differs for stride 2.
+  """[b, h, w, c] by [k, k, c, d] with torch's padding (k - 1) / 2, from which 'SAME' differs for stride 2.
 
   1x1 is a matrix product, which is 1.4 times as fast. So is any whose output is smaller than its kernel, as in the last
   stage of small crops: for those XLA has only scalar loops.
-
-  Args:
-    x: [b, h, w, c].
-    kernel: [k, k, c, d], k odd.
-    stride: int.
-
-  Returns:
-    [b, ceil(h / stride), ceil(w / stride), d].
   """
   precision = precision_of(x.dtype)
   if kernel.shape[0] == 1:

@@ -99,8 +99,7 @@ class ViT(nnx.Module):
     width: features of a token.
     depth, heads: of the transformer.
     layer_scale: what the branches are scaled by at first.
-    dtype: of the matrix products.
-    rngs: nnx.Rngs with a 'params' stream.
+    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
   """
 
   def __init__(self, image, patch, width, depth, heads, *, layer_scale=1e-4, dtype=jnp.float32, rngs):
