@@ -125,7 +125,7 @@ def _quality():
   c.init_from = ""  # folder of converted weights to start from
 
   # Encoder.
-  c.encoder = config_dict.placeholder(str)  # a ResNet; or 'vit', 'package.module:Class': docs/reiqa.md
+  c.encoder = config_dict.placeholder(object)  # a ResNet; or 'vit', 'package.module:Class': docs/reiqa.md
   c.depth = 50
   c.width = 64
   c.embedding = 128
