@@ -30,7 +30,7 @@ from jiqa.models.clip import MEAN, STD, unit
 from jiqa.runtime import optimizer
 from jiqa.runtime.sharding import make_mesh, put_batch, replicated
 from jiqa.train import make_step
-from jiqa.weights.clip import clip_rules
+from jiqa.weights.clip import SOURCES
 from jiqa.weights.rename import to_ours
 
 
@@ -157,14 +157,15 @@ def score(dtype, repeats, photo):
   model = Clip(**FULL).eval()
   tensors = {name: value.numpy() for name, value in model.state_dict().items()}
   method = LIQE(config_of(dtype), make_mesh(jax.devices()[:1]))
-  weights = to_ours(tensors, clip_rules(), "CLIP").params, {}
-  state = jax.jit(method.prepare)(method.init(jax.random.key(0), weights))
+  weights = to_ours(tensors, SOURCES["liqe"].tensors(), "CLIP").params, {}
+  params, stats = method.weights(method.init(jax.random.key(0), weights))
+  state = params, stats, jax.jit(method.precompute)(params, stats)
   predict = jax.jit(method.predict)
   image = np.asarray(Image.open(photo).convert("RGB").resize((512, 384))) if photo else waves(384, 512)
   found = {}
 
   def ours():
-    found["ours"] = jax.device_get(predict(state, {"crops": method.preprocess_eval(image)["crops"][None]}))
+    found["ours"] = jax.device_get(predict(*state, {"crops": method.preprocess_eval(image)["crops"][None]}))
 
   with torch.inference_mode():
     texts = torch.cat([model.encode_text(torch.from_numpy(rows)) for rows in np.split(method.tokens, 5)])

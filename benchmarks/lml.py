@@ -91,7 +91,7 @@ class Theirs:
   """
 
   def __init__(self, config, weights, device):
-    rules = deit.encoder_rules() + deit.head_rules()
+    rules = deit.SOURCES["deiqt"].tensors()
     tensors = {name: torch.tensor(x) for name, x in to_theirs(weights, {}, rules, {}).items()}
     self.config, self.device = config, device
     self.student, self.teacher = (Deiqt(224, 16, 384, 12, 6).to(device) for _ in range(2))

@@ -105,13 +105,13 @@ def make_weights(folder):
   """The same random network as a folder of weights and as an .npz for torch."""
   from configs import reiqa
   from jiqa.evaluation.head import Head
+  from jiqa.weights import reiqa as source
   from jiqa.weights import rename
-  from jiqa.weights.reiqa import encoder_rules
   from jiqa.weights.store import save_weights
 
   config = reiqa.get_config("small")
   rng = np.random.default_rng(0)
-  tensors, rules = {}, [rule for rule in encoder_rules(18, 32, theirs="") if rule.ours]
+  tensors, rules = {}, rename.expand(lambda: source.resnet(18, 32), source.ENCODER)
   for rule in rules:
     if len(rule.shape) == 4:
       tensors[rule.theirs] = rng.normal(0, (2 / np.prod(rule.shape[1:])) ** 0.5, rule.shape).astype(np.float32)

@@ -52,7 +52,7 @@ Ablations are written behind the variant, which may be left out: `configs/reiqa.
 `configs/reiqa.py:versions=8,scales=1` (several scales: `scales=1+2`). Everything else is a `--config.key=value`.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 VARIANTS = ("quality", "content", "regress", "small", "small_content", "demo")
 # A simple part of the 26 distortions: blurs, noises, JPEG, saturation, tone and resizes.
@@ -125,6 +125,7 @@ def _quality():
   c.init_from = ""  # folder of converted weights to start from
 
   # Encoder.
+  c.encoder = config_dict.placeholder(object)  # a ResNet; or 'vit', 'package.module:Class': docs/reiqa.md
   c.depth = 50
   c.width = 64
   c.embedding = 128

@@ -22,7 +22,7 @@ ALLOWED = {
   "jiqa.serve": ("jiqa.inference", "jiqa.data"),
   "jiqa.inference": ("configs", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"),
   "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
-  "jiqa.weights": ("jiqa.models", "jiqa.methods", "jiqa.runtime"),
+  "jiqa.weights": ("jiqa.models", "jiqa.runtime"),
   "jiqa.models": (),
   "jiqa.losses": (),
   "jiqa.distortions": (),

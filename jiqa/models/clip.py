@@ -1,11 +1,10 @@
 """CLIP (Radford et al. 2021) with a vision transformer: two towers into one space.
 
-Attribute paths are those of OpenAI's checkpoints (`visual.transformer.resblocks.0.attn.in_proj`): a checkpoint becomes
-ours by renaming and transposing. Parameters, the residual stream, layer norms, softmax and the similarity are float32
-whatever the dtype of the products.
+Attribute paths are those of OpenAI's checkpoints (`visual.transformer.resblocks.0.attn.in_proj`). Parameters, the
+residual stream, layer norms, softmax and the similarity are float32 whatever the dtype of the products.
 
-Many prompts that begin alike are encoded together, see `share_prefixes`: attention is causal, so what a token becomes
-depends on the tokens before it only, and a common beginning needs to be computed once.
+Prompts that begin alike are encoded together, see `share_prefixes`: attention is causal, so a common beginning needs to
+be computed once.
 """
 
 import math
@@ -17,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jiqa.models.vit import LayerNorm, Linear, precision_of
+from jiqa.models.layers import LayerNorm, Linear, embed_patches, precision_of
 
 # Of the pixels that CLIP was trained on, in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -35,16 +34,7 @@ def normalise(pixels):
 
 
 def similarity(images, texts, logit_scale):
-  """Logits between images and prompts: exp(logit_scale) times the cosine, in float32.
-
-  Args:
-    images: [b, d] float32.
-    texts: [p, d] float32, unit length.
-    logit_scale: [] float32, ln(100) in the released models.
-
-  Returns:
-    [b, p] float32.
-  """
+  """exp(logit_scale) times the cosine of images [b, d] and texts [p, d] of unit length: [b, p] float32."""
   return jnp.exp(logit_scale) * jnp.matmul(unit(images), texts.T, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -55,17 +45,7 @@ def unit(x):
 
 
 def attend(query, key, value, heads, mask=None):
-  """Scaled dot-product attention.
-
-  Args:
-    query: [b, q, d]; every head has d / heads consecutive features.
-    key, value: [b, t, d].
-    heads: int.
-    mask: bool, broadcasts to [b, q, t]; False where a query must not look. None: everywhere.
-
-  Returns:
-    [b, q, d] of query's dtype.
-  """
+  """`layers.attend` without its weights, in the form that is quicker for many short rows of queries."""
 
   def split(x):
     return x.reshape(*x.shape[:2], heads, -1)
@@ -81,7 +61,7 @@ def attend(query, key, value, heads, mask=None):
 
 
 class Block(nnx.Module):
-  """A pre-norm transformer block; initialised as CLIP is, narrower the deeper the tower."""
+  """A pre-norm transformer block, initialised as CLIP is; [..., width] are its inputs."""
 
   def __init__(self, width, heads, depth, *, dtype, rngs):
     inside = nnx.initializers.normal(width**-0.5)
@@ -99,11 +79,11 @@ class Block(nnx.Module):
     self.width, self.heads = width, heads
 
   def query(self, x):
-    """[..., width] to what attention asks with."""
+    """What attention asks with."""
     return self.attn.in_proj(self.ln_1(x), slice(0, self.width))
 
   def key_value(self, x):
-    """[..., width] to what attention looks at, and what it takes from there."""
+    """What attention looks at, and what it takes from there."""
     return jnp.split(self.attn.in_proj(self.ln_1(x), slice(self.width, None)), 2, -1)
 
   def query_key_value(self, x):
@@ -139,15 +119,10 @@ class VisionTransformer(nnx.Module):
   """The image tower. ViT-B/32: image 224, patch 32, width 768, depth 12, 12 heads, embedding 512.
 
   Args:
-    image: side of the images, pixels; a multiple of `patch`.
-    patch: side of a patch, pixels.
+    image, patch: sides of the images and of a patch, pixels.
     width, depth, heads: of the transformer.
     embedding: features of the common space.
-    dtype: of the matrix products.
-    rngs: nnx.Rngs with a 'params' stream.
-
-  Raises:
-    ValueError: if patches do not tile the image or heads do not share the features evenly.
+    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
   """
 
   def __init__(self, image, patch, width, depth, heads, embedding, *, dtype=jnp.float32, rngs):
@@ -166,34 +141,16 @@ class VisionTransformer(nnx.Module):
     self.image, self.dtype = image, dtype
 
   def __call__(self, x):
-    """Encodes images.
-
-    Args:
-      x: [b, image, image, 3] float32, see `normalise`.
-
-    Returns:
-      [b, embedding] float32, of any length.
-
-    Raises:
-      ValueError: for images of another size.
-    """
+    """[b, image, image, 3] float32, see `normalise`, to [b, embedding] float32; ValueError for other sizes."""
     if x.shape[1:] != (self.image, self.image, 3):
       raise ValueError(f"images are {x.shape[1:]}; this tower takes ({self.image}, {self.image}, 3)")
-    patches = self.embed(x)
+    patches = embed_patches(x, self.conv1.kernel[...], self.dtype)
     first = jnp.broadcast_to(self.class_embedding[...], (x.shape[0], 1, patches.shape[-1]))
     x = self.ln_pre(jnp.concatenate([first, patches], 1) + self.positional_embedding[...])
     *blocks, last = self.transformer.resblocks
     for block in blocks:
       x = checkpoint_name(block(x), "block")
     return project(self.ln_post(last.first_token(x)[:, 0]), self.proj[...], self.dtype)
-
-  def embed(self, x):
-    """[b, h, w, 3] to [b, h/patch * w/patch, width]: a strided convolution, computed as a matrix product."""
-    kernel = self.conv1.kernel[...]
-    patch, width = kernel.shape[0], kernel.shape[-1]
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-    return project(x.reshape(b, -1, patch * patch * c), kernel.reshape(-1, width), self.dtype)
 
 
 def project(x, kernel, dtype):
@@ -207,15 +164,10 @@ class CLIP(nnx.Module):
   Args:
     vision: keyword arguments of `VisionTransformer` without `embedding`.
     embedding: features of the common space.
-    vocabulary: number of tokens; the last one ends a text.
-    context: longest text, tokens.
+    vocabulary, context: number of tokens, of which the last one ends a text; and of those in the longest text.
     width, depth, heads: of the text transformer.
     logit_scale: initial logarithm of what cosines are multiplied by.
-    dtype: of the matrix products.
-    rngs: nnx.Rngs with a 'params' stream.
-
-  Raises:
-    ValueError: as the towers.
+    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
   """
 
   def __init__(
@@ -232,18 +184,11 @@ class CLIP(nnx.Module):
     self.dtype = dtype
 
   def encode_image(self, x):
-    """[b, image, image, 3] float32 to [b, embedding] float32, see `VisionTransformer`."""
+    """See `VisionTransformer`."""
     return self.visual(x)
 
   def encode_text(self, tokens):
-    """Encodes texts one by one; what `encode_prompts` is equal to.
-
-    Args:
-      tokens: [p, t] int, 0 after the end; t at most the context.
-
-    Returns:
-      [p, embedding] float32, of any length.
-    """
+    """Encodes texts one by one: [p, t] int, 0 after the end, t at most the context, to [p, embedding] float32."""
     t = tokens.shape[1]
     x = self._embed(self.token_embedding.weight[...], tokens, jnp.arange(t))
     causal = jnp.tril(jnp.ones((t, t), bool))
@@ -253,14 +198,14 @@ class CLIP(nnx.Module):
     return project(self.ln_final(end), self.text_projection[...], self.dtype)
 
   def encode_prompts(self, prompts, place=lambda x: x):
-    """Encodes many texts, every common beginning once; equal to `encode_text` up to rounding.
+    """Encodes texts, every common beginning once; equal to `encode_text` up to rounding.
 
     Args:
       prompts: `Prompts`, from `share_prefixes`.
       place: function of an array with a leading axis of groups; may say which device has which groups.
 
     Returns:
-      [p, embedding] float32, of any length, in the order of the texts.
+      [p, embedding] float32, in the order of the texts.
     """
     groups, members, s = prompts.suffix.shape
     length = jnp.asarray(prompts.length)
@@ -308,36 +253,23 @@ def _masks(l, length, members, s):
 
 
 class Prompts(NamedTuple):
-  """Texts in groups that begin alike.
+  """Texts in groups that begin alike."""
 
-  Attributes:
-    prefix: [g, l] int32, the common beginnings, 0 after their end.
-    length: [g] int32, their lengths.
-    suffix: [g, m, s] int32, what follows, one row a text; the last token ends the text.
-    order: [p] int32, where in the flat [g m] the texts stand.
-  """
-
-  prefix: np.ndarray
-  length: np.ndarray
-  suffix: np.ndarray
-  order: np.ndarray
+  prefix: np.ndarray  # [g, l] int32, the common beginnings, 0 after their end
+  length: np.ndarray  # [g] int32, their lengths
+  suffix: np.ndarray  # [g, m, s] int32, what follows, one row a text; the last token ends the text
+  order: np.ndarray  # [p] int32, where in the flat [g m] the texts stand
 
 
 def share_prefixes(tokens, multiple=1):
-  """Groups texts by a common beginning so that as few tokens as possible remain.
-
-  All texts are cut the same number of tokens before their end. LIQE's 495 prompts end in "bad quality", "poor quality",
-  ...: 99 beginnings of at most 21 tokens and 495 ends of 3 remain, 3,564 tokens instead of 495 x 77 = 38,115.
+  """Groups texts by a common beginning so that as few tokens as possible remain, each in as many tokens of its own.
 
   Args:
-    tokens: [p, t] int, the highest id of a row is its last token, 0 after it.
+    tokens: [p, t] int, the highest id of a row is its last token, 0 after it; ValueError for fewer than two tokens.
     multiple: the number of groups is rounded up to a multiple of this (the number of devices) by repetition.
 
   Returns:
     `Prompts`.
-
-  Raises:
-    ValueError: for a text of fewer than two tokens.
 
   Example:
     >>> prompts = share_prefixes(np.array([[8, 1, 2, 5, 9], [8, 1, 2, 6, 9], [8, 3, 4, 9, 0]]))

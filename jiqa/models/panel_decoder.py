@@ -6,7 +6,8 @@ Attribute paths are torch's for one pre-norm `TransformerDecoderLayer`, so that 
 import jax.numpy as jnp
 from flax import nnx
 
-from jiqa.models.vit import LayerNorm, Linear, attend, gelu, normal_init
+from jiqa.models.layers import LayerNorm, Linear, attend, gelu
+from jiqa.models.vit import normal_init
 
 MEMBERS = 6
 EPSILON = 1e-5  # torch's default here; the encoder has 1e-6
@@ -49,14 +50,7 @@ class DecoderLayer(nnx.Module):
 
 
 class PanelDecoder(nnx.Module):
-  """Tokens of an encoder to a score.
-
-  Args:
-    width: features of a token.
-    heads: of both attentions.
-    dtype: of the matrix products.
-    rngs: nnx.Rngs with a 'params' stream.
-  """
+  """Tokens of an encoder, of `width` features, to a score; `dtype` is that of the matrix products."""
 
   def __init__(self, width, heads, *, dtype=jnp.float32, rngs):
     self.bunch_embedding = nnx.Param(normal_init(width)(rngs.params(), (1, MEMBERS, width), jnp.float32))

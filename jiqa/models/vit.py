@@ -1,13 +1,25 @@
-"""The vision transformer of DeiT III (Touvron et al. 2022): LayerScale, exact GELU, a class token without position.
+"""Vision transformers: DeiT III's (Touvron et al. 2022), and a plain one for images of any size.
 
-Attribute paths are those of the published checkpoints (`blocks.0.attn.qkv`): a checkpoint becomes ours by renaming and
-transposing. Parameters, the residual stream, layer norms and softmax are float32 whatever the dtype of the products.
+Attribute paths are those of the published checkpoints (`blocks.0.attn.qkv`). Parameters, the residual stream, layer
+norms and softmax are float32 whatever the dtype of the products.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+
+from jiqa.models.layers import (
+  LayerNorm,
+  Linear,
+  Part,
+  attend,
+  average,
+  embed_patches,
+  gelu,
+  inside,
+  mask_outside,
+)
 
 
 def normal_init(width):
@@ -16,53 +28,6 @@ def normal_init(width):
   torch's `trunc_normal_(std=0.02)` cuts at +-2, a hundred standard deviations away: nothing is cut here.
   """
   return nnx.initializers.normal(0.02 * (384 / width) ** 0.5)
-
-
-def precision_of(dtype):
-  """Where float32 is asked for, accelerators must not fall back to bfloat16 or TF32."""
-  return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-
-
-class Linear(nnx.Module):
-  """x @ kernel + bias, the product in `dtype`."""
-
-  def __init__(self, inputs, outputs, init, *, bias=True, dtype, rngs):
-    self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
-    self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
-    self.dtype = dtype
-
-  def __call__(self, x, columns=slice(None)):
-    """[..., inputs] to [..., outputs] of `dtype`; `columns`: the outputs wanted."""
-    kernel = self.kernel[...][:, columns].astype(self.dtype)
-    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-    y = jnp.matmul(rows, kernel, precision=precision_of(self.dtype))
-    y = y if self.bias is None else y + self.bias[...][columns].astype(self.dtype)
-    return y.reshape(*x.shape[:-1], -1)
-
-
-class LayerNorm(nnx.Module):
-  """Layer normalisation of the last axis, in float32."""
-
-  def __init__(self, features, epsilon):
-    self.scale = nnx.Param(jnp.ones(features, jnp.float32))
-    self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
-    self.epsilon = epsilon
-
-  def __call__(self, x):
-    x = x.astype(jnp.float32)
-    x = x - x.mean(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon) * self.scale[...] + self.bias[...]
-
-
-def gelu(x):
-  """x times the standard normal distribution function, exactly; by erf, which costs half of `jax.nn.gelu`'s erfc.
-
-  Example:
-    >>> [round(float(gelu(jnp.float32(x))), 5) for x in (-2.0, 0.0, 1.0)]
-    [-0.0455, 0.0, 0.84134]
-  """
-  x = x.astype(jnp.float32)
-  return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 class PatchEmbed(nnx.Module):
@@ -81,39 +46,7 @@ class PatchEmbed(nnx.Module):
 
   def __call__(self, x):
     """[b, h, w, 3] to [b, h/patch * w/patch, width], patches in rows."""
-    kernel = self.proj.kernel[...]
-    patch, width = kernel.shape[0], kernel.shape[-1]
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(-1, patch * patch * c).astype(self.dtype)
-    x = jnp.matmul(x, kernel.reshape(-1, width).astype(self.dtype), precision=precision_of(self.dtype))
-    return x.reshape(b, -1, width).astype(jnp.float32) + self.proj.bias[...]
-
-
-def attend(query, key, value, heads):
-  """Scaled dot-product attention.
-
-  Args:
-    query: [b, q, d]; every head has d / heads consecutive features.
-    key, value: [b, t, d].
-    heads: int.
-
-  Returns:
-    ([b, q, d] of query's dtype, weights [b, heads, q, t] float32).
-  """
-
-  def split(x):
-    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
-
-  precision = precision_of(query.dtype)
-  scale = (query.shape[-1] // heads) ** -0.5
-  logits = jnp.matmul(split(query) * scale, split(key).transpose(0, 1, 3, 2), precision=precision).astype(jnp.float32)
-  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-  total = weights.sum(-1, keepdims=True)
-  # Divided after the product: there are fewer values then.
-  mixed = jnp.matmul(weights.astype(value.dtype), split(value), precision=precision) / total
-  mixed = mixed.astype(query.dtype).transpose(0, 2, 1, 3)
-  return mixed.reshape(query.shape), weights / total
+    return embed_patches(x, self.proj.kernel[...], self.dtype) + self.proj.bias[...]
 
 
 class Attention(nnx.Module):
@@ -124,9 +57,9 @@ class Attention(nnx.Module):
     self.proj = Linear(width, width, normal_init(width), dtype=dtype, rngs=rngs)
     self.heads = heads
 
-  def __call__(self, x):
-    """[b, t, d] to ([b, t, d], weights [b, heads, t, t])."""
-    mixed, weights = attend(*jnp.split(self.qkv(x), 3, -1), self.heads)
+  def __call__(self, x, mask=None):
+    """[b, t, d] to ([b, t, d], weights [b, heads, t, t]); mask as in `attend`."""
+    mixed, weights = attend(*jnp.split(self.qkv(x), 3, -1), self.heads, mask)
     return self.proj(mixed), weights
 
 
@@ -151,9 +84,9 @@ class Block(nnx.Module):
     self.gamma_1 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
     self.gamma_2 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
 
-  def __call__(self, x):
-    """[b, t, d] float32 to ([b, t, d] float32, attention weights [b, heads, t, t])."""
-    mixed, weights = self.attn(self.norm1(x))
+  def __call__(self, x, mask=None):
+    """[b, t, d] float32 to ([b, t, d] float32, attention weights [b, heads, t, t]); mask as in `attend`."""
+    mixed, weights = self.attn(self.norm1(x), mask)
     x = x + self.gamma_1[...] * mixed
     return x + self.gamma_2[...] * self.mlp(self.norm2(x)), weights
 
@@ -162,17 +95,11 @@ class ViT(nnx.Module):
   """DeiT III's encoder. ViT-S/16: image 224, patch 16, width 384, depth 12, 6 heads.
 
   Args:
-    image: side of the images, pixels; the position embedding fits no other.
-    patch: side of a patch, pixels; divides `image`.
-    width: features of a token; a multiple of `heads`.
-    depth: number of blocks.
-    heads: of every attention.
+    image, patch: sides of the images and of a patch, pixels; the position embedding fits no other.
+    width: features of a token.
+    depth, heads: of the transformer.
     layer_scale: what the branches are scaled by at first.
-    dtype: of the matrix products.
-    rngs: nnx.Rngs with a 'params' stream.
-
-  Raises:
-    ValueError: if the patches do not tile the image or the heads do not share the features evenly.
+    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
   """
 
   def __init__(self, image, patch, width, depth, heads, *, layer_scale=1e-4, dtype=jnp.float32, rngs):
@@ -186,17 +113,11 @@ class ViT(nnx.Module):
     self.image = image
 
   def __call__(self, x):
-    """Encodes images.
-
-    Args:
-      x: [b, image, image, 3] float32, normalised as the weights expect.
+    """Encodes images [b, image, image, 3] float32, normalised as the weights expect; ValueError for other sizes.
 
     Returns:
       (tokens [b, 1 + t, width] float32, class token first, then patches in rows; attention [b, heads, t] float32: what
       the class token looks at in the last block, itself left out).
-
-    Raises:
-      ValueError: for images of another size.
     """
     if x.shape[1:] != (self.image, self.image, 3):
       raise ValueError(f"images are {x.shape[1:]}; this encoder takes ({self.image}, {self.image}, 3)")
@@ -206,3 +127,57 @@ class ViT(nnx.Module):
       x, weights = block(x)
       x = checkpoint_name(x, "block")
     return self.norm(x), weights[:, :, 0, 1:]
+
+
+class PooledViT(nnx.Module):
+  """A plain ViT for images of any size, whose features are the mean over its tokens; an `Encoder`, see encoders.py.
+
+  Positions are sines and cosines (Vaswani et al. 2017) of where in the image a patch lies, relative to its sides: what
+  interpolating a position embedding comes to. Memory grows with the square of the number of patches.
+
+  Args:
+    depth: number of blocks.
+    width: features of a token, a multiple of 4.
+    patch: side of a patch, pixels; those at the lower and right border are filled up with zeros.
+    heads: of every attention; None: one for every 64 features.
+    bn_groups, dtype, rngs: see `Encoder`; there is no batch normalisation.
+  """
+
+  reach = None
+
+  def __init__(self, depth, width, patch=16, heads=None, *, bn_groups=1, dtype=jnp.float32, rngs):
+    del bn_groups
+    heads = heads or max(width // 64, 1)
+    if width % heads or width % 4:
+      raise ValueError(f"width {width} must be a multiple of heads {heads}, and of 4")
+    self.patch_embed = PatchEmbed(patch, width, dtype=dtype, rngs=rngs)
+    self.blocks = nnx.List([Block(width, heads, 1.0, dtype=dtype, rngs=rngs) for _ in range(depth)])
+    self.norm = LayerNorm(width, 1e-6)
+    self.num_features, self.stride = width, patch
+
+  def __call__(self, x, size=None, *, train=False):
+    """[b, h, w, 3] float32 to [b, width] float32; arguments as those of `Encoder`."""
+    del train  # there are no running statistics
+    b, h, w, _ = x.shape
+    part = Part(jnp.broadcast_to(jnp.int32([h, w]), (b, 2)) if size is None else size)
+    x = jnp.pad(mask_outside(x, part), ((0, 0), (0, -h % self.stride), (0, -w % self.stride), (0, 0)))
+    rows, columns = (side // self.stride for side in x.shape[1:3])
+    grid = Part(-(-part.size // self.stride))
+    real = inside(rows, columns, grid).reshape(b, -1)
+    x = self.patch_embed(x) + _positions(rows, columns, grid.size, self.num_features)
+    for block in self.blocks:
+      x = checkpoint_name(block(x, real[:, None])[0], "block")
+    return average(mask_outside(self.norm(x).reshape(b, rows, columns, -1), grid), grid)
+
+
+def _positions(rows, columns, size, width):
+  """[b, rows * columns, width]: sines and cosines of rows and columns, as many waves as in a grid of 14 x 14."""
+  frequencies = 10000.0 ** -(jnp.arange(width // 4) / (width // 4))
+  axes = []
+  for axis, length in enumerate((rows, columns)):
+    place = 14 * (jnp.arange(length) + 0.5) / size[:, axis, None]
+    angle = place[..., None] * frequencies
+    axes.append(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1))
+  shape = (len(size), rows, columns, width // 2)
+  both = [jnp.broadcast_to(axes[0][:, :, None], shape), jnp.broadcast_to(axes[1][:, None], shape)]
+  return jnp.concatenate(both, -1).reshape(len(size), rows * columns, width)

@@ -1,35 +1,23 @@
 """`jiqa convert`: a published checkpoint to a folder of weights, and back."""
 
 import hashlib
-import importlib
 import pathlib
 
 import numpy as np
 import safetensors.numpy
 
 from jiqa.errors import UserError
-from jiqa.weights import rename
+from jiqa.weights import clip, deit, reiqa, rename
 from jiqa.weights.store import load_weights, save_weights
 
-SOURCES = {
-  "reiqa-quality": "jiqa.weights.reiqa:QUALITY",
-  "reiqa-content": "jiqa.weights.reiqa:CONTENT",
-  "resnet50": "jiqa.weights.reiqa:RESNET50",
-  "clip-vit-b-32": "jiqa.weights.clip:CLIP_VIT_B_32",
-  "liqe": "jiqa.weights.clip:LIQE",
-  "liqe-koniq": "jiqa.weights.clip:LIQE_KONIQ",
-  "deit3-small": "jiqa.weights.deit:DEIT3_SMALL",
-  "deit3-small-timm": "jiqa.weights.deit:DEIT3_SMALL_TIMM",
-  "deiqt": "jiqa.weights.deit:DEIQT",
-}
+SOURCES = {**reiqa.SOURCES, **clip.SOURCES, **deit.SOURCES}
 
 
 def source_of(name):
   """The `Source` of a name; UserError for an unknown one."""
   if name not in SOURCES:
     raise UserError(f"there is no source {name!r}; expected one of {', '.join(SOURCES)}")
-  module, _, attribute = SOURCES[name].partition(":")
-  return getattr(importlib.import_module(module), attribute)
+  return SOURCES[name]
 
 
 def convert(name, path, out):
@@ -47,19 +35,18 @@ def convert(name, path, out):
     UserError: the file is not what the name says, listing missing and surplus tensors, or cannot be read.
   """
   source, path = source_of(name), pathlib.Path(path)
-  said = next((word for word in source.not_named if word in path.name), None)
-  if said:
+  word = next((word for word in source.not_named if word in path.name), None)
+  if word:
     raise UserError(
-      f"{path}: its name says {said}, but {name} is {source.what}. The files hold the same tensors and "
+      f"{path}: its name says {word}, but {name} is {source.what}. The files hold the same tensors and "
       "cannot be told apart by them; rename the file if its name is wrong."
     )
   tensors = source.adapt(rename.read_checkpoint(path))
-  used = {key: value for key, value in tensors.items() if not (source.ignored and key.endswith(source.ignored))}
+  used = source.used(tensors)
   try:
-    converted = rename.to_ours(used, source.rules(), source.what)
+    converted = rename.to_ours(used, source.tensors(), source.what)
   except UserError as error:
     raise UserError(f"{path}: {error}{_guess(tensors, name)}") from None
-  features = source.probe(converted.params, converted.stats, source.card)
   return save_weights(
     out,
     converted.params,
@@ -72,35 +59,29 @@ def convert(name, path, out):
       "tensors_read": len(used),
       "left_out": converted.left_out,
       "ignored": sorted(set(tensors) - set(used)),
-      "probe": summary(features),
+      "probe": summary(source.features(converted.params, converted.stats)),
     },
   )
 
 
 def _guess(tensors, name):
   """Which source the tensors fit instead, as the end of a message."""
-  for other in SOURCES:
-    source = source_of(other)
-    used = {key: value for key, value in tensors.items() if not (source.ignored and key.endswith(source.ignored))}
-    if other != name and not rename.compare(used, source.rules()):
+  for other, source in SOURCES.items():
+    if other != name and not rename.compare(source.used(tensors), source.tensors()):
       return f"\nIt fits {other}: {source.what}."
   return ""
 
 
 def summary(features):
-  """What is kept of the probe's features: mean, norm and the first four, with 7 digits.
+  """What is kept of the probe's features, with 7 digits.
 
   Example:
     >>> summary(np.array([3.0, 4.0]))
     {'mean': 3.5, 'norm': 5.0, 'first': [3.0, 4.0]}
   """
-  digits = lambda value: float(f"{value:.7g}")  # noqa: E731
   values = np.asarray(features, np.float64)
-  return {
-    "mean": digits(values.mean()),
-    "norm": digits(np.linalg.norm(values)),
-    "first": [digits(value) for value in values[:4]],
-  }
+  mean, norm, *first = (float(f"{value:.7g}") for value in (values.mean(), np.linalg.norm(values), *values[:4]))
+  return {"mean": mean, "norm": norm, "first": first}
 
 
 def convert_back(name, directory, out, read=load_weights):
@@ -120,7 +101,7 @@ def convert_back(name, directory, out, read=load_weights):
   """
   source, out = source_of(name), pathlib.Path(out)
   params, stats, card = read(directory)
-  tensors = rename.to_theirs(params, stats, source.rules(), card.get("left_out", {}))
+  tensors = rename.to_theirs(params, stats, source.tensors(), card.get("left_out", {}))
   tensors = {source.prefix + key: value for key, value in tensors.items()}
   partial = out.with_name(out.name + ".part")
   out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,54 +1,94 @@
-"""Published checkpoints to our parameters and back: one reader of files, one renamer driven by a table per source.
+"""Published checkpoints to our parameters and back: one reader of files, one renamer driven by a few rules per source.
 
-A table is a list of `Rule`s, one for every tensor of the checkpoint. The renamer is strict: every rule must find its
-tensor with the right shape, and every tensor of the file its rule.
+A `Rule` is a regular expression over the paths of our network; together they name every tensor of the checkpoint. The
+renamer is strict: each must be in the file with the right shape, and nothing else.
 """
 
 import argparse
 import collections
+import functools
 import pathlib
+import re
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import nnx
 
 from jiqa.errors import UserError
-from jiqa.weights.store import describe_misfit, flatten, unflatten
+from jiqa.runtime.state import split_module
+from jiqa.weights.store import describe_misfit, flatten, misfit, unflatten
 
 # Where training scripts put the weights among other things, in the order in which they are looked for.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
 # What wrappers of torch put before every name.
 PREFIXES = ("_orig_mod.", "module.", "clip_model.", "model.")
 
-
-class Transform(NamedTuple):
-  """How an array changes between two layouts: two functions of arrays, each the other's inverse."""
-
-  to_ours: object
-  to_theirs: object
-
-
-SAME = Transform(lambda x: x, lambda x: x)
-CONV = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))  # OIHW and HWIO
-LINEAR = Transform(np.transpose, np.transpose)  # [out, in] and [in, out]
+# Layouts: as it is; [out, in, ...] in torch and [..., in, out] here; a number that we do not use, which is noted on the
+# card and written back on the way back.
+SAME, KERNEL, NUMBER = "same", "kernel", "number"
 
 
 class Rule(NamedTuple):
-  """One tensor of a checkpoint.
+  """What tensors are called whose paths, such as "params/encoder/layer1[0]/conv1/kernel", an expression matches."""
 
-  Attributes:
-    theirs: its name in the checkpoint, prefixes stripped.
-    ours: its path in our trees, such as "params/encoder/conv1/kernel" (see `store.flatten`); "" for a number that we
-      do not use, which is noted on the card and written back on the way back.
-    shape: its shape in the checkpoint.
-    transform: `Transform` to our layout.
-  """
+  ours: str  # the regular expression, for the whole path
+  theirs: str  # the name in the checkpoint: a template in which \1 is the first group, written with dots
+  layout: str = SAME  # SAME, KERNEL or NUMBER; a NUMBER is a tensor beside the one of the path
+
+
+class Tensor(NamedTuple):
+  """One tensor of a checkpoint."""
 
   theirs: str
-  ours: str
-  shape: tuple
-  transform: Transform = SAME
+  ours: str  # our path; "" for a NUMBER
+  shape: tuple  # in the checkpoint
+  layout: str = SAME
+
+
+@functools.cache
+def expand(network, rules):
+  """Every tensor of a checkpoint, a tuple of `Tensor`.
+
+  Args:
+    network: function () -> nnx module.
+    rules: tuple of `Rule`; of several that match a path the first counts, and those of NUMBERs before it.
+
+  Raises:
+    ValueError: no rule matches a path.
+  """
+  _, params, stats = split_module(nnx.eval_shape(network))
+  tensors = []
+  for path, leaf in flatten({"params": params, "stats": stats}).items():
+    for rule in rules:
+      match = re.fullmatch(rule.ours, path)
+      if not match:
+        continue
+      theirs = _plain(match.expand(rule.theirs)).replace("/", ".")
+      if rule.layout == NUMBER:
+        tensors.append(Tensor(theirs, "", (), NUMBER))
+      else:
+        shape = _to_theirs(np.broadcast_to(0, leaf.shape), rule.layout).shape
+        tensors.append(Tensor(theirs, path, shape, rule.layout))
+        break
+    else:
+      raise ValueError(f"no rule says what {path} is called in the checkpoint")
+  return tuple(tensors)
+
+
+def _plain(path):
+  """A path in which places in lists are names, as checkpoints of a run keep them."""
+  return path.replace("[", "/").replace("]", "")
+
+
+def _to_ours(x, layout):
+  return np.moveaxis(x, (1, 0), (-2, -1)) if layout == KERNEL else x
+
+
+def _to_theirs(x, layout):
+  return np.moveaxis(x, (-2, -1), (1, 0)) if layout == KERNEL else x
 
 
 class Converted(NamedTuple):
@@ -59,12 +99,12 @@ class Converted(NamedTuple):
   left_out: dict
 
 
-def to_ours(tensors, rules, what):
+def to_ours(tensors, table, what):
   """Renames the tensors of a checkpoint.
 
   Args:
     tensors: dict from name to array, see `read_checkpoint`.
-    rules: list of `Rule`.
+    table: tuple of `Tensor`, see `expand`.
     what: what the checkpoint is meant to be, for messages.
 
   Returns:
@@ -73,77 +113,80 @@ def to_ours(tensors, rules, what):
   Raises:
     UserError: listing the missing and surplus names and the wrong shapes.
   """
-  misfit = compare(tensors, rules)
-  if misfit:
-    raise UserError(f"this is not {what}: {len(tensors)} tensors, expected {len(rules)}\n{misfit}")
+  problems = compare(tensors, table)
+  if problems:
+    raise UserError(f"this is not {what}: {len(tensors)} tensors, expected {len(table)}\n{problems}")
   flat, left_out = {}, {}
-  for rule in rules:
-    value = np.asarray(tensors[rule.theirs])
-    if not rule.ours:
-      left_out[rule.theirs] = value.item()
-    else:
-      flat[rule.ours] = np.asarray(rule.transform.to_ours(value.astype(np.float32)), order="C")
-      if not np.isfinite(flat[rule.ours]).all():
-        raise UserError(f"the checkpoint's tensor {rule.theirs} holds values that are not finite; download it again")
+  for tensor in table:
+    value = np.asarray(tensors[tensor.theirs])
+    if tensor.layout == NUMBER:
+      left_out[tensor.theirs] = value.item()
+      continue
+    flat[tensor.ours] = np.asarray(_to_ours(value.astype(np.float32), tensor.layout), order="C")
+    if not np.isfinite(flat[tensor.ours]).all():
+      raise UserError(f"the checkpoint's tensor {tensor.theirs} holds values that are not finite; download it again")
   tree = unflatten(flat)
   return Converted(tree.get("params", {}), tree.get("stats", {}), left_out)
 
 
-def to_theirs(params, stats, rules, left_out):
+def to_theirs(params, stats, table, left_out):
   """The inverse of `to_ours`.
 
   Args:
     params, stats: nested dicts of arrays under our names.
-    rules: list of `Rule`.
+    table: tuple of `Tensor`.
     left_out: dict from name to number, see `Converted`; 0 where it does not say.
 
   Returns:
-    dict from name to float32 array (int64 for the numbers).
+    dict from name to float32 array, int64 for numbers.
 
   Raises:
-    UserError: naming our paths that the rules do not know, or lack.
+    UserError: naming our paths that the table does not know, or lacks.
   """
-  # Places in a list may have become text, as checkpoints of a run keep them.
-  plain = lambda path: path.replace("[", "/").replace("]", "")  # noqa: E731
-  flat = {plain(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
-  wanted = {plain(rule.ours) for rule in rules if rule.ours}
-  missing, surplus = sorted(wanted - set(flat)), sorted(set(flat) - wanted)
+  flat = {_plain(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
+  paths = {_plain(tensor.ours) for tensor in table if tensor.ours}
+  missing, surplus = sorted(paths - set(flat)), sorted(set(flat) - paths)
   if missing or surplus:
     raise UserError("these weights have another layout than the table:\n" + describe_misfit(missing, surplus, []))
   tensors = {}
-  for rule in rules:
-    if rule.ours:
-      tensors[rule.theirs] = np.asarray(
-        rule.transform.to_theirs(np.asarray(flat[plain(rule.ours)], np.float32)), order="C"
-      )
+  for tensor in table:
+    if tensor.layout == NUMBER:
+      value = np.asarray(left_out.get(tensor.theirs, 0), np.int64)
     else:
-      tensors[rule.theirs] = np.asarray(left_out.get(rule.theirs, 0), np.int64).reshape(rule.shape)
+      value = _to_theirs(np.asarray(flat[_plain(tensor.ours)], np.float32), tensor.layout)
+    tensors[tensor.theirs] = np.asarray(value, order="C")
   return tensors
 
 
-def compare(tensors, rules):
+def compare(tensors, table):
   """What keeps a checkpoint from being what a table says, as text; '' where it fits."""
-  names = {rule.theirs for rule in rules}
-  missing = [rule.theirs for rule in rules if rule.theirs not in tensors]
-  surplus = sorted(set(tensors) - names)
-  shapes = [
-    f"{rule.theirs} {np.shape(tensors[rule.theirs])} instead of {rule.shape}"
-    for rule in rules
-    if rule.theirs in tensors and tuple(np.shape(tensors[rule.theirs])) != tuple(rule.shape)
-  ]
-  return describe_misfit(missing, surplus, shapes)
+  return misfit({tensor.theirs: tensor for tensor in table}, tensors)
+
+
+def respell(tensors, spellings):
+  """A dict whose names are changed by pairs of a regular expression and what takes the place of its matches, in turn.
+
+  Example:
+    >>> respell({"blocks.3.ls2.gamma": 7}, [(r"ls([12])\\.gamma", r"gamma_\\1")])
+    {'blocks.3.gamma_2': 7}
+  """
+  respelled = {}
+  for name, value in tensors.items():
+    for pattern, template in spellings:
+      name = re.sub(pattern, template, name)
+    respelled[name] = value
+  return respelled
 
 
 def read_checkpoint(path):
   """The tensors of a checkpoint file, unwrapped.
 
   Args:
-    path: `.safetensors`; or a file of torch (zip, legacy pickle or TorchScript), for which torch must be installed.
-      Pickles are read without running code from them.
+    path: `.safetensors`; or a file of torch (zip or legacy pickle), for which torch must be installed. No code from
+      the file is run, so TorchScript is refused.
 
   Returns:
-    dict from name to NumPy array. What stands beside the weights (optimiser, epoch) is left out, and so are the
-    prefixes that wrappers put before every name.
+    dict from name to NumPy array, without what stands beside the weights and the prefixes of wrappers.
 
   Raises:
     UserError: there is no such file, it cannot be read or holds no tensors, or torch is needed and not installed.
@@ -151,8 +194,8 @@ def read_checkpoint(path):
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file")
-  found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-  tensors = {name: value for name, value in _unwrap(found).items() if isinstance(value, np.ndarray)}
+  tree = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+  tensors = {name: value for name, value in _unwrap(tree).items() if isinstance(value, np.ndarray)}
   if not tensors:
     raise UserError(f"{path}: holds no tensors; expected a checkpoint of weights")
   for prefix in PREFIXES:
@@ -161,13 +204,13 @@ def read_checkpoint(path):
   return tensors
 
 
-def _unwrap(found):
+def _unwrap(tree):
   """The dict that holds the tensors, wherever a training script has put it."""
   for key in WRAPPERS:
-    inner = found.get(key)
+    inner = tree.get(key)
     if isinstance(inner, dict) and any(isinstance(value, np.ndarray) for value in inner.values()):
       return inner
-  return found
+  return tree
 
 
 def _read_safetensors(path):
@@ -178,6 +221,12 @@ def _read_safetensors(path):
 
 
 def _read_torch(path):
+  if _is_torchscript(path):
+    raise UserError(
+      f"{path}: a TorchScript program, which would have to be run to be read. If you trust it, write its weights to a "
+      f"file of their own with torch, torch.save(torch.jit.load({path.name!r}, map_location='cpu').state_dict(), "
+      "'weights.pt'), and convert that; for CLIP, transformers' model.safetensors needs none of this"
+    )
   torch = _torch(path)
 
   def plain(value):
@@ -189,23 +238,24 @@ def _read_torch(path):
   try:
     # Training scripts save their options beside the weights.
     with torch.serialization.safe_globals([argparse.Namespace, collections.defaultdict]):
-      found = torch.load(path, map_location="cpu", weights_only=True)
+      tree = torch.load(path, map_location="cpu", weights_only=True)
   except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for files that it cannot read
-    try:
-      found = torch.jit.load(path, map_location="cpu").state_dict()
-    except Exception:
-      raise UserError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from error
-  if isinstance(found, torch.nn.Module) or not isinstance(found, dict):
-    raise UserError(f"{path}: holds a {type(found).__name__}, expected a dict of tensors")
-  return plain(found)
+    raise UserError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+  if not isinstance(tree, dict):
+    raise UserError(f"{path}: holds a {type(tree).__name__}, expected a dict of tensors")
+  return plain(tree)
+
+
+def _is_torchscript(path):
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return any(name.endswith("/constants.pkl") for name in archive.namelist())
+  except zipfile.BadZipFile:
+    return False
 
 
 def save_torch(tree, path):
-  """Writes a dict of NumPy arrays, nested or not, as a file of torch.
-
-  Raises:
-    UserError: torch is not installed.
-  """
+  """Writes a dict of NumPy arrays, nested or not, as a file of torch; UserError where torch is not installed."""
   torch = _torch(path)
 
   def tensors(value):

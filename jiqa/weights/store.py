@@ -21,18 +21,11 @@ WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
 def flatten(tree, prefix=""):
-  """Nested dicts to one dict from path to array, sorted by path.
-
-  Args:
-    tree: nested dict whose keys are names (str) or places in a list (int).
-    prefix: put before every path, such as "params/".
-
-  Returns:
-    dict from str to leaf.
+  """Nested dicts to one dict from path to leaf, sorted; keys are names (str) or places in a list (int).
 
   Example:
-    >>> flatten({"layer1": {0: {"kernel": 7}}, "head": {"0": 8}})
-    {'head/0': 8, 'layer1[0]/kernel': 7}
+    >>> flatten({"layer1": {0: {"kernel": 7}}, "head": {"0": 8}}, "params/")
+    {'params/head/0': 8, 'params/layer1[0]/kernel': 7}
   """
   flat = {}
 
@@ -41,10 +34,8 @@ def flatten(tree, prefix=""):
       flat[path] = node
       return
     for key, child in node.items():
-      if isinstance(key, int):
-        visit(child, f"{path}[{key}]")
-      else:
-        visit(child, f"{path}/{key}" if path else key)
+      step = f"[{key}]" if isinstance(key, int) else f"/{key}" if path else key
+      visit(child, path + step)
 
   visit(tree, prefix.rstrip("/"))
   return dict(sorted(flat.items()))
@@ -61,8 +52,8 @@ def unflatten(flat):
   for path, leaf in flat.items():
     keys = []
     for part in path.split("/"):
-      name, places = re.fullmatch(r"([^\[\]]*)((?:\[\d+\])*)", part).groups()
-      keys += [name, *map(int, re.findall(r"\d+", places))]
+      name, *places = re.split(r"\[(\d+)\]", part)
+      keys += [name, *map(int, places[::2])]
     node = tree
     for key in keys[:-1]:
       node = node.setdefault(key, {})
@@ -71,11 +62,7 @@ def unflatten(flat):
 
 
 def checksum(params, stats):
-  """The first 16 hex digits of the SHA-256 of all arrays, their paths, types and shapes, in the order of the paths.
-
-  Args:
-    params, stats: nested dicts of arrays.
-  """
+  """The first 16 hex digits of the SHA-256 of all arrays, their paths, types and shapes, in the order of the paths."""
   digest = hashlib.sha256()
   for path, leaf in flatten({"params": params, "stats": stats}).items():
     leaf = np.asarray(leaf, order="C")
@@ -85,17 +72,15 @@ def checksum(params, stats):
 
 
 def save_weights(directory, params, stats, card):
-  """Writes a folder of weights; it is there when it is complete, or as it was before.
-
-  Between its last two renamings an earlier folder is DIRECTORY.old; interrupted there, the next call finds it.
+  """Writes a folder of weights; it appears when it is complete.
 
   Args:
     directory: folder to make. An earlier folder of weights is replaced, any other is left alone.
     params, stats: nested dicts of arrays, see `flatten`.
-    card: dict of plain values: where the weights are from. 'weights_sha256', 'tensors' and 'parameters' are added.
+    card: dict of plain values: where the weights are from.
 
   Returns:
-    The card as it was written.
+    The card as written, with 'weights_sha256', 'tensors' and 'parameters'.
 
   Raises:
     UserError: the folder holds something else.
@@ -122,10 +107,7 @@ def save_weights(directory, params, stats, card):
 
 
 def load_weights(directory):
-  """Reads a folder of weights and checks that it is what its card says.
-
-  Args:
-    directory: folder made by `save_weights` or `jiqa convert`.
+  """Reads a folder that `save_weights` wrote and checks that it is what its card says.
 
   Returns:
     (params, stats, card): nested dicts of NumPy arrays, and the card.
@@ -147,10 +129,10 @@ def load_weights(directory):
   except (ValueError, KeyError, TypeError, OSError, AttributeError, safetensors.SafetensorError) as error:
     raise UserError(f"{directory}: cannot be read as weights ({error}); convert the checkpoint again") from error
   params, stats = tree.get("params", {}), tree.get("stats", {})
-  found = checksum(params, stats)
-  if found != expected:
+  actual = checksum(params, stats)
+  if actual != expected:
     raise UserError(
-      f"{directory / WEIGHTS}: checksum {found}, but {CARD} says {expected}; convert the checkpoint again"
+      f"{directory / WEIGHTS}: checksum {actual}, but {CARD} says {expected}; convert the checkpoint again"
     )
   return params, stats, card
 
@@ -177,21 +159,24 @@ def adopt(own, loaded, *, inside="", optional=()):
   """
 
   def part(tree):
-    return {
-      k: v for k, v in flatten(tree).items() if not inside or k == inside or k.startswith((inside + "/", inside + "["))
-    }
+    return {k: v for k, v in flatten(tree).items() if not inside or re.match(re.escape(inside) + r"(/|\[|$)", k)}
 
   ours, theirs = part(own), part(loaded)
-  missing = [k for k in ours if k not in theirs and not k.startswith(tuple(optional))]
-  surplus = [k for k in theirs if k not in ours]
-  shapes = [
-    f"{k} {tuple(np.shape(theirs[k]))} instead of {tuple(ours[k].shape)}"
-    for k in ours
-    if k in theirs and tuple(np.shape(theirs[k])) != tuple(ours[k].shape)
-  ]
-  if missing or surplus or shapes:
-    raise UserError("the weights do not fit this model: " + describe_misfit(missing, surplus, shapes))
+  required = {k: v for k, v in ours.items() if k in theirs or not k.startswith(tuple(optional))}
+  problems = misfit(required, theirs)
+  if problems:
+    raise UserError(f"the weights do not fit this model: {problems}")
   return unflatten(flatten(own) | {k: np.asarray(v).astype(ours[k].dtype) for k, v in theirs.items()})
+
+
+def misfit(expected, given):
+  """What keeps one dict of things with shapes from being like another, as text; '' where nothing does."""
+  shapes = [
+    f"{name} {tuple(np.shape(given[name]))} instead of {tuple(expected[name].shape)}"
+    for name in sorted(expected.keys() & given)
+    if tuple(np.shape(given[name])) != tuple(expected[name].shape)
+  ]
+  return describe_misfit(sorted(expected.keys() - given), sorted(given.keys() - expected), shapes)
 
 
 def describe_misfit(missing, surplus, shapes, most=40):

@@ -12,7 +12,7 @@ from jiqa.methods.liqe._prompts import JOINT, QUALITY, encode
 from jiqa.models.clip import CLIP, share_prefixes, similarity, unit
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights import clip as table
-from jiqa.weights.rename import to_ours, to_theirs
+from jiqa.weights.rename import expand, to_ours, to_theirs
 from jiqa.weights.store import flatten
 
 VISION = {"image": 24, "patch": 8, "width": 12, "depth": 2, "heads": 2}
@@ -29,7 +29,7 @@ def abstract(**changes):
 @pytest.fixture(scope="module")
 def fixture():
   stored = np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "clip_network.npz")
-  rules = table.clip_rules(VISION, TEXT, 8)
+  rules = expand(lambda: table.network(VISION, TEXT, 8), table.RULES)
 
   def tree(prefix):
     tensors = {name.removeprefix(prefix): stored[name] for name in stored.files if name.startswith(prefix)}
@@ -119,7 +119,7 @@ def test_texts_of_unequal_groups_equal_the_plain_tower(fixture):
 def test_all_302_tensors_of_the_published_network_come_back():
   # Full names and numbers, the sizes cut to stay small.
   vision, text = VISION | {"depth": 12}, TEXT | {"depth": 12}
-  rules = table.clip_rules(vision, text, 8)
+  rules = expand(lambda: table.network(vision, text, 8), table.RULES)
   rng = np.random.default_rng(0)
   tensors = {rule.theirs: rng.normal(size=rule.shape).astype(np.float32) for rule in rules}
   converted = to_ours(tensors, rules, "CLIP")

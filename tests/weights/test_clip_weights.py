@@ -10,14 +10,14 @@ from jiqa.weights import clip, convert, rename
 from jiqa.weights.store import flatten, load_weights
 from tests.models.test_clip import TEXT, VISION
 
-RULES = clip.clip_rules(VISION, TEXT, 8)
+RULES = rename.expand(lambda: clip.network(VISION, TEXT, 8), clip.RULES)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-  for name in ("CLIP_VIT_B_32", "LIQE", "LIQE_KONIQ"):
-    source = getattr(clip, name)._replace(rules=lambda: RULES, probe=lambda params, stats, card: np.ones(3))
-    monkeypatch.setattr(clip, name, source)
+  for name, source in clip.SOURCES.items():
+    small = source._replace(network=lambda: clip.network(VISION, TEXT, 8), probe=lambda network, card: np.ones((1, 3)))
+    monkeypatch.setitem(convert.SOURCES, name, small)
 
 
 def checkpoint():
@@ -85,7 +85,7 @@ def test_files_of_torch(layout, tmp_path):
   tensors = {name: torch.from_numpy(value) for name, value in checkpoint().items()}
   path = tmp_path / "LIQE.pt"
   if layout == "torchscript":
-    path = tmp_path / "ViT-B-32.pt"
+    script, path = tmp_path / "ViT-B-32.pt", tmp_path / "clip.pt"
     module = torch.nn.Module()
     for name, value in {**tensors, "input_resolution": torch.tensor(24)}.items():
       *parents, leaf = name.split(".")
@@ -93,7 +93,10 @@ def test_files_of_torch(layout, tmp_path):
       for parent in parents:
         inner = inner._modules.setdefault(parent, torch.nn.Module())
       inner.register_buffer(leaf, value.half() if value.ndim > 1 else value)
-    torch.jit.script(module).save(path)
+    torch.jit.script(module).save(script)
+    with pytest.raises(UserError, match=r"a TorchScript program.*torch\.save\(torch\.jit\.load\('ViT-B-32\.pt'"):
+      convert.convert("clip-vit-b-32", script, tmp_path / "weights")
+    torch.save(torch.jit.load(script, map_location="cpu").state_dict(), path)  # what the message says
   elif layout == "params":
     torch.save({"params": {f"clip_model.{name}": value for name, value in tensors.items()}}, path)
   elif layout == "training":

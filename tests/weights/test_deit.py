@@ -23,7 +23,7 @@ CLASSIFIER = {"head.weight": np.zeros((1000, 384), np.float32), "head.bias": np.
 @pytest.fixture(scope="module")
 def tensors():
   rng = np.random.default_rng(0)
-  rules = deit.encoder_rules() + deit.head_rules()
+  rules = deit.SOURCES["deiqt"].tensors()
   return {rule.theirs: rng.normal(0, 0.02, rule.shape).astype(np.float32) for rule in rules}
 
 
@@ -40,11 +40,9 @@ def save(tensors, path):
 def test_the_tables_cover_the_network_exactly():
   network = nnx.eval_shape(lambda: QualityNetwork(config_file.get_config("livec"), rngs=nnx.Rngs(0)))
   own = flatten(split_module(network)[1], "params/")
-  rules = deit.encoder_rules() + deit.head_rules()
-  assert len(deit.encoder_rules()) == 174 and len(rules) == 194
-  assert sorted(rule.ours for rule in rules) == sorted(own)
-  for rule in rules:
-    assert rule.transform.to_ours(np.empty(rule.shape, np.int8)).shape == own[rule.ours].shape, rule.theirs
+  tensors = deit.SOURCES["deiqt"].tensors()
+  assert len(deit.SOURCES["deit3-small"].tensors()) == 174 and len(tensors) == 194
+  assert sorted(tensor.ours for tensor in tensors) == sorted(own)
 
 
 @pytest.mark.slow

@@ -42,17 +42,17 @@ def unprefixed(tensors):
 def narrow_tables(monkeypatch, fixture):
   """The sources with the narrow network's table and card, so that conversions are quick."""
   width = NETWORKS["narrow"]
-  for name in ("QUALITY", "CONTENT"):
-    source = getattr(tables, name)
+  for name in ("reiqa-quality", "reiqa-content"):
+    source = tables.SOURCES[name]
     card = source.card | {"width": width}
-    monkeypatch.setattr(tables, name, source._replace(rules=lambda: tables.expert_rules(50, width), card=card))
+    monkeypatch.setitem(convert.SOURCES, name, source._replace(network=lambda: tables.expert(50, width), card=card))
   return shapes_of(fixture, "narrow")
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_table_has_the_322_tensors_of_the_pytorch_network(fixture, network):
   theirs = shapes_of(fixture, network)
-  rules = tables.expert_rules(50, NETWORKS[network])
+  rules = rename.expand(lambda: tables.expert(50, NETWORKS[network]), tables.EXPERT)
   assert {"module." + rule.theirs: rule.shape for rule in rules} == theirs
   assert len(rules) == 322 and len({rule.ours for rule in rules if rule.ours}) == 322 - 53
 
@@ -60,7 +60,7 @@ def test_the_table_has_the_322_tensors_of_the_pytorch_network(fixture, network):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_features_equal_a_pytorch_resnet_at_both_scales(fixture, network):
   tensors = unprefixed(random_tensors(shapes_of(fixture, network)))
-  rules = tables.expert_rules(50, NETWORKS[network])
+  rules = rename.expand(lambda: tables.expert(50, NETWORKS[network]), tables.EXPERT)
   params, stats, _ = rename.to_ours(tensors, rules, "a test")
   state = new_state(params, stats)
   for expert in ("quality", "content") if network == "narrow" else ("quality",):
@@ -91,7 +91,7 @@ def test_a_file_is_converted_and_comes_back_tensor_for_tensor(narrow_tables, tmp
   assert len(card["file_sha256"]) == 64 and card["file"] == path.name and card["expert"] == "quality"
   params, stats, again = load_weights(tmp_path / "weights")
   assert again == json.loads(json.dumps(card))
-  features = tables.probe(params, stats, card)
+  features = convert.SOURCES["reiqa-quality"].features(params, stats)
   assert convert.summary(features) == card["probe"] and features.std() > 0
   assert convert.convert_back("reiqa-quality", tmp_path / "weights", tmp_path / "back.safetensors") == 322
   back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
@@ -143,13 +143,13 @@ def test_wrong_files_are_refused_with_what_is_missing_and_surplus(narrow_tables,
   assert (
     "quality.safetensors: this is not Re-IQA's quality expert" in message and "321 tensors, expected 322" in message
   )
-  assert "2 missing: head.2.weight, head.2.bias" in message and "1 surplus: fc.weight" in message
+  assert "2 missing: head.2.bias, head.2.weight" in message and "1 surplus: fc.weight" in message
   name = "module.encoder.layer1.0.conv1.weight"
   message = refusal(published | {name: np.zeros((8, 8, 3, 3), np.float32)})
   assert "1 of another shape: encoder.layer1.0.conv1.weight (8, 8, 3, 3) instead of (8, 8, 1, 1)" in message
   message = refusal(published, file=tmp_path / "content_aware_r50.safetensors")
   assert "its name says content" in message
-  imagenet = {rule.theirs: np.zeros(rule.shape, np.float32) for rule in tables.encoder_rules(theirs="")}
+  imagenet = {tensor.theirs: np.zeros(tensor.shape, np.float32) for tensor in tables.SOURCES["resnet50"].tensors()}
   imagenet |= {"fc.weight": np.zeros((10, 2048), np.float32), "fc.bias": np.zeros(10, np.float32)}
   message = refusal(imagenet)
   assert "It fits resnet50: an ImageNet ResNet-50" in message
@@ -160,10 +160,10 @@ def test_wrong_files_are_refused_with_what_is_missing_and_surplus(narrow_tables,
 def test_an_imagenet_network_starts_a_training_run(monkeypatch, tmp_path):
   """With and without the counters and the classifier; the projector stays as initialised."""
 
-  rules = [rule for rule in tables.encoder_rules(10, 4, theirs="") if rule.ours]
-  narrow = tables.RESNET50._replace(rules=lambda: rules, card=tables.RESNET50.card | {"depth": 10, "width": 4})
-  monkeypatch.setattr(tables, "RESNET50", narrow)
-  tensors = random_tensors({rule.theirs: rule.shape for rule in rules})
+  source = tables.SOURCES["resnet50"]
+  narrow = source._replace(network=lambda: tables.resnet(10, 4), card=source.card | {"depth": 10, "width": 4})
+  monkeypatch.setitem(convert.SOURCES, "resnet50", narrow)
+  tensors = random_tensors({tensor.theirs: tensor.shape for tensor in narrow.tensors()})
   extra = {"fc.weight": np.zeros((9, 32), np.float32), "bn1.num_batches_tracked": np.array(3)}
   safetensors.numpy.save_file(tensors | extra, tmp_path / "r.safetensors")
   card = convert.convert("resnet50", tmp_path / "r.safetensors", tmp_path / "w")

@@ -6,35 +6,36 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 
 from jiqa.errors import UserError
 from jiqa.weights import rename
-from jiqa.weights.rename import CONV, LINEAR, Rule
+from jiqa.weights.rename import KERNEL, NUMBER, SAME, Rule, Tensor
 
-RULES = [
-  Rule("conv1.weight", "params/conv1/kernel", (4, 3, 5, 6), CONV),
-  Rule("fc.weight", "params/fc/kernel", (2, 7), LINEAR),
-  Rule("fc.bias", "params/fc/bias", (2,)),
-  Rule("bn.running_mean", "stats/bn/mean", (4,)),
-  Rule("bn.num_batches_tracked", "", ()),
+TABLE = [
+  Tensor("conv1.weight", "params/conv1/kernel", (4, 3, 5, 6), KERNEL),
+  Tensor("fc.weight", "params/fc/kernel", (2, 7), KERNEL),
+  Tensor("fc.bias", "params/fc/bias", (2,)),
+  Tensor("bn.running_mean", "stats/bn/mean", (4,)),
+  Tensor("bn.num_batches_tracked", "", (), NUMBER),
 ]
 
 
 def checkpoint():
   rng = np.random.default_rng(0)
-  tensors = {rule.theirs: rng.normal(size=rule.shape).astype(np.float32) for rule in RULES if rule.ours}
+  tensors = {rule.theirs: rng.normal(size=rule.shape).astype(np.float32) for rule in TABLE if rule.ours}
   return tensors | {"bn.num_batches_tracked": np.array(17)}
 
 
 def test_names_and_layouts_change_and_come_back():
   tensors = checkpoint()
-  params, stats, left_out = rename.to_ours(tensors, RULES, "a test")
+  params, stats, left_out = rename.to_ours(tensors, TABLE, "a test")
   assert params["conv1"]["kernel"].shape == (5, 6, 3, 4)
   assert params["conv1"]["kernel"][1, 2, 0, 3] == tensors["conv1.weight"][3, 0, 1, 2]
   assert params["fc"]["kernel"][6, 1] == tensors["fc.weight"][1, 6]
   assert left_out == {"bn.num_batches_tracked": 17}
   params["list"] = {"0": {"bias": params["fc"].pop("bias")}}  # a place in a list, as a run's checkpoint keeps it
-  rules = [rule._replace(ours="params/list[0]/bias") if rule.theirs == "fc.bias" else rule for rule in RULES]
+  rules = [rule._replace(ours="params/list[0]/bias") if rule.theirs == "fc.bias" else rule for rule in TABLE]
   back = rename.to_theirs(params, stats, rules, left_out)
   assert set(back) == set(tensors)
   for name, value in tensors.items():
@@ -42,21 +43,44 @@ def test_names_and_layouts_change_and_come_back():
     assert back[name].shape == value.shape
 
 
+def test_rules_say_what_every_path_is_called():
+  def network():
+    bn = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+    return nnx.Dict(layer=nnx.List([nnx.Conv(3, 4, (5, 6), use_bias=False, rngs=nnx.Rngs(0))]), bn=bn)
+
+  rules = (
+    Rule(r"stats/(.+)/mean", r"\1.num_batches_tracked", NUMBER),
+    Rule(r"stats/(.+)/(mean|var)", r"\1.running_\2"),
+    Rule(r"params/(.+)/kernel", r"\1.weight", KERNEL),
+    Rule(r"params/(.+)/(scale|bias)", r"\1.\2"),
+  )
+  assert set(rename.expand(network, rules)) == {
+    Tensor("layer.0.weight", "params/layer[0]/kernel", (4, 3, 5, 6), KERNEL),
+    Tensor("bn.scale", "params/bn/scale", (4,), SAME),
+    Tensor("bn.bias", "params/bn/bias", (4,), SAME),
+    Tensor("bn.running_mean", "stats/bn/mean", (4,), SAME),
+    Tensor("bn.running_var", "stats/bn/var", (4,), SAME),
+    Tensor("bn.num_batches_tracked", "", (), NUMBER),
+  }
+  with pytest.raises(ValueError, match=r"no rule says what params/bn/bias is called"):
+    rename.expand(network, rules[:3])
+
+
 def test_every_tensor_must_fit():
   tensors = checkpoint()
   tensors["classifier.weight"] = tensors.pop("fc.weight")
   tensors["fc.bias"] = np.zeros(3, np.float32)
   with pytest.raises(UserError) as error:
-    rename.to_ours(tensors, RULES, "a test")
+    rename.to_ours(tensors, TABLE, "a test")
   for words in ("not a test", "1 missing: fc.weight", "1 surplus: classifier.weight", "fc.bias (3,) instead of (2,)"):
     assert words in str(error.value)
   broken = checkpoint()
   broken["fc.bias"][1] = np.nan
   with pytest.raises(UserError, match=r"fc\.bias holds values that are not finite"):
-    rename.to_ours(broken, RULES, "a test")
+    rename.to_ours(broken, TABLE, "a test")
   with pytest.raises(UserError, match="1 surplus: params/more"):
-    params, stats, left_out = rename.to_ours(checkpoint(), RULES, "a test")
-    rename.to_theirs(params | {"more": np.ones(1)}, stats, RULES, left_out)
+    params, stats, left_out = rename.to_ours(checkpoint(), TABLE, "a test")
+    rename.to_theirs(params | {"more": np.ones(1)}, stats, TABLE, left_out)
 
 
 def test_safetensors_are_read_without_torch(tmp_path, monkeypatch):
@@ -64,7 +88,7 @@ def test_safetensors_are_read_without_torch(tmp_path, monkeypatch):
   path = tmp_path / "w.safetensors"
   safetensors.numpy.save_file({"module." + name: np.asarray(value) for name, value in checkpoint().items()}, path)
   found = rename.read_checkpoint(path)
-  assert rename.compare(found, RULES) == ""
+  assert rename.compare(found, TABLE) == ""
   path.write_bytes(b"not that")
   with pytest.raises(UserError, match="damaged"):
     rename.read_checkpoint(path)
@@ -83,16 +107,17 @@ def test_files_of_torch_are_unwrapped(tmp_path, wrapper, zipped):
   whole = {"epoch": 3, "opt": argparse.Namespace(lr=0.1), wrapper: tensors} if wrapper else tensors
   torch.save(whole, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
   found = rename.read_checkpoint(tmp_path / "w.pth")
-  assert rename.compare(found, RULES) == ""
+  assert rename.compare(found, TABLE) == ""
   np.testing.assert_array_equal(found["fc.bias"], checkpoint()["fc.bias"])
 
 
-def test_torchscript_is_read_and_code_in_pickles_is_not_run(tmp_path):
+def test_no_code_of_a_file_is_run(tmp_path, monkeypatch):
   torch = pytest.importorskip("torch")
-  script = torch.jit.script(torch.nn.Linear(3, 2).half())
-  script.save(tmp_path / "script.pt")
-  found = rename.read_checkpoint(tmp_path / "script.pt")
-  assert found["weight"].shape == (2, 3) and found["weight"].dtype == np.float32
+  torch.jit.script(torch.nn.Linear(3, 2)).save(tmp_path / "script.pt")
+  monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))
+  with pytest.raises(UserError, match="a TorchScript program") as error:
+    rename.read_checkpoint(tmp_path / "script.pt")
+  assert "weights_only" not in str(error.value)
   (tmp_path / "w.pth").write_bytes(b"some pickle")
   with pytest.raises(UserError, match="cannot be read as weights"):
     rename.read_checkpoint(tmp_path / "w.pth")

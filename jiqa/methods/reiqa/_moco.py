@@ -13,7 +13,8 @@ from PIL import Image
 from jiqa import losses
 from jiqa.methods.base import Method, check
 from jiqa.models import tiles
-from jiqa.models.resnet import Projector, ResNet
+from jiqa.models.encoders import build_encoder
+from jiqa.models.layers import Projector
 from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import merge_module, new_state, split_module
 from jiqa.weights.store import adopt
@@ -24,7 +25,7 @@ class Network(nnx.Module):
 
   def __init__(self, config, *, rngs):
     dtype = jnp.dtype(config.dtype)
-    self.encoder = ResNet(config.depth, config.width, bn_groups=config.bn_groups, dtype=dtype, rngs=rngs)
+    self.encoder = build_encoder(config, rngs=rngs)
     self.head = Projector(self.encoder.num_features, config.embedding, dtype=dtype, rngs=rngs)
 
   def __call__(self, x, *, train):
