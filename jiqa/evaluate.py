@@ -45,8 +45,8 @@ def evaluate_database(config, name, states, predictor, workdir):
     workdir: pathlib.Path; gets the heads or the scores of the trained state, and a scatter plot.
 
   Returns:
-    dict: what `summarise` says of the trained state, the untrained one's under 'untrained', and what was used; empty in
-    any process but the main one.
+    dict: what `protocol.summarise` says of the trained state, the untrained one's under 'untrained', and what was used;
+    empty in any process but the main one.
   """
   wanted = config.evaluation
   check_protocol(config, name)
@@ -70,7 +70,7 @@ def evaluate_database(config, name, states, predictor, workdir):
     results[label] = judge(config, name, table, splits, positions, outputs)
     records = table.iloc[positions].assign(database=name)
     further = predictor.method.compute_metrics(outputs, records)
-    summaries[label] = summarise(results[label], domains) | ({"further": further} if further else {})
+    summaries[label] = protocol.summarise(results[label], domains) | ({"further": further} if further else {})
   if not is_main():
     return {}
   results["trained"].save(workdir, stem)
@@ -112,7 +112,7 @@ def write_report(config, database, results, workdir):
   references = table.reference_name.to_numpy(str)
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    found = study.judge(
+    found = study.compare(
       {label: results[label].predictions for label in reversed(results)},
       mos,
       names=table.image_name.to_numpy(),
@@ -172,20 +172,7 @@ def judge(config, name, table, splits, positions, outputs):
     raise UserError(f"{name}: method {config.method!r} predicts features, which need config.split=-1")
   first, last, count = config.evaluation.alphas
   groups = table.reference_name.to_numpy()
-  return protocol.in_database(outputs["features"], mos, splits, np.geomspace(first, last, int(count)), groups=groups)
-
-
-def summarise(result, domains):
-  """`protocol.Result.summary()`, and under 'domains' the median SRCC and PLCC inside each part of the database."""
-  inside = {}
-  for domain in sorted(set(domains) - {""}):
-    parts = [np.isfinite(row) & (domains == domain) for row in result.predictions]
-    measured = [
-      protocol.measures(row[part], result.mos[part]) for row, part in zip(result.predictions, parts, strict=True)
-    ]
-    medians = {key: float(np.median([m[key] for m in measured])) for key in ("srcc", "plcc")}
-    inside[domain] = {key: value if np.isfinite(value) else None for key, value in medians.items()}
-  return {**result.summary(), "domains": inside}
+  return protocol.fit_heads(outputs["features"], mos, splits, np.geomspace(first, last, int(count)), groups=groups)
 
 
 def evaluate(config, workdir, devices=None):

@@ -11,16 +11,14 @@ import rich.console
 import rich.table
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, gmad_session, protocol, realignment, report, study, tables
-
-# What a reader of the numbers has to know; all other warnings are for programmers.
-TOLD = (correlation.UndefinedCorrelationWarning, protocol.SeenImagesWarning)
+from jiqa.evaluation import correlation, figures, gmad_session, realignment, report, study, tables
 
 
 def evaluate(
-  scores, mos, *, methods=(), group=None, by=(), split=None, out, title=None, unit="MOS", resamples=1000, seed=0
-):
-  """Judges a table of scores and writes the report.
+  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, out, title=None, unit="MOS", resamples=1000,
+  seed=0,
+):  # fmt: skip
+  """Evaluates a table of scores and writes the report.
 
   Args:
     scores: table with one row an image, one column a method.
@@ -29,36 +27,38 @@ def evaluate(
     group: column of the references, or a file with `image_name` and `reference_name`.
     by: columns to break the results down by.
     split: beginning of the names of the columns that say 'test'.
+    cross: column of the database names: the report is the matrix of methods and databases, see `study.cross_database`.
     out: folder of the report.
     title: its heading; None: the name of the table.
     unit: name of the human scale.
     resamples: of the bootstrap.
     seed: of the bootstrap.
+
+  Raises:
+    UserError: a file, a column or a value is missing or wrong; or `cross` has company that it does not use.
   """
+  if cross and (group or by or split):
+    raise UserError(f"--cross={cross}: compares inside every database and takes no --group, --by or --split")
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    found = study.from_table(
-      scores, mos, scores=methods, group=group, labels=by, split=split, resamples=resamples, seed=seed
-    )  # fmt: skip
-  told = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, TOLD)))
+    if cross:
+      found = study.cross_database(scores, mos, cross, scores=methods)
+    else:
+      options = {"resamples": resamples, "seed": seed}
+      found = study.compare_table(scores, mos, scores=methods, group=group, labels=by, split=split, **options)
+  undefined = [str(w.message) for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning)]
+  notes = list(dict.fromkeys(undefined))
   for name, method in found["methods"].items():
-    if method["value"]["srcc"] < 0:
-      told.append(
-        f"{name} falls as the human scores rise (SRCC {method['value']['srcc']:.3f}): is its direction right?"
-      )
-  for text in told:
+    if (srcc := method["value"].get("srcc", 0)) < 0:
+      notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
+  for text in notes:
     print(f"jiqa: warning: {text}", file=sys.stderr)
   title = title or f"Evaluation of {pathlib.Path(scores).name}"
-  extra = {
-    "checksums": {str(path): report.checksum(path) for path in (scores, mos, group) if path and os.path.isfile(path)}
-  }
-  page = report.write(out, found, title=title, command=_command(), unit=unit, warnings=told, extra=extra)
-  rows = [
-    [name, *(f"{m['value'][k]:.4f}" for k in study.MEASURES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
-    for name, m in found["methods"].items()
-  ]
-  level = f"SRCC {found['settings']['level']:.0%} interval"
-  _print(title, ["method", *(report.NAMES[k] for k in study.MEASURES), level], rows)
+  files = [path for path in (scores, mos, group) if path and os.path.isfile(path)]
+  extra = {"checksums": {str(path): report.checksum(path) for path in files}}
+  command = shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
+  page = report.write(out, found, title=title, command=command, unit=unit, warnings=notes, extra=extra)
+  _print_results(title, found)
   print(f"report: {page}")
 
 
@@ -69,11 +69,9 @@ def gmad(score_files, out, **options):
   if options.get("images"):
     print(f"to be answered in a browser: {pathlib.Path(out) / 'index.html'}")
   if "resistance_rank" in found:
-    order = np.argsort(-found["resistance_rank"])
-    rows = [
-      [found["methods"][i], f"{found['resistance_rank'][i]:.3f}", f"{found['aggressiveness_rank'][i]:.3f}"]
-      for i in order
-    ]
+    resistance, aggressiveness = found["resistance_rank"], found["aggressiveness_rank"]
+    order = np.argsort(-resistance)
+    rows = [[found["methods"][i], f"{resistance[i]:.3f}", f"{aggressiveness[i]:.3f}"] for i in order]
     kind = "answers of the proxy" if options.get("proxy") else "answers"
     _print(f"gMAD ranking by the {kind}, higher is better", ["method", "resistance", "aggressiveness"], rows)
 
@@ -106,6 +104,24 @@ def realign(scores, *, score, mos, database, fitted=None, out):
   print(f"realigned labels: {out}")
 
 
+def _print_results(title, found):
+  if "cross_database" in found:
+    inside = found["cross_database"]
+    databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
+    rows = [
+      [method, *(f"{tested[name]['srcc']:.4f}" if name in tested else "" for name in databases)]
+      for method, tested in inside.items()
+    ]
+    _print(f"{title}: SRCC inside every database", ["method", *databases], rows)
+    return
+  rows = [
+    [name, *(f"{m['value'][k]:.4f}" for k in study.MEASURES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
+    for name, m in found["methods"].items()
+  ]
+  level = f"SRCC {found['settings']['level']:.0%} interval"
+  _print(title, ["method", *(report.NAMES[k] for k in study.MEASURES), level], rows)
+
+
 def _print(title, head, rows):
   table = rich.table.Table(title=title, title_justify="left")
   for i, name in enumerate(head):
@@ -115,7 +131,3 @@ def _print(title, head, rows):
   # A table in a pipe or a log is not cut to the width of a terminal that is not there.
   width = None if sys.stdout.isatty() else 160
   rich.console.Console(width=width).print(table)
-
-
-def _command():
-  return shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])

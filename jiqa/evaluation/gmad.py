@@ -19,11 +19,7 @@ HALF_WIDTH = 9.0
 
 
 class Pairs(NamedTuple):
-  """Image pairs of a competition, one entry a pair; images are numbered as in the pool.
-
-  gap is what the attacker sees between the two images less what the defender sees, on the common scale; share is how
-  much of the defender's images its level holds, normalised over the levels that gave a pair.
-  """
+  """Image pairs of a competition, one entry a pair; images are numbered as in the pool."""
 
   defender: np.ndarray
   attacker: np.ndarray
@@ -31,8 +27,8 @@ class Pairs(NamedTuple):
   rank: np.ndarray  # 0 for the pair with the largest gap of its level
   low: np.ndarray  # the image that the attacker calls worse
   high: np.ndarray
-  gap: np.ndarray
-  share: np.ndarray
+  gap: np.ndarray  # what the attacker sees between the two less what the defender sees, on the common scale
+  share: np.ndarray  # of the defender's images that its level holds, over the levels that gave a pair
 
 
 def by_quantile(scores):
@@ -49,11 +45,11 @@ def by_quantile(scores):
     [[100.0, 0.0, 50.0]]
   """
   scores = _finite(scores)
-  return np.stack([(stats.rankdata(row) - 1) / max(len(row) - 1, 1) * 100 for row in scores])
+  return (stats.rankdata(scores, axis=1) - 1) / max(scores.shape[1] - 1, 1) * 100
 
 
 def by_logistic(scores, anchors, mos):
-  """Common scale from labelled images: a logistic maps every method onto the human scale, 0 to 100.
+  """Common scale from labelled images: a logistic maps every method onto the human scale.
 
   Args:
     scores: [j, n] float, scores of the methods on the pool.
@@ -66,19 +62,12 @@ def by_logistic(scores, anchors, mos):
   Raises:
     UserError: a method falls where the human scores rise.
   """
-  scores, anchors = _finite(scores), _finite(anchors)
-  mos = np.asarray(mos, np.float64)
-  percent = (mos - mos.min()) / (mos.max() - mos.min()) * 100
-  mapped = []
-  for row, anchor in zip(scores, anchors, strict=True):
-    curve = logistic.fit(anchor, percent)
+  scores, anchors, mos = _finite(scores), _finite(anchors), np.asarray(mos, np.float64)
+  curves = [logistic.fit(anchor, (mos - mos.min()) / (mos.max() - mos.min()) * 100) for anchor in anchors]
+  for i, curve in enumerate(curves):
     if not curve.parameters[0] > curve.parameters[1]:
-      message = (
-        f"method {len(mapped)} falls where the human scores rise (logistic {curve.parameters}): negate its scores"
-      )
-      raise UserError(message)
-    mapped.append(curve(row))
-  return np.stack(mapped)
+      raise UserError(f"method {i} falls where the human scores rise (logistic {curve.parameters}): negate its scores")
+  return np.stack([curve(row) for curve, row in zip(curves, scores, strict=True)])
 
 
 def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=1):
@@ -110,7 +99,7 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
   if len(scores) < 2:
     raise UserError(f"{len(scores)} score table(s): a competition needs at least two methods")
   contents = np.arange(scores.shape[1]) if contents is None else np.unique(np.asarray(contents), return_inverse=True)[1]
-  found = []
+  pairs = []
   for i, defender in enumerate(scores):
     low, high = defender.min(), defender.max()
     centres = low + (np.arange(levels) + 0.5) * (high - low) / levels
@@ -119,29 +108,28 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
     total = sum(map(len, members.values()))
     for j, attacker in enumerate(scores):
       for level, member in members.items() if i != j else ():
-        worst, best = _extremes(member[np.argsort(attacker[member], kind="stable")], contents, top)
-        for rank, (a, b) in enumerate(zip(worst, best, strict=True)):
+        ends = _extremes(member[np.argsort(attacker[member], kind="stable")], contents, top)
+        for rank, (a, b) in enumerate(ends):
           gap = attacker[b] - attacker[a] - abs(defender[b] - defender[a])
-          found.append((i, j, level, rank, a, b, gap, len(member) / total))
-  columns = list(zip(*found, strict=True)) or [()] * 8
+          pairs.append((i, j, level, rank, a, b, gap, len(member) / total))
+  columns = list(zip(*pairs, strict=True)) or [()] * 8
   return Pairs(*(np.array(c, np.int64) for c in columns[:6]), *(np.array(c, np.float64) for c in columns[6:]))
 
 
 def _extremes(ordered, contents, top):
-  """The `top` first and last images of an order, taken in turn, no content twice."""
-  taken, ends = set(), ([], [])
+  """The `top` pairs of first and last images of an order, taken in turn, no content twice."""
+  taken, pairs = set(), []
   streams = (iter(ordered), iter(ordered[::-1]))
   for _ in range(top):
     pair = []
     for stream in streams:
       image = next((image for image in stream if contents[image] not in taken), None)
       if image is None:
-        return ends
+        return pairs
       taken.add(contents[image])
       pair.append(image)
-    for end, image in zip(ends, pair, strict=True):
-      end.append(image)
-  return ends
+    pairs.append(pair)
+  return pairs
 
 
 def proxy_preferences(pairs, quality):
@@ -159,9 +147,7 @@ def proxy_preferences(pairs, quality):
 
 
 def screen(answers):
-  """Rejects the subjects whose answers are too often far from those of the others.
-
-  ITU-R BT.500-13, annex 2, sec. 2.3.1.
+  """Rejects subjects whose answers are too often far from those of the others (ITU-R BT.500-13, annex 2, 2.3.1).
 
   Args:
     answers: [s, p] float in [-100, 100], nan where a subject has not answered.
@@ -187,9 +173,7 @@ def screen(answers):
 
 
 def matrices(pairs, preferences, methods):
-  """How hard every method attacks, and how well it stands attacks.
-
-  Ma et al. 2020, eq. 4-7.
+  """How hard every method attacks, and how well it stands attacks (Ma et al. 2020, eq. 4-7).
 
   Args:
     pairs: `Pairs`.
@@ -199,12 +183,6 @@ def matrices(pairs, preferences, methods):
   Returns:
     (aggressiveness [j, j], row j attacks column i, >= 0; resistance [j, j], row i resists column j), both in [0, 100],
     nan where a pair of methods has no answer and on the diagonal.
-
-  Example:
-    >>> pairs = Pairs(*np.array([[0, 1], [1, 0], [0, 0], [0, 0], [0, 0], [1, 1]]), np.zeros(2), np.ones(2))
-    >>> attack, stand = matrices(pairs, np.array([80.0, 10.0]), 2)
-    >>> float(attack[1, 0]), float(stand[0, 1])
-    (80.0, 20.0)
   """
   preferences = np.asarray(preferences, np.float64)
   attack, stand = np.full((methods, methods), np.nan), np.full((methods, methods), np.nan)
@@ -249,7 +227,6 @@ def _finite(scores):
   scores = np.atleast_2d(np.asarray(scores, np.float64))
   broken = np.argwhere(~np.isfinite(scores))
   if len(broken):
-    raise UserError(
-      f"method {broken[0][0]} has the score {scores[tuple(broken[0])]} for image {broken[0][1]}: leave it out"
-    )
+    method, image = broken[0]
+    raise UserError(f"method {method} has the score {scores[method, image]} for image {image}: leave it out")
   return scores

@@ -1,8 +1,7 @@
 """The monotone curves that map predictions onto the human scale before PLCC and RMSE are taken.
 
-Both curves are linear in all but two of their parameters, the centre and the slope. For given centre and slope the rest
-is a linear least-squares problem, so only a plane is searched (variable projection, Golub and Pereyra 1973): a coarse
-grid over the whole plane, then a bounded trust-region polish of the best cells. No starting value has to be guessed.
+Both are linear in all parameters but centre and slope, so only a plane is searched (variable projection, Golub and
+Pereyra 1973): a coarse grid, then a bounded trust-region polish of its best cells.
 """
 
 import dataclasses
@@ -29,13 +28,12 @@ def fit(prediction, target, parameters=4):
   5: b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5 (Sheikh, Sabir and Bovik 2006, eq. 1).
 
   Args:
-    prediction: [n] float, scores of one model.
-    target: [n] float, human scores in the same order.
+    prediction, target: [n] float, scores of one model and human scores.
     parameters: 4 or 5.
 
   Returns:
-    `Curve`. Where no curve exists (fewer images than parameters, values that are not finite or all equal) its
-    parameters are nan and an `UndefinedCorrelationWarning` says why.
+    `Curve`; where none exists (fewer images than parameters, values not finite or all equal) its parameters are nan and
+    an `UndefinedCorrelationWarning` says why.
 
   Raises:
     ValueError: the two are not of one length, or `parameters` is neither 4 nor 5.
@@ -64,50 +62,12 @@ def fit(prediction, target, parameters=4):
     values = (low + rise, low, shift + unit * centre, unit / slope)
   else:
     straight = height * linear[2] / unit
-    values = (
-      height * linear[1],
-      slope / unit,
-      shift + unit * centre,
-      straight,
-      level + height * linear[0] - straight * shift,
-    )
+    constant = level + height * linear[0] - straight * shift
+    values = (height * linear[1], slope / unit, shift + unit * centre, straight, constant)
   edge = not SETTLED[0] < slope < SETTLED[1]
   message = "the curve has degenerated: within the data it is a straight line or a step" if edge else best.message
   sse = float(height**2 * residual @ residual)
   return Curve(tuple(float(value) for value in values), sse, bool(best.success and not edge), str(message))
-
-
-def mapped_plcc(prediction, target, parameters=4):
-  """PLCC after the logistic.
-
-  Args:
-    prediction: [n] float, scores of one model.
-    target: [n] float, human scores in the same order.
-    parameters: 4 or 5.
-
-  Returns:
-    float in [-1, 1]; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
-  """
-  return _after(correlation.plcc, prediction, target, parameters)
-
-
-def mapped_rmse(prediction, target, parameters=4):
-  """RMSE after the logistic, in the unit of the human scores.
-
-  Args:
-    prediction: [n] float, scores of one model.
-    target: [n] float, human scores in the same order.
-    parameters: 4 or 5.
-
-  Returns:
-    float >= 0; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
-  """
-  return _after(correlation.rmse, prediction, target, parameters)
-
-
-def _after(measure, prediction, target, parameters):
-  curve = fit(prediction, target, parameters)
-  return float("nan") if np.isnan(curve.sse) else measure(curve(prediction), target)
 
 
 def _reason(x, y, parameters):
@@ -146,15 +106,10 @@ def _starts(x, y, parameters):
 
 
 def _polish(x, y, parameters, start):
+  residual = lambda free: _project(x, y, parameters, free[0], np.exp(free[1]))[1]  # noqa: E731
+  bounds = ([CENTRES[0], np.log(SLOPES[0])], [CENTRES[1], np.log(SLOPES[1])])
   return optimize.least_squares(
-    lambda free: _project(x, y, parameters, free[0], np.exp(free[1]))[1],
-    start,
-    bounds=([CENTRES[0], np.log(SLOPES[0])], [CENTRES[1], np.log(SLOPES[1])]),
-    jac="3-point",
-    ftol=1e-12,
-    xtol=1e-10,
-    gtol=1e-10,
-    max_nfev=MAX_EVALUATIONS,
+    residual, start, bounds=bounds, jac="3-point", ftol=1e-12, xtol=1e-10, gtol=1e-10, max_nfev=MAX_EVALUATIONS
   )
 
 

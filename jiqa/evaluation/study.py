@@ -1,15 +1,19 @@
 """Everything that is said about one or more methods on one set of images, as plain data for `report.write`."""
 
+import itertools
+
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import bootstrap, correlation, logistic, protocol, significance, tables, transfer
+from jiqa.evaluation import bootstrap, correlation, logistic, protocol, significance, tables
 
 MEASURES = ("srcc", "krcc", "plcc", "plcc_logistic", "rmse_logistic", "rmse", "mae")
 INTERVALS = ("srcc", "krcc", "plcc")
+AFTER_LOGISTIC = {"plcc_logistic": correlation.plcc, "rmse_logistic": correlation.rmse}
+OUTLIERS = 10
 
 
-def judge(methods, mos, *, names=None, groups=None, labels=None, resamples=1000, level=0.95, seed=0):
+def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=1000, level=0.95, seed=0):
   """Measures, intervals, breakdowns and comparisons of one or more methods.
 
   Args:
@@ -31,24 +35,34 @@ def judge(methods, mos, *, names=None, groups=None, labels=None, resamples=1000,
   Raises:
     UserError: a score is missing inside a split, or a split has fewer than 3 images.
   """
-  mos = np.asarray(mos, np.float64)
+  mos, labels = np.asarray(mos, np.float64), {kind: np.asarray(values) for kind, values in (labels or {}).items()}
+  names = [f"row {i}" for i in range(len(mos))] if names is None else names
   scores = {name: np.atleast_2d(np.asarray(values, np.float64)) for name, values in methods.items()}
   tested = _tested(scores, mos)
-  first = next(iter(scores.values()))
-  srcc = np.array([correlation.srcc(row[part], mos[part]) for row, part in zip(first, tested, strict=True)])
-  known = np.where(np.isfinite(srcc), srcc, -2.0)
-  shown = int(np.abs(known - np.median(known)).argmin())
+  srcc = {
+    name: [correlation.srcc(r[t], mos[t]) for r, t in zip(rows, tested, strict=True)] for name, rows in scores.items()
+  }
+  first = np.nan_to_num(next(iter(srcc.values())), nan=-2.0)
+  shown = int(np.abs(first - np.median(first)).argmin())
   part = tested[shown]
-  found = {}
-  for name, rows in scores.items():
-    of = None if groups is None else np.asarray(groups)[part]
-    found[name] = _one(rows, mos, tested, shown, names, of, labels or {}, resamples, level, seed)
-  comparison = _compare(scores, mos, tested, shown, level) if len(scores) > 1 else None
+  options = {"groups": None if groups is None else np.asarray(groups)[part], "measures": INTERVALS}
+  options |= {"resamples": resamples, "level": level, "seed": seed}
+  described = {
+    name: {**_measured(rows, mos, tested), **_described(rows[shown], mos, part, names, labels, options)}
+    for name, rows in scores.items()
+  }
+  comparison = None
+  if len(scores) > 1:
+    table, p = significance.win_tie_loss({n: rows[shown][part] for n, rows in scores.items()}, mos[part], 1 - level)
+    comparison = {"names": list(scores), "table": table, "p": p, "over_splits": None}
+    if len(tested) >= 5:
+      p = [significance.wilcoxon(*pair) for pair in itertools.combinations(srcc.values(), 2)]
+      comparison["over_splits"] = significance.symmetric(significance.holm(p), len(scores))
   return {
-    "methods": found,
+    "methods": described,
     "comparison": comparison,
     "mos": np.where(part, mos, np.nan),
-    "labels": {kind: np.asarray(values) for kind, values in (labels or {}).items()},
+    "labels": labels,
     "images": [int(row.sum()) for row in tested],
     "shown_split": shown,
     "settings": {
@@ -57,8 +71,8 @@ def judge(methods, mos, *, names=None, groups=None, labels=None, resamples=1000,
   }  # fmt: skip
 
 
-def from_table(path, mos, *, scores=(), group=None, labels=(), split=None, **options):
-  """`judge` for a table of scores, such as a CSV file.
+def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **options):
+  """`compare` for a table of scores, such as a CSV file.
 
   Args:
     path: table with one row an image.
@@ -67,10 +81,10 @@ def from_table(path, mos, *, scores=(), group=None, labels=(), split=None, **opt
     group: a column with the references, or a file as for `mos`; None: images stand for themselves.
     labels: columns to break the results down by, such as distortion or level.
     split: beginning of the names of the columns that hold 'test' where an image is tested, one column a split.
-    **options: handed to `judge`.
+    **options: handed to `compare`.
 
   Returns:
-    what `judge` returns.
+    what `compare` returns.
 
   Raises:
     UserError: a file, a column or a value is missing or wrong; the message names it.
@@ -82,18 +96,13 @@ def from_table(path, mos, *, scores=(), group=None, labels=(), split=None, **opt
   splits = [column for column in table.columns if split and column.startswith(split)]
   if split and not splits:
     raise UserError(f"{path}: no column begins with {split!r}; there are {', '.join(map(repr, table.columns))}")
-  used = {mos, group, tables.NAME, *labels, *splits}
-  numeric = [c for c in table.columns if c not in used and table[c].dtype.kind in "fiu"]
-  scores = list(scores) or numeric
-  if not scores:
-    raise UserError(f"{path}: no column of scores; name it, there are {', '.join(map(repr, table.columns))}")
-  methods = {column: tables.numbers(table, column, path) for column in scores}
+  methods = _methods(table, path, scores, {mos, group, *labels, *splits})
   if splits:
     tested = np.stack([np.char.lower(tables.words(table, column, path)) == "test" for column in splits])
     if not tested.any(1).all():
       raise UserError(f"{path}: column {splits[int(tested.any(1).argmin())]!r} holds no 'test'")
     methods = {name: np.where(tested, values, np.nan) for name, values in methods.items()}
-  return judge(
+  return compare(
     methods,
     tables.numbers(table, mos, path),
     names=tables.words(table, tables.NAME, path) if tables.NAME in table else None,
@@ -101,6 +110,43 @@ def from_table(path, mos, *, scores=(), group=None, labels=(), split=None, **opt
     labels={column: tables.words(table, column, path) for column in labels},
     **options,
   )
+
+
+def cross_database(path, mos, database, *, scores=()):
+  """Measures of every method inside every database, for methods that were trained on one database each.
+
+  Args:
+    path: table with one row an image; the scores of a method may be empty on whole databases.
+    mos: a column of the table, or a file (or FILE:COLUMN) with `image_name` and `mos`.
+    database: column of the database names.
+    scores: columns that hold the methods' scores; none: every column of numbers that is not used otherwise.
+
+  Returns:
+    dict with `cross_database`: dict from method to what `protocol.breakdown` says of the databases that it scores.
+
+  Raises:
+    UserError: a file, a column or a value is missing or wrong, or a method scores a database in part.
+  """
+  table = tables.read(path)
+  table, mos = tables.join(table, path, mos, "mos")
+  methods = _methods(table, path, scores, {mos, database}, empty=True)
+  target, of = tables.numbers(table, mos, path), tables.words(table, database, path)
+  for method, values in methods.items():
+    for name in np.unique(of):
+      known = np.isfinite(values[of == name])
+      if known.any() and not known.all():
+        raise UserError(f"{path}: {method!r} scores {known.sum()} of {len(known)} images of {str(name)!r}; all or none")
+  inside = {method: protocol.breakdown(values, target, of) for method, values in methods.items()}
+  described = {method: {"value": {}, "conditions": {"database": parts}} for method, parts in inside.items()}
+  return {"cross_database": inside, "methods": described}
+
+
+def _methods(table, path, scores, used, empty=False):
+  """The scores of every method; `used` are the columns that hold something else."""
+  scores = list(scores) or tables.numeric(table, used)
+  if not scores:
+    raise UserError(f"{path}: no column of scores; name it, there are {', '.join(map(repr, table.columns))}")
+  return {column: tables.numbers(table, column, path, empty) for column in scores}
 
 
 def _tested(scores, mos):
@@ -122,56 +168,31 @@ def _tested(scores, mos):
   return tested
 
 
-def _one(rows, mos, tested, shown, names, groups, labels, resamples, level, seed):
-  splits = [_measure(row[part], mos[part]) for row, part in zip(rows, tested, strict=True)]
-  part, prediction = tested[shown], rows[shown]
-  x, y = prediction[part], mos[part]
-  curve = logistic.fit(x, y)
-  intervals = bootstrap.interval(
-    x, y, groups=groups, measures=INTERVALS, resamples=resamples, level=level, seed=seed
-  )  # fmt: skip
+def _measured(rows, mos, tested):
+  """Every measure of every split, and its median."""
+  splits = []
+  for row, part in zip(rows, tested, strict=True):
+    x, y = row[part], mos[part]
+    curve = logistic.fit(x, y)
+    fitted = np.isfinite(curve.sse)
+    after = {key: of(curve(x), y) if fitted else float("nan") for key, of in AFTER_LOGISTIC.items()}
+    splits.append(protocol.measures(x, y) | after)
+  by_measure = {key: [split[key] for split in splits] for key in MEASURES}
+  return {"value": {key: float(np.median(values)) for key, values in by_measure.items()}, "splits": by_measure}
+
+
+def _described(prediction, mos, part, names, labels, options):
+  """Intervals, breakdowns, curve and outliers of one split."""
+  curve = logistic.fit(prediction[part], mos[part])
+  intervals = bootstrap.interval(prediction[part], mos[part], **options)
   residual = np.where(part, mos - curve(prediction), np.nan)
-  worst = np.argsort(-np.abs(np.where(part, residual, 0)), kind="stable")[: min(10, int(part.sum()))]
+  worst = np.argsort(-np.abs(np.where(part, residual, 0)), kind="stable")[: min(OUTLIERS, int(part.sum()))]
+  columns = {"prediction": prediction, "mos": mos, "residual": residual}
   return {
-    "value": {key: float(np.median([split[key] for split in splits])) for key in MEASURES},
     "interval": {key: (found.low, found.high) for key, found in intervals.items()},
-    "splits": {key: [split[key] for split in splits] for key in MEASURES},
-    "conditions": {kind: transfer.breakdown(prediction, mos, values) for kind, values in labels.items()},
+    "conditions": {kind: protocol.breakdown(prediction, mos, values) for kind, values in labels.items()},
     "logistic": {"parameters": curve.parameters, "converged": curve.converged, "message": curve.message},
-    "outliers": [
-      {
-        "image": str(names[i]) if names is not None else f"row {i}", "prediction": float(prediction[i]),
-        "mos": float(mos[i]), "residual": float(residual[i]),
-      }
-      for i in worst
-    ],
+    "outliers": [{"image": str(names[i]), **{k: float(values[i]) for k, values in columns.items()}} for i in worst],
     "prediction": prediction,
     "curve": curve,
-  }  # fmt: skip
-
-
-def _measure(x, y):
-  curve = logistic.fit(x, y)
-  mapped = curve(x) if np.isfinite(curve.sse) else x
-  values = protocol.measures(x, y)
-  if np.isfinite(curve.sse):
-    values |= {"plcc_logistic": correlation.plcc(mapped, y), "rmse_logistic": correlation.rmse(mapped, y)}
-  else:
-    values |= {"plcc_logistic": float("nan"), "rmse_logistic": float("nan")}
-  return values
-
-
-def _compare(scores, mos, tested, shown, level):
-  part, names = tested[shown], list(scores)
-  table, p = significance.win_tie_loss(
-    {name: rows[shown][part] for name, rows in scores.items()}, mos[part], level=1 - level
-  )
-  found = {"names": names, "table": table, "p": p, "over_splits": None}
-  if len(tested) >= 5:
-    srcc = [[correlation.srcc(row[t], mos[t]) for row, t in zip(scores[name], tested, strict=True)] for name in names]
-    pairs = [(i, j) for i in range(len(names)) for j in range(i)]
-    adjusted = significance.holm([significance.wilcoxon(srcc[i], srcc[j]) for i, j in pairs])
-    found["over_splits"] = np.full(p.shape, np.nan)
-    for (i, j), value in zip(pairs, adjusted, strict=True):
-      found["over_splits"][i, j] = found["over_splits"][j, i] = value
-  return found
+  }

@@ -10,13 +10,10 @@ NAME = "image_name"
 
 
 def read(path):
-  """Reads a table of scores.
-
-  Args:
-    path: `.csv` or `.parquet` file.
+  """Reads a `.csv` or `.parquet` table of scores.
 
   Returns:
-    pandas.DataFrame, text columns as str.
+    pandas.DataFrame, names of columns as str.
 
   Raises:
     UserError: the file is missing, empty or not a table.
@@ -35,25 +32,26 @@ def read(path):
   return table.rename(columns=str)
 
 
-def numbers(table, column, path):
+def numbers(table, column, path, empty=False):
   """A column of finite numbers.
 
   Args:
     table: what `read` returned.
     column: its name.
     path: for the messages.
+    empty: whether a cell may be empty; it is nan then.
 
   Returns:
     [n] float64.
 
   Raises:
-    UserError: the column is missing, or a value is empty or not a finite number.
+    UserError: the column is missing, or a value is not a finite number.
   """
   import pandas as pd
 
   require(table, column, path)
   values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
-  broken = np.flatnonzero(~np.isfinite(values))
+  broken = np.flatnonzero(~np.isfinite(values) & ~(empty & table[column].isna()))
   if len(broken):
     row = broken[0]
     name = f" ({table[NAME].iloc[row]})" if NAME in table else ""
@@ -65,27 +63,41 @@ def numbers(table, column, path):
 
 
 def words(table, column, path):
-  """A column of text; an empty cell is ''.
-
-  Args:
-    table: what `read` returned.
-    column: its name.
-    path: for the messages.
-
-  Returns:
-    [n] str.
-
-  Raises:
-    UserError: the column is missing.
-  """
+  """A column of text [n] str, '' for an empty cell; a UserError where it is missing."""
   require(table, column, path)
   return table[column].fillna("").astype(str).to_numpy(str)
+
+
+def numeric(table, used):
+  """The columns of numbers but those in `used`."""
+  return [c for c in table.columns if c not in {NAME, *used} and table[c].dtype.kind in "fiu"]
 
 
 def require(table, column, path):
   """Raises a UserError that lists the columns where `column` is not one of them."""
   if column not in table:
     raise UserError(f"{path}: no column {column!r}; there are {', '.join(map(repr, table.columns))}")
+
+
+def unique_names(table, path):
+  """The image names [n] str; a UserError where one stands in two rows."""
+  names = words(table, NAME, path)
+  values, counts = np.unique(names, return_counts=True)
+  if (counts > 1).any():
+    raise UserError(f"{path}: image {str(values[counts > 1][0])!r} stands in more than one row")
+  return names
+
+
+def matched(other, names, path, first):
+  """The rows of another table, read from `path`, that belong to the images `names` of the table `first`.
+
+  Raises:
+    UserError: a name occurs twice, or an image is missing.
+  """
+  missing = np.setdiff1d(names, unique_names(other, path))
+  if len(missing):
+    raise UserError(f"{path}: {len(missing)} image(s) of {first} are missing, the first is {str(missing[0])!r}")
+  return other.set_index(words(other, NAME, path)).loc[names]
 
 
 def join(table, path, source, default):
@@ -111,14 +123,6 @@ def join(table, path, source, default):
     raise UserError(f"{source!r} is neither a column of {path} ({columns}) nor a file")
   column = column or default
   other = read(file)
-  for part, name in ((table, path), (other, file)):
-    require(part, NAME, name)
-    twice = part[NAME][part[NAME].duplicated()]
-    if len(twice):
-      raise UserError(f"{name}: image {twice.iloc[0]!r} stands in more than one row")
   require(other, column, file)
-  missing = np.setdiff1d(table[NAME].astype(str), other[NAME].astype(str))
-  if len(missing):
-    raise UserError(f"{file}: {len(missing)} image(s) of {path} are missing, the first is {missing[0]!r}")
-  values = other.set_index(other[NAME].astype(str))[column].loc[table[NAME].astype(str)].to_numpy()
-  return table.assign(**{column: values}), column
+  rows = matched(other, unique_names(table, path), file, path)
+  return table.assign(**{column: rows[column].to_numpy()}), column

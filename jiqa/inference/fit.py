@@ -7,7 +7,7 @@ import numpy as np
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluation import head, protocol, regression, report, ridge, study, tables
+from jiqa.evaluation import protocol, report, study, tables
 from jiqa.inference.images import Item
 from jiqa.inference.metric import SEVERAL
 
@@ -55,18 +55,20 @@ def fit(
   groups = None if group is None else table.reference_name.to_numpy(str)
   ratings = table.mos.to_numpy(np.float64)
   results = {
-    name: protocol.in_database(matrix[:, columns], ratings, splits, ALPHAS, groups=groups)
+    name: protocol.fit_heads(matrix[:, columns], ratings, splits, ALPHAS, groups=groups)
     for name, (columns, _) in kinds.items()
   }
-  columns, checksum = kinds[kept]
+  _, checksum = kinds[kept]
   card = {
     "weights_sha256": checksum, "features": kept, "regressor": "ridge", "database": pathlib.Path(scores).name,
     "range": [float(ratings.min()), float(ratings.max())], "labels_sha256": report.checksum(scores),
     "split_sha256": split_checksum(table, splits), "protocol": "given" if (table.split != "").any() else "folds",
   }  # fmt: skip
-  keep(results[kept], matrix[:, columns], card).save(pathlib.Path(out))
+  # With a split of the user's own, the head that was tested on it; otherwise one fitted to all ratings.
+  split = 0 if card["protocol"] == "given" else None
+  protocol.head_of(results[kept], split, card).save(pathlib.Path(out))
   order = sorted(results, key=lambda name: name != kept)  # the kept one decides which split is drawn
-  found = study.judge(
+  found = study.compare(
     {name: results[name].predictions for name in order}, ratings, names=table.image_name.to_numpy(str), groups=groups,
     resamples=resamples, seed=seed,
   )  # fmt: skip
@@ -161,33 +163,6 @@ def features_of(metric, folder, names):
       f"{len(errors)} of {len(items)} rated images cannot be read; leave them out. The first: {errors[0]}"
     )
   return np.stack(rows)
-
-
-def keep(result, features, card):
-  """The head that is saved.
-
-  With a split of the user's own, the one fitted to its training and validation part. Otherwise one fitted to all
-  ratings with the median of the alphas that the random splits chose; what it is worth is their median.
-
-  Args:
-    result: protocol.Result.
-    features: [n, d] float32.
-    card: dict of plain values.
-
-  Returns:
-    Head.
-  """
-  if card["protocol"] == "given":
-    return regression.of_split(result, 0, card)
-  alpha = float(np.sort(result.alpha)[len(result.alpha) // 2])
-  heads = ridge.fit(features, result.mos, np.ones((1, len(features)), bool), [alpha], tolerance=1e-10)
-  median = result.summary()["median"]
-  known = {
-    "alpha": alpha, "images": len(features), "test": {key: median[key] for key in ("srcc", "plcc")},
-    "tested": f"median of {len(result.alpha)} random splits; the head itself is fitted to all ratings",
-    "direction": "higher is better",
-  }  # fmt: skip
-  return head.Head(heads.weights[0, 0], heads.mean[0], heads.scale[0], heads.intercept[0], {**card, **known})
 
 
 def print_results(results, out, report_folder):

@@ -1,6 +1,5 @@
 """Small weights that can be given away: a run's network and a head as a folder, with what they are worth."""
 
-import dataclasses
 import pathlib
 
 import jax
@@ -10,7 +9,7 @@ from jiqa.data.source import open_database
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluation import protocol, regression
+from jiqa.evaluation import protocol
 from jiqa.inference import heads as head_files
 from jiqa.inference.card import trained_on
 from jiqa.inference.images import Item
@@ -90,7 +89,7 @@ def fit_head(metric, source, config):
     features[found.index] = row
   first, last, count = wanted["alphas"]
   references = table.reference_name.to_numpy()
-  result = protocol.in_database(
+  result = protocol.fit_heads(
     features, table.mos.to_numpy(), splits, np.geomspace(first, last, int(count)), groups=references
   )
   test = {"images": int((splits[0] == protocol.TEST).sum()), **{k: float(getattr(result, k)[0]) for k in MEASURES}}
@@ -98,10 +97,9 @@ def fit_head(metric, source, config):
     "weights_sha256": metric.weights_sha256, "regressor": "ridge", "database": source.name,
     "label": source.metadata["score"], "range": list(source.metadata["range"]), "protocol": wanted["protocol"],
     "labels_sha256": source.metadata["labels_sha256"], "split_sha256": split_checksum(table, splits),
-    "median": {"splits": len(splits), **{k: float(np.median(getattr(result, k))) for k in MEASURES}},
+    "median": {"splits": len(splits), **{k: float(np.median(getattr(result, k))) for k in MEASURES}}, "test": test,
   }  # fmt: skip
-  head = regression.of_split(result, 0, facts)
-  return dataclasses.replace(head, card={**head.card, "test": test})
+  return protocol.head_of(result, 0, facts)
 
 
 def smaller(tree, dtype, name, unread):

@@ -17,8 +17,7 @@ from jiqa.data.source import open_database
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluate import summarise
-from jiqa.evaluation import outputs, regression
+from jiqa.evaluation import outputs, protocol
 from jiqa.inference.features import Experts
 from jiqa.runtime.workdir import Workdir, claim
 
@@ -83,16 +82,16 @@ def _of_database(config, name, experts, workdir):
     if not parts:
       continue
     first, last, count = wanted.alphas if regressor == "ridge" else wanted.net_alphas
-    result, ratios = regression.search(
-      np.concatenate([features[part] for part in parts], 1), mos, splits, regressor,
-      np.geomspace(first, last, int(count)), tuple(wanted.l1_ratios), groups=references,
+    result = protocol.fit_heads(
+      np.concatenate([features[part] for part in parts], 1), mos, splits, np.geomspace(first, last, int(count)),
+      regressor=regressor, l1_ratios=tuple(wanted.l1_ratios), groups=references,
     )  # fmt: skip
-    candidates[f"{what} {regressor}"] = {**summarise(result, domains), "l1_ratio": [float(ratio) for ratio in ratios]}
+    candidates[f"{what} {regressor}"] = protocol.summarise(result, domains) | {"l1_ratio": result.l1_ratio.tolist()}
     validation = float(np.median(result.validation_srcc))
     if validation > best[0]:
-      own = {"features": list(parts), "regressor": regressor, "l1_ratio": float(ratios[0])}
+      own = {"features": list(parts), "regressor": regressor, "l1_ratio": float(result.l1_ratio[0])}
       own["weights_sha256"] = {part: checksums[part] for part in parts}
-      best = (validation, f"{what} {regressor}", regression.of_split(result, 0, card | own))
+      best = (validation, f"{what} {regressor}", protocol.head_of(result, 0, card | own))
   if best[1] is None:
     raise UserError(f"config.features is {tuple(config.features)}; none of them can be had from {list(features)}")
   path = workdir / f"head_{stem}.safetensors"

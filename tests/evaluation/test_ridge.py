@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from jiqa.errors import UserError
-from jiqa.evaluation import cholesky, ridge
+from jiqa.evaluation import ridge
 
 ALPHAS = np.geomspace(1e-3, 1e6, 10)
 
@@ -43,10 +43,9 @@ def test_equals_scikit_learn_for_every_alpha(n, d, standardize):
       assert np.abs(found[k, a] - expected).max() < close, (k, ALPHAS[a])
 
 
-def test_several_blocks_and_chunks(monkeypatch):
-  monkeypatch.setattr(cholesky, "BLOCK", 32)
+def test_several_panels_and_chunks(monkeypatch):
+  monkeypatch.setattr(ridge, "PANEL", 32)
   monkeypatch.setattr(ridge, "CHUNK", 50)
-  monkeypatch.setattr(ridge, "ROUGH_FROM", 0)
   for n, d in ((210, 100), (90, 110)):
     x, y, rows = problem(n, d, seed=1)
     found = ridge.predict(x, ridge.fit(x, y, rows, ALPHAS[:3], tolerance=1e-12))
@@ -58,7 +57,7 @@ def test_several_blocks_and_chunks(monkeypatch):
 def test_one_factor_for_each_alpha_gives_the_same(monkeypatch):
   x, y, rows = problem(80, 20)
   shared = ridge.fit(x, y, rows, ALPHAS, tolerance=1e-12)
-  monkeypatch.setattr(ridge, "GROUP_SPAN", {})
+  monkeypatch.setattr(ridge, "SPAN", 1.0)
   own = ridge.fit(x, y, rows, ALPHAS, tolerance=1e-12)
   np.testing.assert_allclose(own.weights, shared.weights, rtol=1e-8, atol=1e-12)
 
