@@ -5,7 +5,6 @@ nothing is sorted again, and the pairs of Kendall's tau are one matrix product.
 """
 
 import functools
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -31,17 +30,15 @@ class Interval(NamedTuple):
 
 
 def interval(prediction, target, *, groups=None, measures=MEASURES, resamples=1000, level=0.95, seed=0):
-  """Bias-corrected and accelerated (BCa) bootstrap intervals.
+  """Bias-corrected and accelerated (BCa) bootstrap intervals (Efron 1987).
 
-  Efron 1987. Where groups are given, whole groups are resampled (cluster bootstrap, Davison and Hinkley 1997, 3.8).
+  Where groups are given, whole groups are resampled (cluster bootstrap, Davison and Hinkley 1997, 3.8).
 
   Args:
     prediction, target: [n] float, scores of one model and human scores.
     groups: [n], the reference of every image; '' stands for an image of its own. None: every image on its own.
     measures: of 'srcc', 'plcc', 'krcc'.
-    resamples: number of resamples.
-    level: nominal coverage.
-    seed: of the resampling.
+    resamples, level, seed: number of resamples, nominal coverage, seed of the resampling.
 
   Returns:
     dict from measure to `Interval`; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
@@ -52,17 +49,17 @@ def interval(prediction, target, *, groups=None, measures=MEASURES, resamples=10
     >>> srcc.low < srcc.value < srcc.high
     True
   """
+  values = {measure: getattr(correlation, measure)(prediction, target) for measure in measures}
+  if np.isnan(list(values.values())).all():
+    return {measure: Interval(value, value, value) for measure, value in values.items()}
   units = _units(groups, len(prediction))
   draws = resample(prediction, target, units, measures, resamples, seed)
   count = int(units.max()) + 1
   block = np.random.default_rng(seed).permutation(count) % min(count, JACKKNIFE_BLOCKS)
   without = (block != np.arange(block.max() + 1)[:, None]).astype(np.uint16)
   blocks = np.asarray(_correlator(prediction, target, units, measures)(without))
-  intervals = {}
-  for measure, drawn, left in zip(measures, draws, blocks, strict=True):
-    value = getattr(correlation, measure)(prediction, target)
-    intervals[measure] = Interval(value, *bca(value, drawn, left, level, count))
-  return intervals
+  rows = zip(values.items(), draws, blocks, strict=True)
+  return {key: Interval(value, *_bca(value, drawn, left, level, count)) for (key, value), drawn, left in rows}
 
 
 def resample(prediction, target, units, measures, resamples, seed):
@@ -77,17 +74,11 @@ def resample(prediction, target, units, measures, resamples, seed):
   return np.concatenate([np.asarray(call) for call in calls], axis=-1)[:, :resamples]
 
 
-def bca(value, draws, blocks, level, count):
-  """The BCa interval (low, high) from resampled and left-out values.
+def _bca(value, draws, blocks, level, count):
+  """The BCa interval (low, high) of a value from `draws` [resamples] of `count` units and with `blocks` [b] left out.
 
   Efron 1987, eq. 3.9 and 6.6; widened for small samples as Hesterberg 2015, sec. 5.3, widens the percentile interval.
-
-  Args:
-    value: float, the statistic of the data.
-    draws: [resamples] float; nan where a resample has none. More than 5 % of these leave no interval: (nan, nan).
-    blocks: [blocks] float, with one block left out.
-    level: nominal coverage.
-    count: number of units that were resampled; fewer than 3 leave no interval.
+  (nan, nan) for fewer than 3 units, or where more than 5 % of the resamples have no value.
   """
   kept = draws[np.isfinite(draws)]
   if not np.isfinite(value) or count < 3 or len(kept) < 0.95 * len(draws):
@@ -109,21 +100,13 @@ def _units(groups, n):
   if groups is None:
     return np.arange(n)
   groups = np.asarray(groups).astype(str)
-  if groups.shape != (n,):
-    raise ValueError(f"one reference for every image is needed: {groups.shape} for {n} images")
   alone = np.char.add("\0", np.arange(n).astype(str))
   return np.unique(np.where(groups == "", alone, groups), return_inverse=True)[1]
 
 
 def _correlator(prediction, target, units, measures):
   """The function from counts [b, units], how often every resample holds every unit, to correlations [measures, b]."""
-  x, y = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
-  if x.ndim != 1 or x.shape != y.shape:
-    raise ValueError(f"one score for every image is needed: prediction is {x.shape}, target {y.shape}")
-  if not (np.isfinite(x).all() and np.isfinite(y).all()):
-    message = "no interval exists: a value is not finite"
-    warnings.warn(message, correlation.UndefinedCorrelationWarning, stacklevel=3)
-    x, y = np.zeros_like(x), np.zeros_like(y)
+  x, y = correlation.pair(prediction, target)
   order = np.argsort(x, kind="stable")  # all in the order of x: its ranks then need no gathering
   x, y, units = x[order], y[order], units[order].astype(np.int32)
   by_y = np.argsort(y, kind="stable").astype(np.int32)
@@ -213,16 +196,11 @@ def _weighted_pearson(counts, x, y):
 def _kendall(counts, x, y, by_y, ties_x, ties_y):
   """tau-b: w' S w over the draws w, where S holds the product of the signs of all pairs of images."""
 
-  def body(total, part):
-    xi, yi, w = part
-    sign = (jnp.sign(xi[:, None] - x) * jnp.sign(yi[:, None] - y)).astype(jnp.float32)
-    return total + _dot(_matmul(sign, counts), w), None
+  def of_image(image):
+    sign = (jnp.sign(image[0] - x) * jnp.sign(image[1] - y)).astype(jnp.float32)
+    return _matmul(sign, counts)
 
-  n, step = len(x), min(256, len(x))
-  pad = -n % step
-  cut = lambda a: jnp.pad(a, (0, pad)).reshape(-1, step)  # noqa: E731
-  weights = jnp.pad(counts, ((0, pad), (0, 0))).reshape(-1, step, counts.shape[1])
-  agree, _ = jax.lax.scan(body, jnp.zeros(counts.shape[1], jnp.float64), (cut(x), cut(y), weights))
+  agree = _dot(jax.lax.map(of_image, (x, y), batch_size=256), counts)
   size = counts.sum(0).astype(jnp.float64)
 
   def untied(counts, ties):

@@ -11,28 +11,23 @@ import rich.console
 import rich.table
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, figures, gmad_session, realignment, report, study, tables
+from jiqa.evaluation import correlation, gmad_session, realignment, report, study, tables
 
 
 def evaluate(
-  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, out, title=None, unit="MOS", resamples=1000,
-  seed=0,
-):  # fmt: skip
-  """Evaluates a table of scores and writes the report.
+  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, out, title=None, unit="MOS", **options
+):
+  """Evaluates a table of scores, writes the report and prints the results.
 
   Args:
-    scores: table with one row an image, one column a method.
-    mos: column of the human scores, or a file with `image_name` and `mos`.
+    scores, mos, group, split: as `study.compare_table` takes them.
     methods: columns of the methods; none: all columns of numbers that are not used otherwise.
-    group: column of the references, or a file with `image_name` and `reference_name`.
     by: columns to break the results down by.
-    split: beginning of the names of the columns that say 'test'.
-    cross: column of the database names: the report is the matrix of methods and databases, see `study.cross_database`.
+    cross: column of the database names; the report is then what `study.cross_database` says.
     out: folder of the report.
     title: its heading; None: the name of the table.
     unit: name of the human scale.
-    resamples: of the bootstrap.
-    seed: of the bootstrap.
+    **options: of the bootstrap, `resamples` and `seed`.
 
   Raises:
     UserError: a file, a column or a value is missing or wrong; or `cross` has company that it does not use.
@@ -44,10 +39,9 @@ def evaluate(
     if cross:
       found = study.cross_database(scores, mos, cross, scores=methods)
     else:
-      options = {"resamples": resamples, "seed": seed}
       found = study.compare_table(scores, mos, scores=methods, group=group, labels=by, split=split, **options)
-  undefined = [str(w.message) for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning)]
-  notes = list(dict.fromkeys(undefined))
+  undefined = (w for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning))
+  notes = list(dict.fromkeys(str(w.message) for w in undefined))
   for name, method in found["methods"].items():
     if (srcc := method["value"].get("srcc", 0)) < 0:
       notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
@@ -81,9 +75,7 @@ def realign(scores, *, score, mos, database, fitted=None, out):
 
   Args:
     scores: table with one row an image.
-    score: column of the model's scores.
-    mos: column of the raw human scores.
-    database: column of the database names.
+    score, mos, database: its columns of the model's scores, the raw human scores and the database names.
     fitted: column that says 'test' where an image must not shape its database's curve; None: all do.
     out: CSV file to write.
   """
@@ -106,14 +98,8 @@ def realign(scores, *, score, mos, database, fitted=None, out):
 
 def _print_results(title, found):
   if "cross_database" in found:
-    inside = found["cross_database"]
-    databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
-    rows = [
-      [method, *(f"{tested[name]['srcc']:.4f}" if name in tested else "" for name in databases)]
-      for method, tested in inside.items()
-    ]
-    _print(f"{title}: SRCC inside every database", ["method", *databases], rows)
-    return
+    section = report.cross_database(found["cross_database"])
+    return _print(f"{title}: SRCC inside every database", section["head"], section["rows"])
   rows = [
     [name, *(f"{m['value'][k]:.4f}" for k in study.MEASURES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
     for name, m in found["methods"].items()

@@ -61,6 +61,14 @@ def mae(prediction, target):
   return _measure("MAE", prediction, target, lambda x, y: float(np.mean(np.abs(x - y))), difference=True)
 
 
+def pair(prediction, target):
+  """The two as float64 arrays; a ValueError where they are not one-dimensional and of one length."""
+  prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
+  if prediction.ndim != 1 or prediction.shape != target.shape:
+    raise ValueError(f"one score for every image is needed: prediction is {prediction.shape}, target {target.shape}")
+  return prediction, target
+
+
 def _pearson(x, y):
   x, y = x - x.mean(), y - y.mean()
   # Two steps of scaling, so that neither tiny nor huge units overflow or vanish in the squares.
@@ -70,9 +78,7 @@ def _pearson(x, y):
 
 def _measure(name, prediction, target, compute, difference=False):
   """Computes a measure, or warns and returns nan; a `difference` exists for one image and for constants too."""
-  prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
-  if prediction.ndim != 1 or prediction.shape != target.shape:
-    raise ValueError(f"one score for every image is needed: prediction is {prediction.shape}, target {target.shape}")
+  prediction, target = pair(prediction, target)
   length, reason = 1 if difference else 3, None
   if len(prediction) < length:
     reason = f"{len(prediction)} image(s), at least {length} are needed"

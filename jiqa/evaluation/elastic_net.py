@@ -11,24 +11,20 @@ import numpy as np
 from jiqa.evaluation import ridge
 
 
-def fit(features, target, rows, alphas, *, l1_ratio=0.5, standardize=True, tolerance=1e-8, max_sweeps=10_000):
+def fit(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_sweeps=10_000):
   """Fits the elastic net for every split and every alpha.
 
   Args:
-    features: [n, d] float32 or float64.
-    target: [n] float, mean opinion scores; may be nan in rows that no split fits.
-    rows: [k, n] bool, True where split k fits the row.
-    alphas: [a] float > 0, weight of the penalty.
+    features, target, rows, alphas: as for `ridge.fit`.
     l1_ratio: share of the absolute values in the penalty, in (0, 1].
-    standardize: divide every feature by its standard deviation over the fitted rows (a constant one by 1).
     tolerance: the descent ends where the duality gap is below this share of the variance of the target.
     max_sweeps: bound of the sweeps over all features; where it ends them, a `ridge.UnsettledWarning` says so.
 
   Returns:
-    `ridge.Heads`; `error` [k, a] is the relative duality gap reached, `steps` [k] the sweeps taken.
+    `ridge.Heads`; `error` [k, a] is the relative duality gap reached.
 
   Raises:
-    UserError: a value is not finite, an alpha is not positive, a split fits fewer than 2 rows.
+    UserError: see `ridge.fit`.
     ValueError: `l1_ratio` is outside (0, 1].
 
   Example:
@@ -48,16 +44,14 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, standardize=True, toler
   fitted = []
   for row in rows:
     with jax.enable_x64(True):
-      z, mean, scale = jax.device_get(ridge.standardise(features[row], row.sum(), standardize))
+      z, mean, scale = jax.device_get(ridge.standardise(features[row], row.sum()))
     y = target[row] - target[row].mean()
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", ConvergenceWarning)  # said below, for all splits together
-      _, weights, gaps, sweeps = enet_path(
-        z, y, l1_ratio=l1_ratio, alphas=alphas[order], precompute=len(z) > z.shape[1], tol=tolerance,
-        max_iter=max_sweeps, return_n_iter=True,
-      )  # fmt: skip
+      options = {"precompute": len(z) > z.shape[1], "tol": tolerance, "max_iter": max_sweeps}
+      _, weights, gaps = enet_path(z, y, l1_ratio=l1_ratio, alphas=alphas[order], **options)
     error = gaps[place] / max(y @ y / len(y), np.finfo(float).tiny)
-    fitted.append((weights.T[place], target[row].mean(), mean, scale, error, sum(sweeps)))
+    fitted.append((weights.T[place], target[row].mean(), mean, scale, error))
   heads = ridge.Heads(*map(np.stack, zip(*fitted, strict=True)))
   ridge.warn_if_unsettled(heads.error, tolerance * (1 + 1e-9))
   return heads

@@ -1,8 +1,8 @@
 """The group maximum differentiation competition: methods pick the images on which they disagree most.
 
-Ma et al. 2016 and 2020 (gMAD). One method, the defender, calls a set of images equally good; another, the attacker,
-picks the worst and the best of the set. People look at the pair. If they see the difference the attacker has found a
-failure of the defender, if not the defender has stood firm. No human scores of the pool are needed beforehand.
+Ma et al. 2016 and 2020. Of images that one method, the defender, calls equally good another, the attacker, picks the
+worst and the best. If people see the difference the attacker has found a failure of the defender, if not the defender
+has stood firm. No human scores of the pool are needed.
 """
 
 from typing import NamedTuple
@@ -32,13 +32,7 @@ class Pairs(NamedTuple):
 
 
 def by_quantile(scores):
-  """Common scale without labels: the share of the pool that a method puts below an image, in percent.
-
-  Args:
-    scores: [j, n] float, scores of the methods on the pool.
-
-  Returns:
-    [j, n] float64 in [0, 100].
+  """Common scale without labels: the percentage of the pool that a method puts below an image, both [j, n].
 
   Example:
     >>> by_quantile(np.array([[3.0, 1.0, 2.0]])).tolist()
@@ -49,24 +43,23 @@ def by_quantile(scores):
 
 
 def by_logistic(scores, anchors, mos):
-  """Common scale from labelled images: a logistic maps every method onto the human scale.
+  """Common scale from labelled images: a logistic maps every method onto the human scale, 0 to 100.
 
   Args:
     scores: [j, n] float, scores of the methods on the pool.
-    anchors: [j, m] float, scores of the same methods on labelled images.
-    mos: [m] float, the human scores of those.
+    anchors, mos: [j, m] and [m] float, scores of the same methods on labelled images, and the human ones.
 
   Returns:
-    [j, n] float64; 0 and 100 are the lowest and the highest human score.
+    [j, n] float64.
 
   Raises:
     UserError: a method falls where the human scores rise.
   """
   scores, anchors, mos = _finite(scores), _finite(anchors), np.asarray(mos, np.float64)
-  curves = [logistic.fit(anchor, (mos - mos.min()) / (mos.max() - mos.min()) * 100) for anchor in anchors]
+  curves = [logistic.fit(anchor, (mos - mos.min()) / np.ptp(mos) * 100) for anchor in anchors]
   for i, curve in enumerate(curves):
     if not curve.parameters[0] > curve.parameters[1]:
-      raise UserError(f"method {i} falls where the human scores rise (logistic {curve.parameters}): negate its scores")
+      raise UserError(f"method {i} falls where the human scores rise ({curve.parameters}): negate its scores")
   return np.stack([curve(row) for curve, row in zip(curves, scores, strict=True)])
 
 
@@ -80,8 +73,7 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
   Args:
     scores: [j, n] float on a common scale of 0 to 100, from `by_quantile` or `by_logistic`.
     contents: [n], what an image shows, such as its reference; None: all different.
-    levels: number of levels.
-    half_width: half the width of a level.
+    levels, half_width: number of levels, and half the width of one.
     top: pairs of every defender, attacker and level.
 
   Returns:
@@ -133,14 +125,9 @@ def _extremes(ordered, contents, top):
 
 
 def proxy_preferences(pairs, quality):
-  """What a known quality would answer, where no people are asked: a stand-in, to be called so.
+  """What a known quality [n], such as SSIM or a MOS, would answer: a stand-in for people, to be called so.
 
-  Args:
-    pairs: `Pairs`.
-    quality: [n] float, quality of the pool's images, such as SSIM to the pristine image or a MOS.
-
-  Returns:
-    [pairs] float in [-100, 100]: the difference of the two images in percent of the range of the quality.
+  The preferences [pairs] are the differences of the two images in percent of the range of the quality.
   """
   quality = np.asarray(quality, np.float64)
   return (quality[pairs.high] - quality[pairs.low]) / (quality.max() - quality.min()) * 100
@@ -149,11 +136,7 @@ def proxy_preferences(pairs, quality):
 def screen(answers):
   """Rejects subjects whose answers are too often far from those of the others (ITU-R BT.500-13, annex 2, 2.3.1).
 
-  Args:
-    answers: [s, p] float in [-100, 100], nan where a subject has not answered.
-
-  Returns:
-    ([p] float, mean of the kept subjects' answers, nan where there is none; [s] bool, True where a subject is kept).
+  answers [s, p] in [-100, 100], nan where there is none -> (mean [p] of the subjects kept, which are kept [s] bool).
   """
   answers = np.asarray(answers, np.float64)
   given = np.isfinite(answers)
@@ -178,7 +161,7 @@ def matrices(pairs, preferences, methods):
   Args:
     pairs: `Pairs`.
     preferences: [pairs] float in [-100, 100], 100 where people clearly agree with the attacker; nan: not answered.
-    methods: number of methods.
+    methods: their number.
 
   Returns:
     (aggressiveness [j, j], row j attacks column i, >= 0; resistance [j, j], row i resists column j), both in [0, 100],
@@ -199,12 +182,7 @@ def rank(matrix):
   """Global scores from a matrix of pairwise outcomes, by maximum likelihood (Thurstone, case V, with a normal prior).
 
   Tsukida and Gupta 2011, sec. 3: maximise sum_ij M_ij log Phi(mu_i - mu_j) - sum_i mu_i^2 / 2 with sum mu = 0.
-
-  Args:
-    matrix: [j, j] float >= 0, how much row i outdoes column j; nan counts as no comparison.
-
-  Returns:
-    [j] float64, higher is better, with mean 0.
+  The matrix [j, j] says how much row i outdoes column j (nan: not compared); higher scores [j] are better.
 
   Example:
     >>> np.round(rank(np.array([[0.0, 3.0], [1.0, 0.0]])), 3).tolist()

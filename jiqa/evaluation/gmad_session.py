@@ -32,8 +32,7 @@ def run(
     content: a column of the first table, or a file with `image_name` and `reference_name`: what an image shows.
     answers: CSV files that the page has saved: pair, subject, preference.
     proxy: a column of the first table that answers in place of people, such as SSIM or a MOS.
-    levels: levels of every defender.
-    top: pairs of every level.
+    levels, top: as for `gmad.compete`.
 
   Returns:
     dict with `methods`, `pairs` (`gmad.Pairs`), and with answers `aggressiveness`, `resistance` [j, j] and
@@ -44,56 +43,49 @@ def run(
   """
   if answers and proxy:
     raise UserError("give the answers of people or a proxy, not both")
-  table, methods = _pool(score_files, [name for name in (content, proxy) if name])
-  scores = np.stack([tables.numbers(table, method, "the score tables") for method in methods])
+  table, scores = _pool(score_files, [name for name in (content, proxy) if name])
+  methods, scores = list(scores), np.stack(list(scores.values()))
   if anchors is None:
     scale = gmad.by_quantile(scores)
   else:
     labelled = tables.read(anchors)
     anchored = np.stack([tables.numbers(labelled, method, anchors) for method in methods])
     scale = gmad.by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors))
-  contents = None
+  contents, names = None, tables.words(table, tables.NAME, score_files[0])
   if content:
     table, column = tables.join(table, score_files[0], content, "reference_name")
     contents = tables.words(table, column, score_files[0])
-  names = tables.words(table, tables.NAME, score_files[0])
   pairs = gmad.compete(scale, contents=contents, levels=levels, top=top)
   out = pathlib.Path(out)
   outputs.write_csv(out / "pairs.csv", _pair_rows(pairs, names, methods))
   if images is not None:
     _write_images(out, pathlib.Path(images), pairs, names, methods)
-  drawn = {"methods": methods, "pairs": pairs}
+  outcome = {}
   if answers:
-    preferences = _answered(answers, len(pairs.low), out)
+    outcome = _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
   elif proxy:
     preferences = gmad.proxy_preferences(pairs, tables.numbers(table, proxy, score_files[0]))
-  else:
-    return drawn
-  return drawn | _outcome(out, pairs, preferences, methods)
+    outcome = _outcome(out, pairs, preferences, methods)
+  return {"methods": methods, "pairs": pairs, **outcome}
 
 
 def _pool(files, used):
-  """One table of all methods on the images that the first file lists."""
-  table, methods = None, []
+  """The scores of every method (dict) on the images that the first file lists, and that file's table."""
+  first, scores = None, {}
   for file in files:
-    one = tables.read(file)
-    names = tables.unique_names(one, file)
-    columns = tables.numeric(one, used)
-    if not columns:
-      raise UserError(f"{file}: no column of scores; there are {', '.join(map(repr, one.columns))}")
-    renamed = {"score": pathlib.Path(file).stem} if columns == ["score"] else {}
-    one, columns = one.rename(columns=renamed), [renamed.get(c, c) for c in columns]
-    if set(columns) & set(methods):
-      raise UserError(f"{file}: the method {sorted(set(columns) & set(methods))[0]!r} has been read already; rename it")
-    methods += columns
-    if table is None:
-      table = one.assign(**{tables.NAME: names})
-    else:
-      rows = tables.matched(one, table[tables.NAME], file, files[0])
-      table = table.assign(**{column: rows[column].to_numpy() for column in columns})
-  if len(methods) < 2:
-    raise UserError(f"only the method {methods[0]!r} was found; a competition needs at least two")
-  return table, methods
+    table = tables.read(file)
+    rows = tables.by_name(table, file) if first is None else tables.matched(table, file, first.index, files[0])
+    methods = tables.methods(rows, file, used)
+    if list(methods) == ["score"]:
+      methods = {pathlib.Path(file).stem: methods["score"]}
+    twice = sorted(set(methods) & set(scores))
+    if twice:
+      raise UserError(f"{file}: the method {twice[0]!r} has been read already; rename it")
+    scores |= methods
+    first = rows if first is None else first
+  if len(scores) < 2:
+    raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
+  return first, scores
 
 
 def _pair_rows(pairs, names, methods):

@@ -37,11 +37,7 @@ class Head:
   card: dict
 
   def __call__(self, features):
-    """Scores [n] float64 of features [n, d], on the scale of card['range'] but not limited to it.
-
-    Raises:
-      UserError: the features are those of another encoder.
-    """
+    """Scores [n] float64 of features [n, d], not limited to card['range']; a UserError for another encoder's."""
     features = np.asarray(features, np.float64)
     if features.shape[-1] != len(self.weights):
       raise UserError(
@@ -57,11 +53,7 @@ class Head:
 
 
 def load(path):
-  """Reads the `Head` that `Head.save` has written.
-
-  Raises:
-    UserError: there is no such file, or it holds no head.
-  """
+  """Reads the `Head` that `Head.save` has written; a UserError where there is none."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file; expected a head, as written by `jiqa fit` or configs/reiqa.py:regress")

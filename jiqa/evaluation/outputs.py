@@ -6,6 +6,8 @@ import math
 import os
 import pathlib
 
+import numpy as np
+
 
 def write_bytes(path, data):
   """Writes bytes to a file, making its folder; an earlier file is replaced when the new one is complete."""
@@ -23,17 +25,23 @@ def write_csv(path, rows):
   write_bytes(path, buffer.getvalue().encode())
 
 
+def write_npz(path, **arrays):
+  """Writes arrays as an .npz file, see `write_bytes`."""
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  write_bytes(path, buffer.getvalue())
+
+
 def plain(value):
   """Anything that an evaluation returns as JSON can hold it: lists, dicts, numbers, None for nan.
 
   Example:
-    >>> import numpy as np
     >>> plain({"a": np.array([1.0, np.nan]), 2: np.int8(3)})
     {'a': [1.0, None], '2': 3}
   """
   if isinstance(value, dict):
     return {str(key): plain(item) for key, item in value.items()}
-  if hasattr(value, "tolist"):  # NumPy's arrays and numbers
+  if isinstance(value, (np.ndarray, np.generic)):
     value = value.tolist()
   if isinstance(value, (list, tuple)):
     return [plain(item) for item in value]

@@ -1,12 +1,10 @@
 """Evaluation inside one database: head on train, penalty on validation, one look at test, median of the splits.
 
 For every split a head is fitted to the training part for every penalty; the one with the highest SRCC on the validation
-part is refitted on both parts, and the test part is predicted once. Scores to which no head is fitted are compared on
-the test parts as they are.
+part is refitted on both parts, and the test part is predicted once.
 """
 
 import dataclasses
-import io
 import warnings
 
 import numpy as np
@@ -17,11 +15,10 @@ from jiqa.evaluation.head import Head
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 ALPHAS = np.geomspace(1e-3, 1e6, 19)
-REGRESSORS = ("ridge", "elastic_net")
 MEASURES = ("srcc", "krcc", "plcc", "rmse", "mae")
 
 
-def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_ratios=(), standardize=True, groups=None):
+def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_ratios=(), groups=None):
   """Fits a head on every split and tests it.
 
   Args:
@@ -32,7 +29,6 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
       validation part.
     regressor: 'ridge' or 'elastic_net'.
     l1_ratios: [r] float in (0, 1], the shares of absolute values that the elastic net tries.
-    standardize: scale every feature to unit variance over the fitted rows.
     groups: [n] str, the reference of every image; a reference on both sides of a split is warned about.
 
   Returns:
@@ -48,8 +44,8 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
     >>> result.summary()["median"]["srcc"] > 0.99
     True
   """
-  if regressor not in REGRESSORS:
-    raise UserError(f"there is no regressor {regressor!r}; expected {' or '.join(REGRESSORS)}")
+  if regressor not in ("ridge", "elastic_net"):
+    raise UserError(f"there is no regressor {regressor!r}; expected ridge or elastic_net")
   features, mos, splits = np.asarray(features), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
   alphas, ratios = np.atleast_1d(np.asarray(alphas, np.float64)), (0.0,)
   if regressor == "elastic_net":
@@ -57,7 +53,7 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
     if not ratios:
       raise UserError("elastic_net needs at least one l1_ratio in (0, 1]")
   search = len(alphas) * len(ratios) > 1
-  _check_splits(splits, mos, need_validation=search)
+  _check_splits(splits, mos, {TRAIN: "training", TEST: "test"} | ({VALIDATION: "validation"} if search else {}))
   _warn_if_shared(splits, groups)
   if regressor == "elastic_net":
     alphas = np.sort(alphas)[::-1] * mos[(splits != UNUSED).any(0)].std()
@@ -66,15 +62,13 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
   penalties = [(alpha, ratio) for ratio in ratios for alpha in falling]
   chosen, validation_srcc = np.zeros(len(splits), int), np.full(len(splits), np.nan)
   if search:
-    srcc = [_validation_srcc(features, mos, splits, falling, ratio, standardize) for ratio in ratios]
+    srcc = [_validation_srcc(features, mos, splits, falling, ratio) for ratio in ratios]
     chosen, validation_srcc = _best(np.concatenate(srcc, 1))
   alpha, ratio = np.array(penalties)[chosen].T
-  heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha, ratio, standardize)
+  heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha, ratio)
   predictions = np.where(splits == TEST, ridge.predict(features, heads)[:, 0], np.nan)
-  return Result(
-    **_tested(predictions, mos, splits), features=features, alphas=alphas, alpha=alpha, l1_ratio=ratio,
-    validation_srcc=validation_srcc, standardize=standardize, heads=heads,
-  )  # fmt: skip
+  chosen = {"alphas": alphas, "alpha": alpha, "l1_ratio": ratio, "validation_srcc": validation_srcc}
+  return Result(**_tested(predictions, mos, splits), **chosen, features=features, heads=heads)
 
 
 def head_of(result, split, card):
@@ -93,7 +87,7 @@ def head_of(result, split, card):
     middle = np.argsort(result.alpha, kind="stable")[len(result.alpha) // 2]
     alpha, ratio = result.alpha[[middle]], result.l1_ratio[[middle]]
     everything = np.ones((1, len(result.mos)), bool)
-    heads, k = _fit(result.features, result.mos, everything, alpha, ratio, result.standardize), 0
+    heads, k = _fit(result.features, result.mos, everything, alpha, ratio), 0
     test = {key: outputs.plain(np.median(getattr(result, key))) for key in ("srcc", "plcc")}
     tested = f"median of {len(result.alpha)} random splits; the head itself is fitted to all ratings"
     facts = {"alpha": float(alpha[0]), "images": len(result.mos), "tested": tested}
@@ -111,8 +105,7 @@ def scored(scores, mos, splits, *, names=None):
 
   Args:
     scores: [n] float, nan where the method was not asked.
-    mos: [n] float, higher is better.
-    splits: [k, n] int8: 2 is the test part.
+    mos, splits: as for `fit_heads`.
     names: [n] str, image names for the error message.
 
   Returns:
@@ -126,15 +119,12 @@ def scored(scores, mos, splits, *, names=None):
     >>> result.summary()["median"]["srcc"]
     1.0
   """
-  scores, mos = np.asarray(scores, np.float64), np.asarray(mos, np.float64)
-  splits = np.atleast_2d(np.asarray(splits))
-  for k, part in enumerate(splits == TEST):
-    if part.sum() < 3:
-      raise UserError(f"split {k} has {int(part.sum())} test image(s); at least 3 are needed")
-    bad = np.flatnonzero(part & ~np.isfinite(scores))
-    if len(bad):
-      where = f"{names[bad[0]]} " if names is not None else f"image {bad[0]} "
-      raise UserError(f"{where}has the score {scores[bad[0]]}; {len(bad)} test image(s) of split {k} have no score")
+  scores, mos, splits = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
+  _check_splits(splits, mos, needed={TEST: "test"})
+  bad = np.flatnonzero((splits == TEST).any(0) & ~np.isfinite(scores))
+  if len(bad):
+    first = f"image {bad[0]}" if names is None else names[bad[0]]
+    raise UserError(f"{first} has the score {scores[bad[0]]}; {len(bad)} test image(s) have no score")
   return Scored(**_tested(np.where(splits == TEST, scores, np.nan), mos, splits))
 
 
@@ -146,12 +136,8 @@ def measures(prediction, mos):
 def breakdown(prediction, mos, labels):
   """The measures inside every condition, such as a distortion or a level.
 
-  Args:
-    prediction, mos: [n] float; images without a prediction (nan) do not count.
-    labels: [n], the condition of every image.
-
-  Returns:
-    dict from label to dict of `images` and the `measures`.
+  From prediction, mos [n] float and labels [n] to a dict from label to dict of `images` and the `measures`. Images
+  without a prediction (nan) do not count.
 
   Example:
     >>> parts = breakdown(np.arange(6.0), np.array([1, 2, 3, 6, 5, 4.0]), ["a", "a", "a", "b", "b", "b"])
@@ -191,19 +177,14 @@ class Scored:
   mae: np.ndarray
 
   def summary(self):
-    """Everything that fits into a results file: plain lists and numbers, None for nan.
-
-    Returns:
-      dict with `srcc`, `krcc`, `plcc`, `rmse`, `mae` (one value a split), their `median`, and `images` (train,
-      validation and test count of every split).
-    """
+    """For a results file: every measure of every split, their `median`, and `images`, the counts of the three parts."""
     counts = [[int((split == part).sum()) for part in (TRAIN, VALIDATION, TEST)] for split in self.splits]
     median = {key: outputs.plain(np.median(getattr(self, key))) for key in MEASURES}
     return {**{key: outputs.plain(getattr(self, key)) for key in MEASURES}, "median": median, "images": counts}
 
   def save(self, directory, stem):
     """Writes the scores of the images tested, `scores_STEM.npz`: predictions [k, n] (nan elsewhere) and mos [n]."""
-    _write_npz(directory / f"scores_{stem}.npz", predictions=self.predictions, mos=self.mos)
+    outputs.write_npz(directory / f"scores_{stem}.npz", predictions=self.predictions, mos=self.mos)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,7 +196,6 @@ class Result(Scored):
   alpha: np.ndarray  # [k] chosen
   l1_ratio: np.ndarray  # [k] chosen; 0 is ridge
   validation_srcc: np.ndarray  # [k] of the chosen penalty; nan where there was nothing to choose
-  standardize: bool
   heads: ridge.Heads  # weights [k, 1, d]
 
   def summary(self):
@@ -224,26 +204,23 @@ class Result(Scored):
     return {**chosen, **super().summary(), "alphas": outputs.plain(self.alphas)}
 
   def save(self, directory, stem):
-    """Writes the head of every split, `heads_STEM.npz`: score = (x - mean) / scale @ weights + intercept.
-
-    The arrays are weights [k, d], intercept [k], mean [k, d], scale [k, d], alpha [k], all float64.
-    """
+    """Writes weights, mean, scale [k, d], intercept and alpha [k] of the heads of all splits, `heads_STEM.npz`."""
     heads = self.heads
     arrays = {"weights": heads.weights[:, 0], "intercept": heads.intercept, "mean": heads.mean, "scale": heads.scale}
-    _write_npz(directory / f"heads_{stem}.npz", **arrays, alpha=self.alpha)
+    outputs.write_npz(directory / f"heads_{stem}.npz", **arrays, alpha=self.alpha)
 
 
 class SharedReferencesWarning(UserWarning):
   """A method is tested on content that it was fitted to."""
 
 
-def _validation_srcc(features, mos, splits, alphas, ratio, standardize):
+def _validation_srcc(features, mos, splits, alphas, ratio):
   """SRCC of every split and alpha on the validation part [k, a]; nan where it is undefined."""
   train = splits == TRAIN
   if ratio:
-    heads = elastic_net.fit(features, mos, train, alphas, l1_ratio=ratio, standardize=standardize, tolerance=1e-5)
+    heads = elastic_net.fit(features, mos, train, alphas, l1_ratio=ratio, tolerance=1e-5)
   else:
-    heads = ridge.fit(features, mos, train, alphas, standardize=standardize)
+    heads = ridge.fit(features, mos, train, alphas)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
     scores = zip(ridge.predict(features, heads), splits == VALIDATION, strict=True)
@@ -262,14 +239,12 @@ def _best(srcc):
   return chosen, srcc[np.arange(len(srcc)), chosen]
 
 
-def _fit(features, mos, rows, alpha, ratio, standardize):
+def _fit(features, mos, rows, alpha, ratio):
   """The final heads [k, 1, d] of rows [k, n], each split with its own penalty."""
   if not ratio.any():
-    return ridge.fit(features, mos, rows, alpha[:, None], standardize=standardize, tolerance=1e-10)
-  each = [
-    elastic_net.fit(features, mos, row, [a], l1_ratio=r, standardize=standardize)
-    for row, a, r in zip(rows, alpha, ratio, strict=True)
-  ]
+    return ridge.fit(features, mos, rows, alpha[:, None], tolerance=1e-10)
+  penalties = zip(rows, alpha, ratio, strict=True)
+  each = [elastic_net.fit(features, mos, row, [a], l1_ratio=share) for row, a, share in penalties]
   return ridge.Heads(*map(np.concatenate, zip(*each, strict=True)))
 
 
@@ -280,34 +255,25 @@ def _tested(predictions, mos, splits):
   return {"predictions": predictions, "mos": mos, "splits": splits, **by_key}
 
 
-def _check_splits(splits, mos, need_validation):
+def _check_splits(splits, mos, needed):
   """Refuses splits that cannot be evaluated, naming the split and the part."""
   if splits.ndim != 2 or splits.shape[1:] != mos.shape:
     raise UserError(f"splits of shape {splits.shape} do not belong to {len(mos)} scores")
   unknown = np.setdiff1d(splits, [TRAIN, VALIDATION, TEST, UNUSED])
   if len(unknown):
     raise UserError(f"splits hold {unknown.tolist()}; known are 0 train, 1 validation, 2 test, -1 unused")
-  for k, split in enumerate(splits):
-    for part, name in ((TRAIN, "training"), (VALIDATION, "validation"), (TEST, "test")):
-      size = int((split == part).sum())
-      if size < 3 and (part != VALIDATION or need_validation):
-        raise UserError(f"split {k} has {size} {name} image(s); at least 3 are needed")
+  for part, name in needed.items():
+    sizes = (splits == part).sum(1)
+    if sizes.min() < 3:
+      raise UserError(f"split {sizes.argmin()} has {sizes.min()} {name} image(s); at least 3 are needed")
 
 
 def _warn_if_shared(splits, groups):
   """Warns where a reference stands on both sides of a split; '' stands for an image that is its own content."""
-  if groups is None:
-    return
-  groups = np.asarray(groups)
+  groups = np.full(splits.shape[1], "") if groups is None else np.asarray(groups)
   for k, split in enumerate(splits):
     fitted = np.isin(split, (TRAIN, VALIDATION)) & (groups != "")
     shared = np.intersect1d(groups[fitted], groups[split == TEST])
     if len(shared):
       message = f"split {k}: {len(shared)} reference(s) stand in both the fitted and the test part, e.g. {shared[0]}"
       warnings.warn(message, SharedReferencesWarning, stacklevel=3)
-
-
-def _write_npz(path, **arrays):
-  buffer = io.BytesIO()
-  np.savez(buffer, **arrays)
-  outputs.write_bytes(path, buffer.getvalue())

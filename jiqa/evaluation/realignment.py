@@ -1,8 +1,7 @@
 """One scale for many databases: the raw scores of each are carried onto the scale of a model that was trained on all.
 
 A model trained on rankings inside several databases aligns their scales (Zhang et al. 2023, LIQE). Each database gets
-one monotone logistic from its raw scores to the model's, fitted on images that are not tested; the baseline is the
-usual linear rescaling of every database to one range.
+one monotone logistic from its raw scores to the model's; the baseline is a linear rescaling of each to one range.
 """
 
 import numpy as np
@@ -15,8 +14,7 @@ def realign(scores, mos, databases, fitted=None):
   """Carries the human scores of every database onto the model's scale.
 
   Args:
-    scores: [n] float, the model's scores.
-    mos: [n] float, raw human scores, higher is better, each on its database's own scale.
+    scores, mos: [n] float, the model's scores and the raw human ones, each on its database's own scale.
     databases: [n] str, the database of every image.
     fitted: [n] bool, images that the curves may use (training and validation part); None: all.
 

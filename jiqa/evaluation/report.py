@@ -27,11 +27,9 @@ def scatter(path, predictions, mos, *, title="", labels=None, unit="MOS"):
 
   Args:
     path: file to write.
-    predictions: [n] float, scores of one model; images without one (nan) are left out.
-    mos: [n] float, human scores in the same order.
+    predictions, mos: [n] float; images without a prediction (nan) are left out.
     title: what was evaluated; SRCC and PLCC are written below it.
-    labels: [n] str, a subset or distortion for every image, shown as colour.
-    unit: what the human axis measures.
+    labels, unit: as for `figures.scatter`.
   """
   predictions, mos = np.asarray(predictions, np.float64), np.asarray(mos, np.float64)
   shown = np.isfinite(predictions) & np.isfinite(mos)
@@ -46,10 +44,9 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   """Writes `index.html` (self-contained), `report.md`, `report.json` and `report.csv`.
 
   Args:
-    folder: made where it is missing; files of an earlier report are replaced, each when its successor is complete.
+    folder: files of an earlier report are replaced, each when its successor is complete.
     found: what a function of `study` returned.
-    title: heading of the page.
-    command: the exact command that made it.
+    title, command: heading of the page, and the exact command that made it.
     unit: name of the human scale.
     warnings: texts that a reader has to see first.
     extra: dict of further facts for `report.json`, such as config and checksums.
@@ -63,7 +60,7 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   drawn = ("prediction", "curve")
   data["methods"] = {n: {k: v for k, v in m.items() if k not in drawn} for n, m in found["methods"].items()}
   cross = data["cross_database"]
-  sections = [_cross_database(cross)] if cross else _sections(found, unit)
+  sections = [cross_database(cross)] if cross else _sections(found, unit)
   made = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
   markdown = [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections)]
   markdown += ["## How this was made", "", "```", command, "```", "", made, ""]
@@ -72,9 +69,8 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   page.append(f'<p class="soft">{html.escape(made)}</p>')
   template = importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
   page = string.Template(template).substitute(title=html.escape(title), body="\n".join(page))
-  outputs.write_bytes(
-    folder / "report.json", json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False).encode()
-  )
+  text = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False)
+  outputs.write_bytes(folder / "report.json", text.encode())
   outputs.write_csv(folder / "report.csv", _rows(found))
   outputs.write_bytes(folder / "report.md", "\n".join(markdown).encode())
   outputs.write_bytes(folder / "index.html", page.encode())
@@ -145,32 +141,32 @@ def _results(found, unit):
 
 
 def _comparison(found, level):
-  rows = []
-  for i, name in enumerate(found["names"]):
-    row = [name]
-    for j in range(len(found["names"])):
-      verdict = {1: "win", -1: "loss", 0: "tie"}[int(found["table"][i, j])]
-      small = f"p {_number(found['p'][i, j])}"
-      if found["over_splits"] is not None:
-        small += f", splits {_number(found['over_splits'][i, j])}"
-      row.append("" if i == j else f"{verdict}|{small}")
-    rows.append(row)
+  names, splits = found["names"], found["over_splits"]
+
+  def cell(i, j):
+    verdict = {1: "win", -1: "loss", 0: "tie"}[int(found["table"][i, j])]
+    small = f"p {_number(found['p'][i, j])}" + ("" if splits is None else f", splits {_number(splits[i, j])}")
+    return "" if i == j else f"{verdict}|{small}"
+
+  rows = [[name, *(cell(i, j) for j in range(len(names)))] for i, name in enumerate(names)]
   note = (
     f"Does the row beat the column? Meng, Rosenthal and Rubin's test of the two SRCC on the same images at"
     f" {1 - level:.0%}, p-values corrected for the number of pairs (Holm)."
   )
-  if found["over_splits"] is not None:
+  if splits is not None:
     note += " 'splits': Wilcoxon's signed-rank test over the splits, which overlap: too generous, for orientation."
-  return _section("Is the difference real?", ["", *found["names"]], rows, note)
+  return _section("Is the difference real?", ["", *names], rows, note)
 
 
-def _cross_database(methods):
-  databases = sorted({name for tested in methods.values() for name in tested}, key=figures.natural)
-  srcc = [[tested.get(name, {}).get("srcc", np.nan) for name in databases] for tested in methods.values()]
-  images = {name: str(tested[name]["images"]) for tested in methods.values() for name in tested}
-  rows = [[name, *map(_number, row)] for name, row in zip(methods, srcc, strict=True)]
-  rows.append(["images", *(images[name] for name in databases)])
-  image = figures.heat_map(srcc, list(methods), databases, title="SRCC", row_title="method", column_title="tested on")
+def cross_database(inside):
+  """The section of what `study.cross_database` found."""
+  databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
+  srcc = [[tested.get(name, {"srcc": np.nan})["srcc"] for name in databases] for tested in inside.values()]
+  rows = [
+    [method, *(_number(tested[name]["srcc"]) if name in tested else "" for name in databases)]
+    for method, tested in inside.items()
+  ]
+  image = figures.heat_map(srcc, list(inside), databases, title="SRCC", row_title="method", column_title="tested on")
   note = "SRCC inside every database. Rows: the methods; columns: the database tested."
   shown = [(image, "SRCC of every method on every database.", "wide")]
   return _section("Cross-database", ["method", *databases], rows, note, shown)

@@ -1,13 +1,11 @@
 """Ridge regression on frozen features for every split and every alpha: float32 work, float64 answers.
 
-For one split, minimise |y - Z w|^2 + alpha |w|^2, where Z holds the centred (and standardised) features of the rows
-that are fitted. With at least d rows the primal system (Z'Z + alpha I) w = Z'y is solved, with fewer the dual
-(ZZ' + alpha I) c = y, w = Z'c: the smaller of the two, and the one that is not singular.
+Minimises |y - Z w|^2 + alpha |w|^2 over the standardised features Z of a split's rows: by (Z'Z + alpha I) w = Z'y, or
+where these are fewer than the features by (ZZ' + alpha I) c = y, w = Z'c.
 
 Alphas within a factor of `SPAN` share one float32 Cholesky factor. As a preconditioner it leaves a condition number of
 at most sqrt(SPAN), so that conjugate gradients (Hestenes and Stiefel 1952) solve all of them in a few steps: first on
-the float32 matrix, then in float64 on the features themselves, until the error is below `tolerance`. So the answer does
-not carry the rounding of the float32 matrix, which for small alphas would be visible in the third digit.
+the float32 matrix, then in float64 on the features, so that the answer does not carry the rounding of the matrix.
 """
 
 import functools
@@ -38,7 +36,7 @@ class Heads(NamedTuple):
   """Fitted regressors of `k` splits x `a` alphas: score = (x - mean) / scale @ weights + intercept.
 
   weights [k, a, d], intercept [k], mean [k, d], scale [k, d]: float64. error [k, a] bounds the relative error of the
-  weights in the norm of the system; steps [k] counts the float64 passes that it took.
+  weights in the norm of the system.
   """
 
   weights: np.ndarray
@@ -46,20 +44,18 @@ class Heads(NamedTuple):
   mean: np.ndarray
   scale: np.ndarray
   error: np.ndarray
-  steps: np.ndarray
 
 
-def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-6, max_steps=300):
-  """Fits ridge regressors for every split and every alpha.
+def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
+  """Fits ridge regressors to standardised features for every split and every alpha.
 
   Hoerl and Kennard 1970; the objective and the unpenalised intercept are those of scikit-learn's `Ridge`.
 
   Args:
     features: [n, d] float32 or float64.
-    target: [n] float, mean opinion scores; may be nan in rows that no split fits.
+    target: [n] float, human scores; may be nan in rows that no split fits.
     rows: [k, n] bool, True where split k fits the row.
     alphas: [a] float > 0, weight of the squared norm; or [k, a], each split its own.
-    standardize: divide every feature by its standard deviation over the fitted rows (a constant one by 1).
     tolerance: relative error at which the float64 steps end, in the norm of the system; 1e-6 is enough to choose
       alpha, 1e-11 gives float64 answers.
     max_steps: bound of the float64 steps; where it ends them, an `UnsettledWarning` says so.
@@ -72,22 +68,20 @@ def fit(features, target, rows, alphas, *, standardize=True, tolerance=1e-6, max
 
   Example:
     >>> x, y = np.array([[0.0], [1.0], [2.0]]), np.array([0.0, 1.0, 2.0])
-    >>> heads = fit(x, y, np.ones((1, 3), bool), [2.0], standardize=False)
-    >>> np.round(predict(x, heads), 6).tolist()
+    >>> np.round(predict(x, fit(x, y, np.ones((1, 3), bool), [3.0])), 6).tolist()
     [[[0.5, 1.0, 1.5]]]
   """
   features, target, rows, alphas = checked(features, target, rows, alphas)
   alphas = np.broadcast_to(alphas, (len(rows), alphas.shape[-1]))
   groups, count = _grouped(alphas), rows.sum(1)
-  options = {"dual": features.shape[1] > count.min(), "standardize": standardize, "max_steps": max_steps}
-  fitted = []
+  dual, fitted = features.shape[1] > count.min(), []
   # LAPACK's own threads would wait in a loop for cores that XLA is using.
   with jax.enable_x64(True), threadpoolctl.threadpool_limits(1, "blas"):
     for row, size, of_split in zip(rows, count, groups, strict=True):
       x = np.zeros((count.max(), features.shape[1]), features.dtype)
       y = np.zeros(count.max())
       x[:size], y[:size] = features[row], target[row]
-      fitted.append(jax.device_get(_fit(x, y, size, of_split, tolerance, **options)))
+      fitted.append(jax.device_get(_fit(x, y, size, of_split, tolerance, dual=dual, max_steps=max_steps)))
   heads = Heads(*map(np.stack, zip(*fitted, strict=True)))
   heads = heads._replace(weights=heads.weights[:, : alphas.shape[1]], error=heads.error[:, : alphas.shape[1]])
   warn_if_unsettled(heads.error, tolerance)
@@ -133,16 +127,16 @@ def checked(features, target, rows, alphas):
   return features, target, rows, alphas
 
 
-def standardise(x, count, scaled=True):
-  """Centred and, if asked, scaled features z [m, d], their mean [d] and scale [d] (1 of a constant), float64.
+def standardise(x, count):
+  """z = (x - mean) / scale [m, d], mean [d], standard deviation [d] (1 of a constant), float64, of features x [m, d].
 
-  x is [m, d] float, its rows from `count` on padding, where z is 0.
+  Rows from `count` on are padding, where z is 0.
   """
   valid = (jnp.arange(len(x)) < count)[:, None]
   mean = jnp.where(valid, x, 0).sum(0, dtype=jnp.float64) / count
   z = jnp.where(valid, x.astype(jnp.float64) - mean, 0)
   varies = jnp.where(valid, x, -jnp.inf).max(0) > jnp.where(valid, x, jnp.inf).min(0)
-  scale = jnp.where(varies & scaled, jnp.sqrt((z**2).sum(0) / count), 1)
+  scale = jnp.where(varies, jnp.sqrt((z**2).sum(0) / count), 1)
   return z / scale, mean, scale
 
 
@@ -155,10 +149,10 @@ def _grouped(alphas):
   return groups
 
 
-@functools.partial(jax.jit, static_argnames=("dual", "standardize", "max_steps"))
-def _fit(x, y, count, groups, tolerance, *, dual, standardize, max_steps):
-  """One split: weights [g * w, d], intercept, mean, scale, error [g * w], steps."""
-  z, mean, scale = standardise(x, count, standardize)
+@functools.partial(jax.jit, static_argnames=("dual", "max_steps"))
+def _fit(x, y, count, groups, tolerance, *, dual, max_steps):
+  """One split: weights [g * w, d], intercept, mean, scale, error [g * w]."""
+  z, mean, scale = standardise(x, count)
   intercept = y.sum() / count
   y = jnp.where(jnp.arange(len(y)) < count, y - intercept, 0)
   a = z.T if dual else z
@@ -166,11 +160,10 @@ def _fit(x, y, count, groups, tolerance, *, dual, standardize, max_steps):
   right = y if dual else z.T @ y
   solve = functools.partial(_solve, matrix, lambda v: a.T @ (a @ v), right, tolerance=tolerance, max_steps=max_steps)
   # One group of alphas after the other: only one factor is held.
-  solutions, error, steps = jax.lax.map(solve, groups)
+  solutions, error = jax.lax.map(solve, groups)
   solutions = jnp.moveaxis(solutions, 1, 0).reshape(len(right), -1)
   weights = z.T @ solutions if dual else solutions
-  size = groups.size
-  return weights.T, intercept, mean, scale, error.reshape(size), steps.sum()
+  return weights.T, intercept, mean, scale, error.reshape(-1)
 
 
 def _solve(matrix, multiply, right, alphas, *, tolerance, max_steps):
@@ -185,7 +178,7 @@ def _solve(matrix, multiply, right, alphas, *, tolerance, max_steps):
   rough = lambda v: _matmul(matrix, v.astype(jnp.float32)).astype(v.dtype) + alphas * v  # noqa: E731
   exact = lambda v: multiply(v) + alphas * v  # noqa: E731
   right = jnp.broadcast_to(right[:, None], (len(right), len(alphas)))
-  start, _, _ = _conjugate_gradients(rough, precondition, right, jnp.zeros_like(right), 1e-5, 30)
+  start, _ = _conjugate_gradients(rough, precondition, right, jnp.zeros_like(right), 1e-5, 30)
   return _conjugate_gradients(exact, precondition, right, start, tolerance, max_steps)
 
 
@@ -205,7 +198,7 @@ def _factorise(matrix, alpha):
 def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
   """Preconditioned conjugate gradients for the columns of `right`, each with its own step sizes.
 
-  Returns x, the relative error sqrt(r' M^-1 r / x' b) of every column, and the number of steps.
+  Returns x and the relative error sqrt(r' M^-1 r / x' b) of every column.
   """
   dot = lambda a, b: (a * b).sum(0)  # noqa: E731
   ratio = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # noqa: E731
@@ -224,8 +217,8 @@ def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
   r = right - apply(x)
   z = precondition(r)
   proceed = lambda carry: (carry[4] < max_steps) & unsettled(carry[0], carry[3]).any()  # noqa: E731
-  x, _, _, rz, steps = jax.lax.while_loop(proceed, body, (x, r, z, dot(r, z), 0))
-  return x, jnp.sqrt(ratio(jnp.maximum(rz, 0), dot(x, right))), steps
+  x, _, _, rz, _ = jax.lax.while_loop(proceed, body, (x, r, z, dot(r, z), 0))
+  return x, jnp.sqrt(ratio(jnp.maximum(rz, 0), dot(x, right)))
 
 
 def _gram(a):

@@ -14,8 +14,7 @@ def meng(first, second, target, measure="srcc"):
   """Meng, Rosenthal and Rubin's z-test for two correlations with the same target (1992, eq. 1-3).
 
   Args:
-    first, second: [n] float, scores of two methods.
-    target: [n] float, human scores in the same order.
+    first, second, target: [n] float, scores of two methods and human scores.
     measure: 'srcc' or 'plcc'; the variance of ranks is Bonett and Wright's (2000, eq. 3).
 
   Returns:
@@ -49,8 +48,7 @@ def meng(first, second, target, measure="srcc"):
 def wilcoxon(first, second):
   """Two-sided p-value of Wilcoxon's signed-rank test over the splits, a measure [k] of each of two methods.
 
-  It is too generous where the training parts of random splits overlap. 1 where all pairs are equal, nan where a value
-  is undefined.
+  Too generous where the training parts of random splits overlap; 1 where all pairs are equal, nan for undefined values.
 
   Example:
     >>> wilcoxon([0.9, 0.8, 0.85, 0.95, 0.7, 0.75], [0.8, 0.75, 0.7, 0.9, 0.6, 0.7])

@@ -22,9 +22,7 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
     names: [n] str, image names, for the outliers; None: row numbers.
     groups: [n] str, references: they are resampled as a whole. None: images.
     labels: dict from a kind such as 'distortion' to [n] str, for the breakdowns.
-    resamples: of the bootstrap.
-    level: of the intervals; differences are called at 1 - level.
-    seed: of the bootstrap.
+    resamples, level, seed: of the bootstrap; differences are called at 1 - level.
 
   Returns:
     dict with `methods` (for each: `value` and `interval` by measure, `splits`, `conditions`, `outliers`, and the
@@ -39,35 +37,27 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
   names = [f"row {i}" for i in range(len(mos))] if names is None else names
   scores = {name: np.atleast_2d(np.asarray(values, np.float64)) for name, values in methods.items()}
   tested = _tested(scores, mos)
-  srcc = {
-    name: [correlation.srcc(r[t], mos[t]) for r, t in zip(rows, tested, strict=True)] for name, rows in scores.items()
-  }
-  first = np.nan_to_num(next(iter(srcc.values())), nan=-2.0)
+  described = {name: _measured(rows, mos, tested) for name, rows in scores.items()}
+  first = np.nan_to_num(described[next(iter(scores))]["splits"]["srcc"], nan=-2.0)
   shown = int(np.abs(first - np.median(first)).argmin())
   part = tested[shown]
-  options = {"groups": None if groups is None else np.asarray(groups)[part], "measures": INTERVALS}
-  options |= {"resamples": resamples, "level": level, "seed": seed}
-  described = {
-    name: {**_measured(rows, mos, tested), **_described(rows[shown], mos, part, names, labels, options)}
-    for name, rows in scores.items()
-  }
+  options = {"resamples": resamples, "level": level, "seed": seed, "measures": INTERVALS}
+  options["groups"] = None if groups is None else np.asarray(groups)[part]
+  for name, rows in scores.items():
+    described[name] |= _described(rows[shown], mos, part, names, labels, options)
   comparison = None
   if len(scores) > 1:
     table, p = significance.win_tie_loss({n: rows[shown][part] for n, rows in scores.items()}, mos[part], 1 - level)
     comparison = {"names": list(scores), "table": table, "p": p, "over_splits": None}
     if len(tested) >= 5:
-      p = [significance.wilcoxon(*pair) for pair in itertools.combinations(srcc.values(), 2)]
-      comparison["over_splits"] = significance.symmetric(significance.holm(p), len(scores))
+      pairs = itertools.combinations((m["splits"]["srcc"] for m in described.values()), 2)
+      p = significance.holm([significance.wilcoxon(*pair) for pair in pairs])
+      comparison["over_splits"] = significance.symmetric(p, len(scores))
+  settings = {"resamples": resamples, "level": level, "seed": seed}
+  settings["resampled"] = "images" if groups is None else "references"
   return {
-    "methods": described,
-    "comparison": comparison,
-    "mos": np.where(part, mos, np.nan),
-    "labels": labels,
-    "images": [int(row.sum()) for row in tested],
-    "shown_split": shown,
-    "settings": {
-      "resamples": resamples, "level": level, "seed": seed, "resampled": "images" if groups is None else "references",
-    },
+    "methods": described, "comparison": comparison, "mos": np.where(part, mos, np.nan), "labels": labels,
+    "images": tested.sum(1).tolist(), "shown_split": shown, "settings": settings,
   }  # fmt: skip
 
 
@@ -89,37 +79,30 @@ def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **
   Raises:
     UserError: a file, a column or a value is missing or wrong; the message names it.
   """
-  table = tables.read(path)
-  table, mos = tables.join(table, path, mos, "mos")
+  table, mos = tables.join(tables.read(path), path, mos, "mos")
   if group is not None:
     table, group = tables.join(table, path, group, "reference_name")
   splits = [column for column in table.columns if split and column.startswith(split)]
   if split and not splits:
     raise UserError(f"{path}: no column begins with {split!r}; there are {', '.join(map(repr, table.columns))}")
-  methods = _methods(table, path, scores, {mos, group, *labels, *splits})
+  methods = tables.methods(table, path, {mos, group, *labels, *splits}, scores)
   if splits:
     tested = np.stack([np.char.lower(tables.words(table, column, path)) == "test" for column in splits])
     if not tested.any(1).all():
       raise UserError(f"{path}: column {splits[int(tested.any(1).argmin())]!r} holds no 'test'")
     methods = {name: np.where(tested, values, np.nan) for name, values in methods.items()}
-  return compare(
-    methods,
-    tables.numbers(table, mos, path),
-    names=tables.words(table, tables.NAME, path) if tables.NAME in table else None,
-    groups=None if group is None else tables.words(table, group, path),
-    labels={column: tables.words(table, column, path) for column in labels},
-    **options,
-  )
+  names = tables.words(table, tables.NAME, path) if tables.NAME in table else None
+  groups = None if group is None else tables.words(table, group, path)
+  labels = {column: tables.words(table, column, path) for column in labels}
+  return compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)
 
 
 def cross_database(path, mos, database, *, scores=()):
-  """Measures of every method inside every database, for methods that were trained on one database each.
+  """Measures of every method inside every database, such as of methods that were trained on one database each.
 
   Args:
-    path: table with one row an image; the scores of a method may be empty on whole databases.
-    mos: a column of the table, or a file (or FILE:COLUMN) with `image_name` and `mos`.
+    path, mos, scores: as for `compare_table`; the scores of a method may be empty on whole databases.
     database: column of the database names.
-    scores: columns that hold the methods' scores; none: every column of numbers that is not used otherwise.
 
   Returns:
     dict with `cross_database`: dict from method to what `protocol.breakdown` says of the databases that it scores.
@@ -127,40 +110,29 @@ def cross_database(path, mos, database, *, scores=()):
   Raises:
     UserError: a file, a column or a value is missing or wrong, or a method scores a database in part.
   """
-  table = tables.read(path)
-  table, mos = tables.join(table, path, mos, "mos")
-  methods = _methods(table, path, scores, {mos, database}, empty=True)
-  target, of = tables.numbers(table, mos, path), tables.words(table, database, path)
-  for method, values in methods.items():
-    for name in np.unique(of):
-      known = np.isfinite(values[of == name])
-      if known.any() and not known.all():
-        raise UserError(f"{path}: {method!r} scores {known.sum()} of {len(known)} images of {str(name)!r}; all or none")
-  inside = {method: protocol.breakdown(values, target, of) for method, values in methods.items()}
+  table, mos = tables.join(tables.read(path), path, mos, "mos")
+  target, databases = tables.numbers(table, mos, path), tables.words(table, database, path)
+  inside = {}
+  for method, values in tables.methods(table, path, {mos, database}, scores, empty=True).items():
+    known = np.isfinite(values)
+    both = np.intersect1d(databases[known], databases[~known])
+    if len(both):
+      raise UserError(f"{path}: {method!r} scores only some images of {str(both[0])!r}; score all or none")
+    inside[method] = protocol.breakdown(values, target, databases)
   described = {method: {"value": {}, "conditions": {"database": parts}} for method, parts in inside.items()}
   return {"cross_database": inside, "methods": described}
 
 
-def _methods(table, path, scores, used, empty=False):
-  """The scores of every method; `used` are the columns that hold something else."""
-  scores = list(scores) or tables.numeric(table, used)
-  if not scores:
-    raise UserError(f"{path}: no column of scores; name it, there are {', '.join(map(repr, table.columns))}")
-  return {column: tables.numbers(table, column, path, empty) for column in scores}
-
-
 def _tested(scores, mos):
   """Which images every split tests [k, n]; all methods must have scored the same."""
-  tested = None
+  tested = np.isfinite(next(iter(scores.values())))
   for name, rows in scores.items():
     if rows.shape[1:] != mos.shape:
       raise UserError(f"method {name!r} has {rows.shape[-1]} scores for {len(mos)} images")
     if np.isinf(rows).any():
       raise UserError(f"method {name!r} has an infinite score for row {np.argwhere(np.isinf(rows))[0][1]}")
-    known = np.isfinite(rows)
-    if tested is not None and (known.shape != tested.shape or (known != tested).any()):
+    if not np.array_equal(np.isfinite(rows), tested):
       raise UserError(f"method {name!r} does not score the same images as the first method; leave the others out")
-    tested = known
   if not np.isfinite(mos[tested.any(0)]).all():
     raise UserError(f"row {np.flatnonzero(tested.any(0) & ~np.isfinite(mos))[0]} has no human score; leave it out")
   if tested.sum(1).min() < 3:
@@ -174,8 +146,8 @@ def _measured(rows, mos, tested):
   for row, part in zip(rows, tested, strict=True):
     x, y = row[part], mos[part]
     curve = logistic.fit(x, y)
-    fitted = np.isfinite(curve.sse)
-    after = {key: of(curve(x), y) if fitted else float("nan") for key, of in AFTER_LOGISTIC.items()}
+    exists = np.isfinite(curve.sse)
+    after = {key: of(curve(x), y) if exists else float("nan") for key, of in AFTER_LOGISTIC.items()}
     splits.append(protocol.measures(x, y) | after)
   by_measure = {key: [split[key] for split in splits] for key in MEASURES}
   return {"value": {key: float(np.median(values)) for key, values in by_measure.items()}, "splits": by_measure}
@@ -189,7 +161,7 @@ def _described(prediction, mos, part, names, labels, options):
   worst = np.argsort(-np.abs(np.where(part, residual, 0)), kind="stable")[: min(OUTLIERS, int(part.sum()))]
   columns = {"prediction": prediction, "mos": mos, "residual": residual}
   return {
-    "interval": {key: (found.low, found.high) for key, found in intervals.items()},
+    "interval": {key: (interval.low, interval.high) for key, interval in intervals.items()},
     "conditions": {kind: protocol.breakdown(prediction, mos, values) for kind, values in labels.items()},
     "logistic": {"parameters": curve.parameters, "converged": curve.converged, "message": curve.message},
     "outliers": [{"image": str(names[i]), **{k: float(values[i]) for k, values in columns.items()}} for i in worst],
