@@ -67,13 +67,13 @@ def judge(config, state, method, mesh):
   splits = splits_of(config, database.table, DATABASE, "official")
   mos, domains = database.table.mos.to_numpy(), np.array(database.domains)
   alphas = np.geomspace(*config.evaluation.alphas[:2], int(config.evaluation.alphas[2]))
-  result = protocol.in_database(features, mos, splits, alphas)
+  result = protocol.fit_heads(features, mos, splits, alphas)
   found = {"all": float(np.median(result.srcc))}
   for domain in map(str, np.unique(domains)):
     rows = [np.isfinite(row) & (domains == domain) for row in result.predictions]
     inside = [protocol.measures(row[r], mos[r])["srcc"] for row, r in zip(result.predictions, rows, strict=True)]
     found[domain] = float(np.median(inside))
-    other = protocol.in_database(features, mos, across(splits, domains, domain), alphas)
+    other = protocol.fit_heads(features, mos, across(splits, domains, domain), alphas)
     found[f"others to {domain}"] = float(np.median(other.srcc))
   return found
 

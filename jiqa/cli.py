@@ -252,6 +252,7 @@ def evaluate(
   score: list[str] = typer.Option([], "--score", help="column of a method; repeat; default all columns of numbers"),  # noqa: B008
   by: list[str] = typer.Option([], "--by", help="column to break down by, such as distortion or level; repeat"),  # noqa: B008
   split: str = typer.Option(None, "--split", help="beginning of the columns that say 'test', one column a split"),
+  cross: str = typer.Option(None, "--cross", help="column of databases: a matrix of methods and databases instead"),
   out: str = typer.Option("report", "--out", help="folder for index.html, report.md, report.json, report.csv"),
   title: str = typer.Option(None, "--title", help="heading of the report"),
   unit: str = typer.Option("MOS", "--unit", help="name of the human scale"),
@@ -262,8 +263,8 @@ def evaluate(
   from jiqa.evaluation import console
 
   console.evaluate(
-    scores, mos, methods=score, group=group, by=by, split=split, out=out, title=title, unit=unit, resamples=resamples,
-    seed=seed,
+    scores, mos, methods=score, group=group, by=by, split=split, cross=cross, out=out, title=title, unit=unit,
+    resamples=resamples, seed=seed,
   )  # fmt: skip
 
 

@@ -1,12 +1,10 @@
 """Bootstrap confidence intervals of SRCC, PLCC and KRCC, thousands of resamples in one jitted call.
 
-A resample is not drawn out of the data but kept as a count of every image: ranks then follow from running sums of the
-counts along one fixed order, so nothing is ever sorted again, and the pairs of Kendall's tau are one matrix product.
-Images of one reference are drawn together when `groups` are given: they are not independent of each other.
+A resample is kept as a count of every image: ranks are then running sums of the counts along one fixed order, so that
+nothing is sorted again, and the pairs of Kendall's tau are one matrix product.
 """
 
 import functools
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -32,117 +30,55 @@ class Interval(NamedTuple):
 
 
 def interval(prediction, target, *, groups=None, measures=MEASURES, resamples=1000, level=0.95, seed=0):
-  """Bias-corrected and accelerated (BCa) bootstrap intervals.
+  """Bias-corrected and accelerated (BCa) bootstrap intervals (Efron 1987).
 
-  Efron 1987. Where groups are given, whole groups are resampled (cluster bootstrap, Davison and Hinkley 1997, 3.8).
+  Where groups are given, whole groups are resampled (cluster bootstrap, Davison and Hinkley 1997, 3.8).
 
   Args:
-    prediction: [n] float, scores of one model.
-    target: [n] float, human scores in the same order.
+    prediction, target: [n] float, scores of one model and human scores.
     groups: [n], the reference of every image; '' stands for an image of its own. None: every image on its own.
     measures: of 'srcc', 'plcc', 'krcc'.
-    resamples: number of resamples.
-    level: nominal coverage.
-    seed: of the resampling.
+    resamples, level, seed: number of resamples, nominal coverage, seed of the resampling.
 
   Returns:
     dict from measure to `Interval`; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
 
   Example:
     >>> x = np.arange(50.0)
-    >>> found = interval(x, x + 5 * np.sin(x))["srcc"]
-    >>> found.low < found.value < found.high
+    >>> srcc = interval(x, x + 5 * np.sin(x))["srcc"]
+    >>> srcc.low < srcc.value < srcc.high
     True
   """
+  values = {measure: getattr(correlation, measure)(prediction, target) for measure in measures}
+  if np.isnan(list(values.values())).all():
+    return {measure: Interval(value, value, value) for measure, value in values.items()}
   units = _units(groups, len(prediction))
-  found = {}
-  draws = resample((prediction,), target, units, measures, resamples, seed)
-  blocks = leave_out((prediction,), target, units, measures, seed)
-  for i, measure in enumerate(measures):
-    value = getattr(correlation, measure)(prediction, target)
-    found[measure] = Interval(value, *bca(value, draws[0, i], blocks[0, i], level, units.max() + 1))
-  return found
+  draws = resample(prediction, target, units, measures, resamples, seed)
+  count = int(units.max()) + 1
+  block = np.random.default_rng(seed).permutation(count) % min(count, JACKKNIFE_BLOCKS)
+  without = (block != np.arange(block.max() + 1)[:, None]).astype(np.uint16)
+  blocks = np.asarray(_correlator(prediction, target, units, measures)(without))
+  rows = zip(values.items(), draws, blocks, strict=True)
+  return {key: Interval(value, *_bca(value, drawn, left, level, count)) for (key, value), drawn, left in rows}
 
 
-def difference(first, second, target, *, groups=None, measures=MEASURES, resamples=1000, level=0.95, seed=0):
-  """Paired bootstrap of two methods on the same images: how much better is the first?
-
-  Args:
-    first: [n] float, scores of one method.
-    second: [n] float, scores of the other.
-    target: [n] float, human scores in the same order.
-    groups: [n], the reference of every image, or None.
-    measures: of 'srcc', 'plcc', 'krcc'.
-    resamples: number of resamples.
-    level: nominal coverage.
-    seed: of the resampling.
-
-  Returns:
-    dict from measure to (`Interval` of first - second, two-sided p-value: the smallest 1 - level at which the
-    percentile interval leaves out 0).
-  """
-  units = _units(groups, len(first))
-  draws = resample((first, second), target, units, measures, resamples, seed)
-  blocks = leave_out((first, second), target, units, measures, seed)
-  found = {}
-  for i, measure in enumerate(measures):
-    of = getattr(correlation, measure)
-    value = of(first, target) - of(second, target)
-    drawn = draws[0, i] - draws[1, i]
-    tail = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
-    p = float(min(1.0, 2 * (tail * resamples + 1) / (resamples + 1)))
-    found[measure] = (Interval(value, *bca(value, drawn, blocks[0, i] - blocks[1, i], level, units.max() + 1)), p)
-  return found
-
-
-def resample(predictions, target, units, measures, resamples, seed):
-  """Correlations of resampled images; the same resamples for all predictions.
-
-  Args:
-    predictions: [p, n] float, or p sequences of n.
-    target: [n] float.
-    units: [n] int, what is drawn together, numbered from 0.
-    measures: of 'srcc', 'plcc', 'krcc'.
-    resamples: number of resamples.
-    seed: of the resampling.
-
-  Returns:
-    [p, measures, resamples] float64.
-  """
+def resample(prediction, target, units, measures, resamples, seed):
+  """Correlations of resampled images [measures, resamples], float64; units [n] int number what is drawn together."""
   rng, count = np.random.default_rng(seed), int(units.max()) + 1
-  kernels = [_Kernel(prediction, target, units, measures) for prediction in predictions]
-  calls = []
+  correlate, calls = _correlator(prediction, target, units, measures), []
   for _ in range(0, resamples, COLUMNS):
     counts = np.empty((COLUMNS, count), np.uint16)
     for row in counts:
       row[:] = np.bincount(rng.integers(0, count, count, np.int32), minlength=count)
-    # Not waited for: the next counts are drawn while these are worked on.
-    calls.append([kernel(counts) for kernel in kernels])
-  return np.concatenate([np.asarray(call) for call in calls], axis=-1)[..., :resamples]
+    calls.append(correlate(counts))  # not waited for: the next counts are drawn while these are worked on
+  return np.concatenate([np.asarray(call) for call in calls], axis=-1)[:, :resamples]
 
 
-def leave_out(predictions, target, units, measures, seed):
-  """Correlations when one block of units after the other is left out: [p, measures, blocks] float64."""
-  count = int(units.max()) + 1
-  block = np.random.default_rng(seed).permutation(count) % min(count, JACKKNIFE_BLOCKS)
-  counts = (block != np.arange(block.max() + 1)[:, None]).astype(np.uint16)
-  return np.array([_Kernel(prediction, target, units, measures)(counts) for prediction in predictions])
-
-
-def bca(value, draws, blocks, level, count):
-  """The BCa interval from resampled and left-out values.
+def _bca(value, draws, blocks, level, count):
+  """The BCa interval (low, high) of a value from `draws` [resamples] of `count` units and with `blocks` [b] left out.
 
   Efron 1987, eq. 3.9 and 6.6; widened for small samples as Hesterberg 2015, sec. 5.3, widens the percentile interval.
-
-  Args:
-    value: float, the statistic of the data.
-    draws: [resamples] float, of the resamples; nan where a resample has none.
-    blocks: [blocks] float, with one block left out.
-    level: nominal coverage.
-    count: number of units that were resampled.
-
-  Returns:
-    (low, high); nan for fewer than 3 units, or where more than 5 % of the resamples have no value.
+  (nan, nan) for fewer than 3 units, or where more than 5 % of the resamples have no value.
   """
   kept = draws[np.isfinite(draws)]
   if not np.isfinite(value) or count < 3 or len(kept) < 0.95 * len(draws):
@@ -164,34 +100,23 @@ def _units(groups, n):
   if groups is None:
     return np.arange(n)
   groups = np.asarray(groups).astype(str)
-  if groups.shape != (n,):
-    raise ValueError(f"one reference for every image is needed: {groups.shape} for {n} images")
   alone = np.char.add("\0", np.arange(n).astype(str))
   return np.unique(np.where(groups == "", alone, groups), return_inverse=True)[1]
 
 
-class _Kernel:
-  """Correlations of one prediction and one target for many counts, prepared once."""
+def _correlator(prediction, target, units, measures):
+  """The function from counts [b, units], how often every resample holds every unit, to correlations [measures, b]."""
+  x, y = correlation.pair(prediction, target)
+  order = np.argsort(x, kind="stable")  # all in the order of x: its ranks then need no gathering
+  x, y, units = x[order], y[order], units[order].astype(np.int32)
+  by_y = np.argsort(y, kind="stable").astype(np.int32)
+  constants = (units, x, y, by_y, _ties(x), _ties(y[by_y]))
 
-  def __init__(self, prediction, target, units, measures):
-    x, y = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
-    if x.ndim != 1 or x.shape != y.shape:
-      raise ValueError(f"one score for every image is needed: prediction is {x.shape}, target {y.shape}")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-      message = "no interval exists: a value is not finite"
-      warnings.warn(message, correlation.UndefinedCorrelationWarning, stacklevel=4)
-      x, y = np.zeros_like(x), np.zeros_like(y)
-    # All in the order of x: its ranks then need no gathering.
-    order = np.argsort(x, kind="stable")
-    x, y, self.units = x[order], y[order], units[order].astype(np.int32)
-    self.by_y = np.argsort(y, kind="stable").astype(np.int32)
-    self.x, self.y, self.measures = x, y, tuple(measures)
-    self.ties_x, self.ties_y = _ties(x), _ties(y[self.by_y])
-
-  def __call__(self, counts):
-    """counts [b, units], how often every resample holds every unit -> [measures, b]."""
+  def correlate(counts):
     with jax.enable_x64(True):
-      return _correlate(counts, self.units, self.x, self.y, self.by_y, self.ties_x, self.ties_y, measures=self.measures)
+      return _correlate(counts, *constants, measures=tuple(measures))
+
+  return correlate
 
 
 def _ties(ordered):
@@ -204,18 +129,18 @@ def _ties(ordered):
 def _correlate(counts, units, x, y, by_y, ties_x, ties_y, *, measures):
   """counts [b, units] -> [measures, b] float64; everything below has the layout [n, b]."""
   counts = counts.astype(jnp.float32).T[units]
-  found = []
+  correlations = []
   for measure in measures:
     if measure == "plcc":
-      found.append(_weighted_pearson(counts, x, y))
+      correlations.append(_weighted_pearson(counts, x, y))
     elif measure == "srcc":
       place = jnp.zeros_like(by_y).at[by_y].set(jnp.arange(len(by_y), dtype=by_y.dtype), unique_indices=True)
-      found.append(_rank_pearson(counts, _ranks(counts, ties_x), _ranks(counts[by_y], ties_y)[place]))
+      correlations.append(_rank_pearson(counts, _ranks(counts, ties_x), _ranks(counts[by_y], ties_y)[place]))
     elif measure == "krcc":
-      found.append(_kendall(counts, x, y, by_y, ties_x, ties_y))
+      correlations.append(_kendall(counts, x, y, by_y, ties_x, ties_y))
     else:
       raise ValueError(f"there is no bootstrap of {measure}")
-  return jnp.stack(found)
+  return jnp.stack(correlations)
 
 
 def _matmul(a, b):
@@ -271,16 +196,11 @@ def _weighted_pearson(counts, x, y):
 def _kendall(counts, x, y, by_y, ties_x, ties_y):
   """tau-b: w' S w over the draws w, where S holds the product of the signs of all pairs of images."""
 
-  def body(total, part):
-    xi, yi, w = part
-    sign = (jnp.sign(xi[:, None] - x) * jnp.sign(yi[:, None] - y)).astype(jnp.float32)
-    return total + _dot(_matmul(sign, counts), w), None
+  def of_image(image):
+    sign = (jnp.sign(image[0] - x) * jnp.sign(image[1] - y)).astype(jnp.float32)
+    return _matmul(sign, counts)
 
-  n, step = len(x), min(256, len(x))
-  pad = -n % step
-  cut = lambda a: jnp.pad(a, (0, pad)).reshape(-1, step)  # noqa: E731
-  weights = jnp.pad(counts, ((0, pad), (0, 0))).reshape(-1, step, counts.shape[1])
-  agree, _ = jax.lax.scan(body, jnp.zeros(counts.shape[1], jnp.float64), (cut(x), cut(y), weights))
+  agree = _dot(jax.lax.map(of_image, (x, y), batch_size=256), counts)
   size = counts.sum(0).astype(jnp.float64)
 
   def untied(counts, ties):

@@ -11,54 +11,48 @@ import rich.console
 import rich.table
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, gmad_session, protocol, realignment, report, study, tables
-
-# What a reader of the numbers has to know; all other warnings are for programmers.
-TOLD = (correlation.UndefinedCorrelationWarning, protocol.SeenImagesWarning)
+from jiqa.evaluation import correlation, gmad_session, realignment, report, study, tables
 
 
 def evaluate(
-  scores, mos, *, methods=(), group=None, by=(), split=None, out, title=None, unit="MOS", resamples=1000, seed=0
+  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, out, title=None, unit="MOS", **options
 ):
-  """Judges a table of scores and writes the report.
+  """Evaluates a table of scores, writes the report and prints the results.
 
   Args:
-    scores: table with one row an image, one column a method.
-    mos: column of the human scores, or a file with `image_name` and `mos`.
+    scores, mos, group, split: as `study.compare_table` takes them.
     methods: columns of the methods; none: all columns of numbers that are not used otherwise.
-    group: column of the references, or a file with `image_name` and `reference_name`.
     by: columns to break the results down by.
-    split: beginning of the names of the columns that say 'test'.
+    cross: column of the database names; the report is then what `study.cross_database` says.
     out: folder of the report.
     title: its heading; None: the name of the table.
     unit: name of the human scale.
-    resamples: of the bootstrap.
-    seed: of the bootstrap.
+    **options: of the bootstrap, `resamples` and `seed`.
+
+  Raises:
+    UserError: a file, a column or a value is missing or wrong; or `cross` has company that it does not use.
   """
+  if cross and (group or by or split):
+    raise UserError(f"--cross={cross}: compares inside every database and takes no --group, --by or --split")
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    found = study.from_table(
-      scores, mos, scores=methods, group=group, labels=by, split=split, resamples=resamples, seed=seed
-    )  # fmt: skip
-  told = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, TOLD)))
+    if cross:
+      found = study.cross_database(scores, mos, cross, scores=methods)
+    else:
+      found = study.compare_table(scores, mos, scores=methods, group=group, labels=by, split=split, **options)
+  undefined = (w for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning))
+  notes = list(dict.fromkeys(str(w.message) for w in undefined))
   for name, method in found["methods"].items():
-    if method["value"]["srcc"] < 0:
-      told.append(
-        f"{name} falls as the human scores rise (SRCC {method['value']['srcc']:.3f}): is its direction right?"
-      )
-  for text in told:
+    if (srcc := method["value"].get("srcc", 0)) < 0:
+      notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
+  for text in notes:
     print(f"jiqa: warning: {text}", file=sys.stderr)
   title = title or f"Evaluation of {pathlib.Path(scores).name}"
-  extra = {
-    "checksums": {str(path): report.checksum(path) for path in (scores, mos, group) if path and os.path.isfile(path)}
-  }
-  page = report.write(out, found, title=title, command=_command(), unit=unit, warnings=told, extra=extra)
-  rows = [
-    [name, *(f"{m['value'][k]:.4f}" for k in study.MEASURES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
-    for name, m in found["methods"].items()
-  ]
-  level = f"SRCC {found['settings']['level']:.0%} interval"
-  _print(title, ["method", *(report.NAMES[k] for k in study.MEASURES), level], rows)
+  files = [path for path in (scores, mos, group) if path and os.path.isfile(path)]
+  extra = {"checksums": {str(path): report.checksum(path) for path in files}}
+  command = shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
+  page = report.write(out, found, title=title, command=command, unit=unit, warnings=notes, extra=extra)
+  _print_results(title, found)
   print(f"report: {page}")
 
 
@@ -69,11 +63,9 @@ def gmad(score_files, out, **options):
   if options.get("images"):
     print(f"to be answered in a browser: {pathlib.Path(out) / 'index.html'}")
   if "resistance_rank" in found:
-    order = np.argsort(-found["resistance_rank"])
-    rows = [
-      [found["methods"][i], f"{found['resistance_rank'][i]:.3f}", f"{found['aggressiveness_rank'][i]:.3f}"]
-      for i in order
-    ]
+    resistance, aggressiveness = found["resistance_rank"], found["aggressiveness_rank"]
+    order = np.argsort(-resistance)
+    rows = [[found["methods"][i], f"{resistance[i]:.3f}", f"{aggressiveness[i]:.3f}"] for i in order]
     kind = "answers of the proxy" if options.get("proxy") else "answers"
     _print(f"gMAD ranking by the {kind}, higher is better", ["method", "resistance", "aggressiveness"], rows)
 
@@ -83,9 +75,7 @@ def realign(scores, *, score, mos, database, fitted=None, out):
 
   Args:
     scores: table with one row an image.
-    score: column of the model's scores.
-    mos: column of the raw human scores.
-    database: column of the database names.
+    score, mos, database: its columns of the model's scores, the raw human scores and the database names.
     fitted: column that says 'test' where an image must not shape its database's curve; None: all do.
     out: CSV file to write.
   """
@@ -106,6 +96,18 @@ def realign(scores, *, score, mos, database, fitted=None, out):
   print(f"realigned labels: {out}")
 
 
+def _print_results(title, found):
+  if "cross_database" in found:
+    section = report.cross_database(found["cross_database"])
+    return _print(f"{title}: SRCC inside every database", section["head"], section["rows"])
+  rows = [
+    [name, *(f"{m['value'][k]:.4f}" for k in study.MEASURES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
+    for name, m in found["methods"].items()
+  ]
+  level = f"SRCC {found['settings']['level']:.0%} interval"
+  _print(title, ["method", *(report.NAMES[k] for k in study.MEASURES), level], rows)
+
+
 def _print(title, head, rows):
   table = rich.table.Table(title=title, title_justify="left")
   for i, name in enumerate(head):
@@ -115,7 +117,3 @@ def _print(title, head, rows):
   # A table in a pipe or a log is not cut to the width of a terminal that is not there.
   width = None if sys.stdout.isatty() else 160
   rich.console.Console(width=width).print(table)
-
-
-def _command():
-  return shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])

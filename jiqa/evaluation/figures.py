@@ -1,4 +1,4 @@
-"""The figures of a report, as PNG bytes."""
+"""The figures of a report; every function returns the bytes of a PNG."""
 
 import io
 
@@ -14,54 +14,30 @@ MAX_BARS = 30
 
 
 def scatter(prediction, mos, curve, *, title="", labels=None, unit="MOS"):
-  """Predictions against human scores with the logistic curve.
+  """Predictions [n] against human scores [n] with the `logistic.Curve`.
 
-  Args:
-    prediction: [n] float, finite.
-    mos: [n] float.
-    curve: `logistic.Curve`, or None to draw none.
-    title: above the figure.
-    labels: [n] str, shown as colours where there are 2 to 10 of them; or None.
-    unit: name of the human axis.
-
-  Returns:
-    bytes of a PNG.
+  labels [n] str are shown as colours where there are 2 to 10 of them; `unit` names the human axis.
   """
-  figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+  figure, axes = _axes(SIZE, title, "prediction", unit)
   kinds = [] if labels is None else list(np.unique(labels))
   size = float(np.clip(5000 / max(len(mos), 1), 3, 18))
   if 2 <= len(kinds) <= len(COLOURS):
     for kind, colour in zip(kinds, COLOURS, strict=False):
       part = np.asarray(labels) == kind
-      axes.scatter(
-        prediction[part], mos[part], s=size, alpha=0.7, linewidths=0, color=colour, label=str(kind) or "none"
-      )
+      dots = {"s": size, "alpha": 0.7, "linewidths": 0, "color": colour, "label": str(kind) or "none"}
+      axes.scatter(prediction[part], mos[part], **dots)
     axes.legend(fontsize=8, framealpha=0.8)
   else:
     axes.scatter(prediction, mos, s=size, alpha=0.6, linewidths=0, color=COLOURS[0])
   if curve is not None and np.isfinite(curve.sse):
     x = np.linspace(prediction.min(), prediction.max(), 200)
     axes.plot(x, curve(x), color="black", linewidth=1.5)
-  axes.set_xlabel("prediction")
-  axes.set_ylabel(unit)
-  axes.set_title(title, fontsize=10)
   return _png(figure)
 
 
 def residuals(prediction, mos, curve, *, title="", unit="MOS"):
-  """What the logistic leaves, over the mapped prediction, with its spread in ten equal parts.
-
-  Args:
-    prediction: [n] float, finite.
-    mos: [n] float.
-    curve: `logistic.Curve`.
-    title: above the figure.
-    unit: name of the human scale.
-
-  Returns:
-    bytes of a PNG.
-  """
-  figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+  """What the logistic leaves of human scores [n], over the mapped prediction, with its spread in ten equal parts."""
+  figure, axes = _axes(SIZE, title, f"mapped prediction ({unit})", f"{unit} - mapped prediction")
   mapped = curve(prediction)
   left = mos - mapped
   axes.axhline(0, color="black", linewidth=0.8)
@@ -70,77 +46,41 @@ def residuals(prediction, mos, curve, *, title="", unit="MOS"):
   if parts:
     middle, bias = [mapped[part].mean() for part in parts], [left[part].mean() for part in parts]
     axes.errorbar(middle, bias, [left[part].std() for part in parts], color=COLOURS[1], marker="o", ms=4, lw=1.5)
-  axes.set_xlabel(f"mapped prediction ({unit})")
-  axes.set_ylabel(f"{unit} - mapped prediction")
-  axes.set_title(title, fontsize=10)
   return _png(figure)
 
 
 def bars(conditions, *, title="", measure="srcc"):
-  """A measure inside every condition, one bar a method.
+  """A measure inside every condition, one bar a method, of the first 30 conditions by name.
 
-  Args:
-    conditions: dict from method to dict from condition to dict of measures.
-    title: above the figure.
-    measure: which one.
-
-  Returns:
-    bytes of a PNG; the first 30 conditions by name.
+  `conditions` is a dict from method to dict from condition to dict of measures.
   """
   names = sorted({name for found in conditions.values() for name in found}, key=natural)[:MAX_BARS]
-  figure, axes = plt.subplots(
-    figsize=(5.8, max(1.6, 0.5 + len(names) * (0.14 + 0.13 * len(conditions)))), layout="constrained"
-  )
+  size = (5.8, max(1.6, 0.5 + len(names) * (0.14 + 0.13 * len(conditions))))
+  figure, axes = _axes(size, title, measure.upper())
   height = 0.8 / len(conditions)
   for k, (method, found) in enumerate(conditions.items()):
     values = [found.get(name, {}).get(measure, np.nan) for name in names]
-    axes.barh(
-      np.arange(len(names)) + (k - (len(conditions) - 1) / 2) * height,
-      values,
-      height,
-      color=COLOURS[k % 10],
-      label=method,
-    )
+    middle = np.arange(len(names)) + (k - (len(conditions) - 1) / 2) * height
+    axes.barh(middle, values, height, color=COLOURS[k % 10], label=method)
   axes.set_yticks(range(len(names)), [name or "none" for name in names], fontsize=9)
   axes.invert_yaxis()
   axes.axvline(0, color="black", linewidth=0.8)
   axes.grid(axis="x", alpha=0.3)
-  axes.set_xlabel(measure.upper())
-  axes.set_title(title, fontsize=10)
   if len(conditions) > 1:
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
   return _png(figure)
 
 
 def heat_map(matrix, rows, columns, *, title="", low=0.0, high=1.0, row_title="", column_title=""):
-  """A matrix of numbers as colours, with the numbers written in.
-
-  Args:
-    matrix: [r, c] float, nan is left empty.
-    rows: r names.
-    columns: c names.
-    title: above the figure.
-    low: the value of the lightest colour.
-    high: the value of the darkest.
-    row_title: what the rows are.
-    column_title: what the columns are.
-
-  Returns:
-    bytes of a PNG.
-  """
+  """A matrix [rows, columns] as colours from `low`, the lightest, to `high`, with the numbers; nan is left empty."""
   matrix = np.asarray(matrix, np.float64)
-  figure, axes = plt.subplots(figsize=(2.2 + 0.75 * len(columns), 1.5 + 0.5 * len(rows)), layout="constrained")
+  figure, axes = _axes((2.2 + 0.75 * len(columns), 1.5 + 0.5 * len(rows)), title, column_title, row_title)
   axes.imshow(matrix, vmin=low, vmax=high, cmap="Blues", aspect="auto")
   for i, j in np.argwhere(np.isfinite(matrix)):
-    dark = (matrix[i, j] - low) / (high - low) > 0.6
-    axes.text(
-      j, i, f"{matrix[i, j]:.{2 if high > 10 else 3}g}", ha="center", va="center", color="white" if dark else "black"
-    )
+    colour = "white" if (matrix[i, j] - low) / (high - low) > 0.6 else "black"
+    axes.text(j, i, f"{matrix[i, j]:.{2 if high > 10 else 3}g}", ha="center", va="center", color=colour)
   axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=9)
   axes.set_yticks(range(len(rows)), rows, fontsize=9)
-  axes.set_xlabel(column_title)
-  axes.set_ylabel(row_title)
-  axes.set_title(title, fontsize=10)
   return _png(figure)
 
 
@@ -150,6 +90,14 @@ def natural(name):
     return (0, float(name), "")
   except ValueError:
     return (1, 0.0, name)
+
+
+def _axes(size, title, x, y=""):
+  figure, axes = plt.subplots(figsize=size, layout="constrained")
+  axes.set_xlabel(x)
+  axes.set_ylabel(y)
+  axes.set_title(title, fontsize=10)
+  return figure, axes
 
 
 def _png(figure):

@@ -1,8 +1,8 @@
 """The group maximum differentiation competition: methods pick the images on which they disagree most.
 
-Ma et al. 2016 and 2020 (gMAD). One method, the defender, calls a set of images equally good; another, the attacker,
-picks the worst and the best of the set. People look at the pair. If they see the difference the attacker has found a
-failure of the defender, if not the defender has stood firm. No human scores of the pool are needed beforehand.
+Ma et al. 2016 and 2020. Of images that one method, the defender, calls equally good another, the attacker, picks the
+worst and the best. If people see the difference the attacker has found a failure of the defender, if not the defender
+has stood firm. No human scores of the pool are needed.
 """
 
 from typing import NamedTuple
@@ -19,11 +19,7 @@ HALF_WIDTH = 9.0
 
 
 class Pairs(NamedTuple):
-  """Image pairs of a competition, one entry a pair; images are numbered as in the pool.
-
-  gap is what the attacker sees between the two images less what the defender sees, on the common scale; share is how
-  much of the defender's images its level holds, normalised over the levels that gave a pair.
-  """
+  """Image pairs of a competition, one entry a pair; images are numbered as in the pool."""
 
   defender: np.ndarray
   attacker: np.ndarray
@@ -31,25 +27,19 @@ class Pairs(NamedTuple):
   rank: np.ndarray  # 0 for the pair with the largest gap of its level
   low: np.ndarray  # the image that the attacker calls worse
   high: np.ndarray
-  gap: np.ndarray
-  share: np.ndarray
+  gap: np.ndarray  # what the attacker sees between the two less what the defender sees, on the common scale
+  share: np.ndarray  # of the defender's images that its level holds, over the levels that gave a pair
 
 
 def by_quantile(scores):
-  """Common scale without labels: the share of the pool that a method puts below an image, in percent.
-
-  Args:
-    scores: [j, n] float, scores of the methods on the pool.
-
-  Returns:
-    [j, n] float64 in [0, 100].
+  """Common scale without labels: the percentage of the pool that a method puts below an image, both [j, n].
 
   Example:
     >>> by_quantile(np.array([[3.0, 1.0, 2.0]])).tolist()
     [[100.0, 0.0, 50.0]]
   """
   scores = _finite(scores)
-  return np.stack([(stats.rankdata(row) - 1) / max(len(row) - 1, 1) * 100 for row in scores])
+  return (stats.rankdata(scores, axis=1) - 1) / max(scores.shape[1] - 1, 1) * 100
 
 
 def by_logistic(scores, anchors, mos):
@@ -57,28 +47,20 @@ def by_logistic(scores, anchors, mos):
 
   Args:
     scores: [j, n] float, scores of the methods on the pool.
-    anchors: [j, m] float, scores of the same methods on labelled images.
-    mos: [m] float, the human scores of those.
+    anchors, mos: [j, m] and [m] float, scores of the same methods on labelled images, and the human ones.
 
   Returns:
-    [j, n] float64; 0 and 100 are the lowest and the highest human score.
+    [j, n] float64.
 
   Raises:
     UserError: a method falls where the human scores rise.
   """
-  scores, anchors = _finite(scores), _finite(anchors)
-  mos = np.asarray(mos, np.float64)
-  percent = (mos - mos.min()) / (mos.max() - mos.min()) * 100
-  mapped = []
-  for row, anchor in zip(scores, anchors, strict=True):
-    curve = logistic.fit(anchor, percent)
+  scores, anchors, mos = _finite(scores), _finite(anchors), np.asarray(mos, np.float64)
+  curves = [logistic.fit(anchor, (mos - mos.min()) / np.ptp(mos) * 100) for anchor in anchors]
+  for i, curve in enumerate(curves):
     if not curve.parameters[0] > curve.parameters[1]:
-      message = (
-        f"method {len(mapped)} falls where the human scores rise (logistic {curve.parameters}): negate its scores"
-      )
-      raise UserError(message)
-    mapped.append(curve(row))
-  return np.stack(mapped)
+      raise UserError(f"method {i} falls where the human scores rise ({curve.parameters}): negate its scores")
+  return np.stack([curve(row) for curve, row in zip(curves, scores, strict=True)])
 
 
 def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=1):
@@ -91,8 +73,7 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
   Args:
     scores: [j, n] float on a common scale of 0 to 100, from `by_quantile` or `by_logistic`.
     contents: [n], what an image shows, such as its reference; None: all different.
-    levels: number of levels.
-    half_width: half the width of a level.
+    levels, half_width: number of levels, and half the width of one.
     top: pairs of every defender, attacker and level.
 
   Returns:
@@ -110,7 +91,7 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
   if len(scores) < 2:
     raise UserError(f"{len(scores)} score table(s): a competition needs at least two methods")
   contents = np.arange(scores.shape[1]) if contents is None else np.unique(np.asarray(contents), return_inverse=True)[1]
-  found = []
+  pairs = []
   for i, defender in enumerate(scores):
     low, high = defender.min(), defender.max()
     centres = low + (np.arange(levels) + 0.5) * (high - low) / levels
@@ -119,55 +100,43 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
     total = sum(map(len, members.values()))
     for j, attacker in enumerate(scores):
       for level, member in members.items() if i != j else ():
-        worst, best = _extremes(member[np.argsort(attacker[member], kind="stable")], contents, top)
-        for rank, (a, b) in enumerate(zip(worst, best, strict=True)):
+        ends = _extremes(member[np.argsort(attacker[member], kind="stable")], contents, top)
+        for rank, (a, b) in enumerate(ends):
           gap = attacker[b] - attacker[a] - abs(defender[b] - defender[a])
-          found.append((i, j, level, rank, a, b, gap, len(member) / total))
-  columns = list(zip(*found, strict=True)) or [()] * 8
+          pairs.append((i, j, level, rank, a, b, gap, len(member) / total))
+  columns = list(zip(*pairs, strict=True)) or [()] * 8
   return Pairs(*(np.array(c, np.int64) for c in columns[:6]), *(np.array(c, np.float64) for c in columns[6:]))
 
 
 def _extremes(ordered, contents, top):
-  """The `top` first and last images of an order, taken in turn, no content twice."""
-  taken, ends = set(), ([], [])
+  """The `top` pairs of first and last images of an order, taken in turn, no content twice."""
+  taken, pairs = set(), []
   streams = (iter(ordered), iter(ordered[::-1]))
   for _ in range(top):
     pair = []
     for stream in streams:
       image = next((image for image in stream if contents[image] not in taken), None)
       if image is None:
-        return ends
+        return pairs
       taken.add(contents[image])
       pair.append(image)
-    for end, image in zip(ends, pair, strict=True):
-      end.append(image)
-  return ends
+    pairs.append(pair)
+  return pairs
 
 
 def proxy_preferences(pairs, quality):
-  """What a known quality would answer, where no people are asked: a stand-in, to be called so.
+  """What a known quality [n], such as SSIM or a MOS, would answer: a stand-in for people, to be called so.
 
-  Args:
-    pairs: `Pairs`.
-    quality: [n] float, quality of the pool's images, such as SSIM to the pristine image or a MOS.
-
-  Returns:
-    [pairs] float in [-100, 100]: the difference of the two images in percent of the range of the quality.
+  The preferences [pairs] are the differences of the two images in percent of the range of the quality.
   """
   quality = np.asarray(quality, np.float64)
   return (quality[pairs.high] - quality[pairs.low]) / (quality.max() - quality.min()) * 100
 
 
 def screen(answers):
-  """Rejects the subjects whose answers are too often far from those of the others.
+  """Rejects subjects whose answers are too often far from those of the others (ITU-R BT.500-13, annex 2, 2.3.1).
 
-  ITU-R BT.500-13, annex 2, sec. 2.3.1.
-
-  Args:
-    answers: [s, p] float in [-100, 100], nan where a subject has not answered.
-
-  Returns:
-    ([p] float, mean of the kept subjects' answers, nan where there is none; [s] bool, True where a subject is kept).
+  answers [s, p] in [-100, 100], nan where there is none -> (mean [p] of the subjects kept, which are kept [s] bool).
   """
   answers = np.asarray(answers, np.float64)
   given = np.isfinite(answers)
@@ -187,24 +156,16 @@ def screen(answers):
 
 
 def matrices(pairs, preferences, methods):
-  """How hard every method attacks, and how well it stands attacks.
-
-  Ma et al. 2020, eq. 4-7.
+  """How hard every method attacks, and how well it stands attacks (Ma et al. 2020, eq. 4-7).
 
   Args:
     pairs: `Pairs`.
     preferences: [pairs] float in [-100, 100], 100 where people clearly agree with the attacker; nan: not answered.
-    methods: number of methods.
+    methods: their number.
 
   Returns:
     (aggressiveness [j, j], row j attacks column i, >= 0; resistance [j, j], row i resists column j), both in [0, 100],
     nan where a pair of methods has no answer and on the diagonal.
-
-  Example:
-    >>> pairs = Pairs(*np.array([[0, 1], [1, 0], [0, 0], [0, 0], [0, 0], [1, 1]]), np.zeros(2), np.ones(2))
-    >>> attack, stand = matrices(pairs, np.array([80.0, 10.0]), 2)
-    >>> float(attack[1, 0]), float(stand[0, 1])
-    (80.0, 20.0)
   """
   preferences = np.asarray(preferences, np.float64)
   attack, stand = np.full((methods, methods), np.nan), np.full((methods, methods), np.nan)
@@ -221,12 +182,7 @@ def rank(matrix):
   """Global scores from a matrix of pairwise outcomes, by maximum likelihood (Thurstone, case V, with a normal prior).
 
   Tsukida and Gupta 2011, sec. 3: maximise sum_ij M_ij log Phi(mu_i - mu_j) - sum_i mu_i^2 / 2 with sum mu = 0.
-
-  Args:
-    matrix: [j, j] float >= 0, how much row i outdoes column j; nan counts as no comparison.
-
-  Returns:
-    [j] float64, higher is better, with mean 0.
+  The matrix [j, j] says how much row i outdoes column j (nan: not compared); higher scores [j] are better.
 
   Example:
     >>> np.round(rank(np.array([[0.0, 3.0], [1.0, 0.0]])), 3).tolist()
@@ -249,7 +205,6 @@ def _finite(scores):
   scores = np.atleast_2d(np.asarray(scores, np.float64))
   broken = np.argwhere(~np.isfinite(scores))
   if len(broken):
-    raise UserError(
-      f"method {broken[0][0]} has the score {scores[tuple(broken[0])]} for image {broken[0][1]}: leave it out"
-    )
+    method, image = broken[0]
+    raise UserError(f"method {method} has the score {scores[method, image]} for image {image}: leave it out")
   return scores

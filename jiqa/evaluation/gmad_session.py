@@ -20,7 +20,7 @@ SHEET_SIDE = 256
 def run(
   score_files, out, *, images=None, anchors=None, content=None, answers=(), proxy=None, levels=gmad.LEVELS, top=1
 ):
-  """Picks the pairs and writes what people need to judge them; with answers, writes who has won.
+  """Picks the pairs and writes what people need to compare them; with answers, writes who has won.
 
   Args:
     score_files: tables with `image_name` and one column of numbers a method; a lone column `score` is called after
@@ -32,8 +32,7 @@ def run(
     content: a column of the first table, or a file with `image_name` and `reference_name`: what an image shows.
     answers: CSV files that the page has saved: pair, subject, preference.
     proxy: a column of the first table that answers in place of people, such as SSIM or a MOS.
-    levels: levels of every defender.
-    top: pairs of every level.
+    levels, top: as for `gmad.compete`.
 
   Returns:
     dict with `methods`, `pairs` (`gmad.Pairs`), and with answers `aggressiveness`, `resistance` [j, j] and
@@ -44,63 +43,49 @@ def run(
   """
   if answers and proxy:
     raise UserError("give the answers of people or a proxy, not both")
-  used = [name for name in (content, proxy) if name]
-  table, methods = _pool(score_files, used)
-  scores = np.stack([tables.numbers(table, method, "the score tables") for method in methods])
+  table, scores = _pool(score_files, [name for name in (content, proxy) if name])
+  methods, scores = list(scores), np.stack(list(scores.values()))
   if anchors is None:
     scale = gmad.by_quantile(scores)
   else:
     labelled = tables.read(anchors)
     anchored = np.stack([tables.numbers(labelled, method, anchors) for method in methods])
     scale = gmad.by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors))
-  contents = None
+  contents, names = None, tables.words(table, tables.NAME, score_files[0])
   if content:
     table, column = tables.join(table, score_files[0], content, "reference_name")
     contents = tables.words(table, column, score_files[0])
-  names = tables.words(table, tables.NAME, score_files[0])
   pairs = gmad.compete(scale, contents=contents, levels=levels, top=top)
   out = pathlib.Path(out)
   outputs.write_csv(out / "pairs.csv", _pair_rows(pairs, names, methods))
   if images is not None:
-    _images(out, pathlib.Path(images), pairs, names, methods)
-  found = {"methods": methods, "pairs": pairs}
+    _write_images(out, pathlib.Path(images), pairs, names, methods)
+  outcome = {}
   if answers:
-    preferences = _answered(answers, len(pairs.low), out)
+    outcome = _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
   elif proxy:
     preferences = gmad.proxy_preferences(pairs, tables.numbers(table, proxy, score_files[0]))
-  else:
-    return found
-  return found | _outcome(out, pairs, preferences, methods)
+    outcome = _outcome(out, pairs, preferences, methods)
+  return {"methods": methods, "pairs": pairs, **outcome}
 
 
 def _pool(files, used):
-  """One table of all methods on the images that the first file lists."""
-  table, methods = None, []
+  """The scores of every method (dict) on the images that the first file lists, and that file's table."""
+  first, scores = None, {}
   for file in files:
-    one = tables.read(file)
-    tables.require(one, tables.NAME, file)
-    one[tables.NAME] = one[tables.NAME].astype(str)
-    twice = one[tables.NAME][one[tables.NAME].duplicated()]
-    if len(twice):
-      raise UserError(f"{file}: image {twice.iloc[0]!r} stands in more than one row")
-    columns = [c for c in one.columns if c not in (tables.NAME, *used) and one[c].dtype.kind in "fiu"]
-    if not columns:
-      raise UserError(f"{file}: no column of scores; there are {', '.join(map(repr, one.columns))}")
-    renamed = {"score": pathlib.Path(file).stem} if columns == ["score"] else {}
-    one, columns = one.rename(columns=renamed), [renamed.get(c, c) for c in columns]
-    if set(columns) & set(methods):
-      raise UserError(f"{file}: the method {sorted(set(columns) & set(methods))[0]!r} has been read already; rename it")
-    methods += columns
-    if table is None:
-      table = one
-      continue
-    missing = np.setdiff1d(table[tables.NAME], one[tables.NAME])
-    if len(missing):
-      raise UserError(f"{file}: {len(missing)} image(s) of {files[0]} are missing, the first is {missing[0]!r}")
-    table = table.merge(one[[tables.NAME, *columns]], on=tables.NAME, how="left", validate="one_to_one")
-  if len(methods) < 2:
-    raise UserError(f"only the method {methods[0]!r} was found; a competition needs at least two")
-  return table, methods
+    table = tables.read(file)
+    rows = tables.by_name(table, file) if first is None else tables.matched(table, file, first.index, files[0])
+    methods = tables.methods(rows, file, used)
+    if list(methods) == ["score"]:
+      methods = {pathlib.Path(file).stem: methods["score"]}
+    twice = sorted(set(methods) & set(scores))
+    if twice:
+      raise UserError(f"{file}: the method {twice[0]!r} has been read already; rename it")
+    scores |= methods
+    first = rows if first is None else first
+  if len(scores) < 2:
+    raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
+  return first, scores
 
 
 def _pair_rows(pairs, names, methods):
@@ -112,28 +97,25 @@ def _pair_rows(pairs, names, methods):
   return [head, *rows]
 
 
-def _images(out, folder, pairs, names, methods):
+def _write_images(out, folder, pairs, names, methods):
   """Copies for the page, contact sheets, and the page itself."""
-  for image in np.unique(np.concatenate([pairs.low, pairs.high])):
+  shown = np.unique(np.concatenate([pairs.low, pairs.high]))
+  for image in shown:
     if not (folder / names[image]).is_file():
       raise UserError(f"{folder / names[image]}: no such image; --images is the folder that the image names start from")
-  (out / "images").mkdir(parents=True, exist_ok=True)
-  copies = {}
-  for image in np.unique(np.concatenate([pairs.low, pairs.high])):
-    copies[int(image)] = f"images/{image:06d}.png"
+  for name in ("images", "sheets"):
+    (out / name).mkdir(parents=True, exist_ok=True)
+  copies = {int(image): f"images/{image:06d}.png" for image in shown}
+  for image, copy in copies.items():
     # Lossless: a second JPEG compression would be one more distortion.
-    _open(folder / names[image], PAGE_SIDE).save(out / copies[int(image)], format="PNG")
-  (out / "sheets").mkdir(exist_ok=True)
+    _open(folder / names[image], PAGE_SIDE).save(out / copy, format="PNG")
   for d, a in sorted({(int(d), int(a)) for d, a in zip(pairs.defender, pairs.attacker, strict=True)}):
     of = np.flatnonzero((pairs.defender == d) & (pairs.attacker == a))
-    sheet = _sheet([(pairs.level[i], out / copies[int(pairs.low[i])], out / copies[int(pairs.high[i])]) for i in of])
-    sheet.save(
-      out / "sheets" / f"{_plain_name(methods[d])}_defends_{_plain_name(methods[a])}_attacks.png", format="PNG"
-    )
-  shown = [
-    [n, copies[int(low)], copies[int(high)]] for n, (low, high) in enumerate(zip(pairs.low, pairs.high, strict=True))
-  ]
-  text = json.dumps(shown)
+    rows = [(pairs.level[i], out / copies[int(pairs.low[i])], out / copies[int(pairs.high[i])]) for i in of]
+    defender, attacker = ("".join(c if c.isalnum() else "-" for c in methods[i]) for i in (d, a))
+    _sheet(rows).save(out / "sheets" / f"{defender}_defends_{attacker}_attacks.png", format="PNG")
+  ends = zip(pairs.low, pairs.high, strict=True)
+  text = json.dumps([[n, copies[int(low)], copies[int(high)]] for n, (low, high) in enumerate(ends)])
   page = importlib.resources.files(__package__).joinpath("templates/gmad.html").read_text("utf-8")
   # No string.Template: the page's script has its own use for the dollar sign.
   page = page.replace("$pairs", text).replace("$key", hashlib.sha256(text.encode()).hexdigest()[:12])
@@ -168,7 +150,7 @@ def _sheet(rows):
 
 def _answered(files, count, out):
   """Mean preference of every pair over the subjects that are kept."""
-  rows, subjects = [], {}
+  subjects = {}
   for file in files:
     table = tables.read(file)
     pair, preference = tables.numbers(table, "pair", file), tables.numbers(table, "preference", file)
@@ -177,16 +159,15 @@ def _answered(files, count, out):
       line = f"line {wrong[0] + 2}: pair {pair[wrong[0]]:g}, preference {preference[wrong[0]]:g}"
       raise UserError(f"{file}: {line}; pairs run from 0 to {count - 1}, preferences from -100 to 100")
     for n, subject, value in zip(pair.astype(int), tables.words(table, "subject", file), preference, strict=True):
-      rows.append((subjects.setdefault(str(subject), len(subjects)), n, value))
-  answers = np.full((len(subjects), count), np.nan)
-  for subject, n, value in rows:
-    if np.isfinite(answers[subject, n]):
-      raise UserError(f"subject {list(subjects)[subject]!r} answers pair {n} twice; give every file once")
-    answers[subject, n] = value
+      row = subjects.setdefault(str(subject), np.full(count, np.nan))
+      if np.isfinite(row[n]):
+        raise UserError(f"subject {str(subject)!r} answers pair {n} twice; give every file once")
+      row[n] = value
+  answers = np.stack(list(subjects.values()))
   mean, kept = gmad.screen(answers)
-  lines = [["pair", "preference", "answers"]]
-  lines += [[n, f"{value:.4f}", int(np.isfinite(answers[kept, n]).sum())] for n, value in enumerate(mean)]
-  outputs.write_csv(out / "answers.csv", lines)
+  given = np.isfinite(answers[kept]).sum(0)
+  rows = [[n, f"{value:.4f}", int(given[n])] for n, value in enumerate(mean)]
+  outputs.write_csv(out / "answers.csv", [["pair", "preference", "answers"], *rows])
   rejected = [name for name, keep in zip(subjects, kept, strict=True) if not keep]
   if rejected:
     print(f"rejected as outliers (ITU-R BT.500): {', '.join(rejected)}")
@@ -195,22 +176,16 @@ def _answered(files, count, out):
 
 def _outcome(out, pairs, preferences, methods):
   attack, stand = gmad.matrices(pairs, preferences, len(methods))
-  found = {"aggressiveness": attack, "resistance": stand}
-  ranks = {f"{name}_rank": gmad.rank(matrix) for name, matrix in found.items()}
-  for (name, matrix), row in zip(found.items(), ("attacker", "defender"), strict=True):
-    column = "defender" if row == "attacker" else "attacker"
-    cells = [
-      [method, *("" if np.isnan(v) else f"{v:.4f}" for v in values)]
-      for method, values in zip(methods, matrix, strict=True)
-    ]
-    outputs.write_csv(out / f"{name}.csv", [[row, *methods], *cells])
+  outcome = {"aggressiveness": attack, "resistance": stand}
+  ranks = {f"{name}_rank": gmad.rank(matrix) for name, matrix in outcome.items()}
+  roles = ("attacker", "defender")
+  for (name, matrix), row, column in zip(outcome.items(), roles, roles[::-1], strict=True):
+    cells = [["" if np.isnan(v) else f"{v:.4f}" for v in values] for values in matrix]
+    rows = [[method, *values] for method, values in zip(methods, cells, strict=True)]
+    outputs.write_csv(out / f"{name}.csv", [[row, *methods], *rows])
     image = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)
     outputs.write_bytes(out / f"{name}.png", image)
   order = np.argsort(-ranks["resistance_rank"])
-  lines = [["method", *ranks], *([methods[i], *(f"{rank[i]:.4f}" for rank in ranks.values())] for i in order)]
-  outputs.write_csv(out / "ranking.csv", lines)
-  return found | ranks
-
-
-def _plain_name(name):
-  return "".join(c if c.isalnum() else "-" for c in name)
+  rows = [[methods[i], *(f"{rank[i]:.4f}" for rank in ranks.values())] for i in order]
+  outputs.write_csv(out / "ranking.csv", [["method", *ranks], *rows])
+  return outcome | ranks

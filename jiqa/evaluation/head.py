@@ -1,7 +1,7 @@
-"""A head: the small file that turns an encoder's features into a score. regression.py finds a good one.
+"""A head: the small safetensors file that turns an encoder's features into a score.
 
-score = (features - mean) / scale @ weights + intercept, in float64. The file is safetensors; its card says what the
-head was fitted to, which way its scores run and how well it did on images that it has not seen.
+score = (features - mean) / scale @ weights + intercept, in float64. Its card says what it was fitted to, which way its
+scores run and how well it did on images that it has not seen.
 """
 
 import dataclasses
@@ -37,17 +37,7 @@ class Head:
   card: dict
 
   def __call__(self, features):
-    """Scores of images.
-
-    Args:
-      features: [n, d] float.
-
-    Returns:
-      [n] float64 on the scale of card['range']; an image unlike any in the database may lie outside of it.
-
-    Raises:
-      UserError: the features are those of another encoder.
-    """
+    """Scores [n] float64 of features [n, d], not limited to card['range']; a UserError for another encoder's."""
     features = np.asarray(features, np.float64)
     if features.shape[-1] != len(self.weights):
       raise UserError(
@@ -63,17 +53,7 @@ class Head:
 
 
 def load(path):
-  """Reads a head.
-
-  Args:
-    path: file written by `Head.save`.
-
-  Returns:
-    Head.
-
-  Raises:
-    UserError: there is no such file, or it holds no head.
-  """
+  """Reads the `Head` that `Head.save` has written; a UserError where there is none."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file; expected a head, as written by `jiqa fit` or configs/reiqa.py:regress")

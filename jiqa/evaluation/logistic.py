@@ -1,8 +1,7 @@
-"""The monotone curves that map predictions onto the human scale before PLCC and RMSE are taken.
+"""The monotone curve that maps predictions onto the human scale before PLCC and RMSE are taken.
 
-Both curves are linear in all but two of their parameters, the centre and the slope. For given centre and slope the rest
-is a linear least-squares problem, so only a plane is searched (variable projection, Golub and Pereyra 1973): a coarse
-grid over the whole plane, then a bounded trust-region polish of the best cells. No starting value has to be guessed.
+It is linear in all parameters but centre and slope, so only a plane is searched (variable projection, Golub and Pereyra
+1973): a coarse grid, then a bounded trust-region polish of its best cells.
 """
 
 import dataclasses
@@ -22,23 +21,29 @@ SETTLED = (0.02, 1e3)
 MAX_EVALUATIONS = 200
 
 
-def fit(prediction, target, parameters=4):
-  """Least-squares fit of the 4- or the 5-parameter logistic.
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """A fitted logistic; calling it maps predictions [n] onto the human scale, float64."""
 
-  4: b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) (VQEG 2000).
-  5: b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5 (Sheikh, Sabir and Bovik 2006, eq. 1).
+  parameters: tuple  # b1..b4 of the published form
+  sse: float  # sum of squared residuals, in the squared unit of the human scores
+  converged: bool
+  message: str  # why the search ended
+
+  def __call__(self, prediction):
+    b1, b2, b3, b4 = self.parameters
+    return b2 + (b1 - b2) * special.expit((np.asarray(prediction, np.float64) - b3) / abs(b4))
+
+
+def fit(prediction, target):
+  """Least-squares fit of b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) (VQEG 2000).
 
   Args:
-    prediction: [n] float, scores of one model.
-    target: [n] float, human scores in the same order.
-    parameters: 4 or 5.
+    prediction, target: [n] float, scores of one model and human scores.
 
   Returns:
-    `Curve`. Where no curve exists (fewer images than parameters, values that are not finite or all equal) its
-    parameters are nan and an `UndefinedCorrelationWarning` says why.
-
-  Raises:
-    ValueError: the two are not of one length, or `parameters` is neither 4 nor 5.
+    `Curve`; where none exists (fewer than 4 images, values not finite or all equal) its parameters are nan and an
+    `UndefinedCorrelationWarning` says why.
 
   Example:
     >>> x = np.linspace(-3, 3, 50)
@@ -46,132 +51,52 @@ def fit(prediction, target, parameters=4):
     >>> np.round(curve.parameters, 4).tolist(), curve.converged
     ([5.0, 2.0, 0.5, 0.7], True)
   """
-  if parameters not in (4, 5):
-    raise ValueError(f"the logistic has 4 or 5 parameters, not {parameters}")
-  prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
-  reason = _reason(prediction, target, parameters)
-  if reason:
+  prediction, target = correlation.pair(prediction, target)
+  if reason := _reason(prediction, target):
     warnings.warn(f"no logistic exists: {reason}", correlation.UndefinedCorrelationWarning, stacklevel=2)
-    return Curve((float("nan"),) * parameters, float("nan"), False, reason)
+    return Curve((float("nan"),) * 4, float("nan"), False, reason)
   shift, unit = prediction.mean(), prediction.std()
   level, height = target.mean(), target.std() or 1.0
   x, y = (prediction - shift) / unit, (target - level) / height
-  best = min((_polish(x, y, parameters, start) for start in _starts(x, y, parameters)), key=lambda found: found.cost)
+  best = min((_polish(x, y, start) for start in _starts(x, y)), key=lambda polished: polished.cost)
   centre, slope = best.x[0], np.exp(best.x[1])
-  linear, residual = _project(x, y, parameters, centre, slope)
-  if parameters == 4:
-    low, rise = level + height * linear[0], height * linear[1]
-    values = (low + rise, low, shift + unit * centre, unit / slope)
-  else:
-    straight = height * linear[2] / unit
-    values = (
-      height * linear[1],
-      slope / unit,
-      shift + unit * centre,
-      straight,
-      level + height * linear[0] - straight * shift,
-    )
+  linear, residual = _project(x, y, centre, slope)
+  low, rise = level + height * linear[0], height * linear[1]
+  parameters = tuple(map(float, (low + rise, low, shift + unit * centre, unit / slope)))
   edge = not SETTLED[0] < slope < SETTLED[1]
   message = "the curve has degenerated: within the data it is a straight line or a step" if edge else best.message
-  sse = float(height**2 * residual @ residual)
-  return Curve(tuple(float(value) for value in values), sse, bool(best.success and not edge), str(message))
+  return Curve(parameters, float(height**2 * residual @ residual), bool(best.success and not edge), str(message))
 
 
-def mapped_plcc(prediction, target, parameters=4):
-  """PLCC after the logistic.
-
-  Args:
-    prediction: [n] float, scores of one model.
-    target: [n] float, human scores in the same order.
-    parameters: 4 or 5.
-
-  Returns:
-    float in [-1, 1]; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
-  """
-  return _after(correlation.plcc, prediction, target, parameters)
-
-
-def mapped_rmse(prediction, target, parameters=4):
-  """RMSE after the logistic, in the unit of the human scores.
-
-  Args:
-    prediction: [n] float, scores of one model.
-    target: [n] float, human scores in the same order.
-    parameters: 4 or 5.
-
-  Returns:
-    float >= 0; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
-  """
-  return _after(correlation.rmse, prediction, target, parameters)
-
-
-def _after(measure, prediction, target, parameters):
-  curve = fit(prediction, target, parameters)
-  return float("nan") if np.isnan(curve.sse) else measure(curve(prediction), target)
-
-
-def _reason(x, y, parameters):
-  if x.ndim != 1 or x.shape != y.shape:
-    raise ValueError(f"one score for every image is needed: prediction is {x.shape}, target {y.shape}")
-  if len(x) < parameters:
-    return f"{len(x)} image(s) for {parameters} parameters"
+def _reason(x, y):
+  if len(x) < 4:
+    return f"{len(x)} image(s) for 4 parameters"
   if not (np.isfinite(x).all() and np.isfinite(y).all()):
     return "a value is not finite"
   return f"every prediction is {x[0]}" if x.max() == x.min() else ""
 
 
-def _basis(x, parameters, centre, slope):
-  """[n, 2 or 3]: the terms in which the curve is linear; broadcasts over leading axes of centre and slope."""
-  rise = special.expit(slope * (x - centre))
-  rise = rise if parameters == 4 else rise - 0.5
-  return np.stack([np.ones_like(rise), rise] + [np.broadcast_to(x, rise.shape)] * (parameters - 4), -1)
-
-
-def _project(x, y, parameters, centre, slope):
+def _project(x, y, centre, slope):
   """The linear parameters for a given centre and slope, and the residuals."""
-  basis = _basis(x, parameters, centre, slope)
+  basis = np.stack([np.ones_like(x), special.expit(slope * (x - centre))], -1)
   size = np.maximum(np.abs(basis).max(0), 1e-290)  # far from its centre the logistic is tiny, but still a shape
   linear = np.linalg.lstsq(basis / size, y, rcond=1e-13)[0] / size
   return linear, basis @ linear - y
 
 
-def _starts(x, y, parameters):
+def _starts(x, y):
   """The best cells of a grid of centres (quantiles of the data) and slopes, at most one for each centre."""
   centres = np.unique(np.quantile(x, np.linspace(0.02, 0.98, 9)))
   slopes = np.geomspace(0.1, 100.0, 10)
   thin = slice(None, None, max(1, len(x) // 2000))  # enough to find the cell
-  cost = np.array([[np.sum(_project(x[thin], y[thin], parameters, c, s)[1] ** 2) for s in slopes] for c in centres])
+  cost = np.array([[np.sum(_project(x[thin], y[thin], c, s)[1] ** 2) for s in slopes] for c in centres])
   order = np.argsort(cost.min(1))[:4]
   return [(centres[i], np.log(slopes[cost[i].argmin()])) for i in order]
 
 
-def _polish(x, y, parameters, start):
+def _polish(x, y, start):
+  residual = lambda free: _project(x, y, free[0], np.exp(free[1]))[1]  # noqa: E731
+  bounds = ([CENTRES[0], np.log(SLOPES[0])], [CENTRES[1], np.log(SLOPES[1])])
   return optimize.least_squares(
-    lambda free: _project(x, y, parameters, free[0], np.exp(free[1]))[1],
-    start,
-    bounds=([CENTRES[0], np.log(SLOPES[0])], [CENTRES[1], np.log(SLOPES[1])]),
-    jac="3-point",
-    ftol=1e-12,
-    xtol=1e-10,
-    gtol=1e-10,
-    max_nfev=MAX_EVALUATIONS,
+    residual, start, bounds=bounds, jac="3-point", ftol=1e-12, xtol=1e-10, gtol=1e-10, max_nfev=MAX_EVALUATIONS
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-  """A fitted logistic; calling it maps predictions onto the human scale."""
-
-  parameters: tuple  # b1..b4 or b1..b5 of the published form
-  sse: float  # sum of squared residuals, in the squared unit of the human scores
-  converged: bool
-  message: str  # why the search ended
-
-  def __call__(self, prediction):
-    """Maps predictions [n] to human scores [n], float64."""
-    x = np.asarray(prediction, np.float64)
-    if len(self.parameters) == 4:
-      b1, b2, b3, b4 = self.parameters
-      return b2 + (b1 - b2) * special.expit((x - b3) / abs(b4))
-    b1, b2, b3, b4, b5 = self.parameters
-    return b1 * (special.expit(b2 * (x - b3)) - 0.5) + b4 * x + b5

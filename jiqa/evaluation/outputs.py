@@ -2,17 +2,15 @@
 
 import csv
 import io
+import math
 import os
 import pathlib
 
+import numpy as np
+
 
 def write_bytes(path, data):
-  """Writes a file, making its folder; an earlier one is replaced when the new one is complete.
-
-  Args:
-    path: the file.
-    data: bytes.
-  """
+  """Writes bytes to a file, making its folder; an earlier file is replaced when the new one is complete."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(path.name + ".part")
@@ -21,12 +19,32 @@ def write_bytes(path, data):
 
 
 def write_csv(path, rows):
-  """Writes rows as CSV, see `write_bytes`.
-
-  Args:
-    path: the file.
-    rows: sequences of text and numbers, the first one the head.
-  """
+  """Writes rows of text and numbers as CSV, the first one the head; see `write_bytes`."""
   buffer = io.StringIO()
   csv.writer(buffer, lineterminator="\n").writerows(rows)
   write_bytes(path, buffer.getvalue().encode())
+
+
+def write_npz(path, **arrays):
+  """Writes arrays as an .npz file, see `write_bytes`."""
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  write_bytes(path, buffer.getvalue())
+
+
+def plain(value):
+  """Anything that an evaluation returns as JSON can hold it: lists, dicts, numbers, None for nan.
+
+  Example:
+    >>> plain({"a": np.array([1.0, np.nan]), 2: np.int8(3)})
+    {'a': [1.0, None], '2': 3}
+  """
+  if isinstance(value, dict):
+    return {str(key): plain(item) for key, item in value.items()}
+  if isinstance(value, (np.ndarray, np.generic)):
+    value = value.tolist()
+  if isinstance(value, (list, tuple)):
+    return [plain(item) for item in value]
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  return value if isinstance(value, (str, int, type(None))) else str(value)

@@ -1,84 +1,111 @@
-"""How a method is judged inside one database: head on train, alpha on validation, one look at test, median of splits.
+"""Evaluation inside one database: head on train, penalty on validation, one look at test, median of the splits.
 
-The protocol of the published split files: for every split a ridge head is fitted to the training part for every alpha,
-the alpha with the highest SRCC on the validation part is refitted on training and validation part together, and the
-test part is predicted once.
+For every split a head is fitted to the training part for every penalty; the one with the highest SRCC on the validation
+part is refitted on both parts, and the test part is predicted once.
 """
 
 import dataclasses
-import io
 import warnings
 
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, outputs, ridge
+from jiqa.evaluation import correlation, elastic_net, outputs, ridge
+from jiqa.evaluation.head import Head
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 ALPHAS = np.geomspace(1e-3, 1e6, 19)
 MEASURES = ("srcc", "krcc", "plcc", "rmse", "mae")
 
 
-def in_database(features, mos, splits, alphas=ALPHAS, *, standardize=True, names=None, groups=None, seen=()):
-  """Judges frozen features on the splits of their own database.
+def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_ratios=(), groups=None):
+  """Fits a head on every split and tests it.
 
   Args:
     features: [n, d] float32, one row an image.
     mos: [n] float, higher is better.
     splits: [k, n] int8: 0 train, 1 validation, 2 test, -1 unused.
-    alphas: [a] float > 0; one alpha needs no validation part.
-    standardize: scale every feature to unit variance over the fitted rows.
-    names: [n] str, image names; needed for `seen`.
+    alphas: [a] float > 0; for the elastic net in units of the standard deviation of the scores. One penalty needs no
+      validation part.
+    regressor: 'ridge' or 'elastic_net'.
+    l1_ratios: [r] float in (0, 1], the shares of absolute values that the elastic net tries.
     groups: [n] str, the reference of every image; a reference on both sides of a split is warned about.
-    seen: image names that the encoder's weights have seen with their scores.
 
   Returns:
     `Result`.
 
   Raises:
-    UserError: features or scores are not finite, a part is too small, or there is no validation part to choose by.
+    UserError: features or scores are not finite, a part is too small, no penalty has a defined SRCC on the validation
+      part, or there is no such regressor.
 
   Example:
     >>> x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-    >>> result = in_database(x, x @ [1.0, 2.0, 0.0, 0.0], np.arange(60)[None] % 3, alphas=[0.1, 1.0])
+    >>> result = fit_heads(x, x @ [1.0, 2.0, 0.0, 0.0], np.arange(60)[None] % 3, alphas=[0.1, 1.0])
     >>> result.summary()["median"]["srcc"] > 0.99
     True
   """
-  mos, splits = np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
-  alphas = np.atleast_1d(np.asarray(alphas, np.float64))
-  check_splits(splits, mos, need_validation=len(alphas) > 1)
-  warn_if_seen(splits, names, groups, seen)
+  if regressor not in ("ridge", "elastic_net"):
+    raise UserError(f"there is no regressor {regressor!r}; expected ridge or elastic_net")
+  features, mos, splits = np.asarray(features), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
+  alphas, ratios = np.atleast_1d(np.asarray(alphas, np.float64)), (0.0,)
+  if regressor == "elastic_net":
+    ratios = sorted(l1_ratios, reverse=True)
+    if not ratios:
+      raise UserError("elastic_net needs at least one l1_ratio in (0, 1]")
+  search = len(alphas) * len(ratios) > 1
+  _check_splits(splits, mos, {TRAIN: "training", TEST: "test"} | ({VALIDATION: "validation"} if search else {}))
+  _warn_if_shared(splits, groups)
+  if regressor == "elastic_net":
+    alphas = np.sort(alphas)[::-1] * mos[(splits != UNUSED).any(0)].std()
+  # The smoothest heads come first: of equally good ones it is the first that counts.
+  falling = np.sort(alphas)[::-1]
+  penalties = [(alpha, ratio) for ratio in ratios for alpha in falling]
   chosen, validation_srcc = np.zeros(len(splits), int), np.full(len(splits), np.nan)
-  if len(alphas) > 1:
-    heads = ridge.fit(features, mos, splits == TRAIN, alphas, standardize=standardize)
-    validation = ridge.predict(features, heads)
-    scores = correlation.srcc_batch(validation, mos, np.broadcast_to((splits == VALIDATION)[:, None], validation.shape))
-    if np.isnan(scores).all(1).any():
-      k = int(np.flatnonzero(np.isnan(scores).all(1))[0])
-      raise UserError(f"split {k}: no alpha gives a defined SRCC on the validation part; are its scores all equal?")
-    # Ties go to the larger alpha: the smoother of two equally good heads.
-    chosen = np.array(
-      [np.flatnonzero(row == np.nanmax(row))[np.argmax(alphas[row == np.nanmax(row)])] for row in scores]
-    )
-    validation_srcc = scores[np.arange(len(splits)), chosen]
-  fitted = np.isin(splits, (TRAIN, VALIDATION))
-  heads = ridge.fit(features, mos, fitted, alphas[chosen, None], standardize=standardize, tolerance=1e-10)
-  predictions = ridge.predict(features, heads)[:, 0]
-  predictions = np.where(splits == TEST, predictions, np.nan)
-  measured = [measures(row[part], mos[part]) for row, part in zip(predictions, splits == TEST, strict=True)]
-  return Result(
-    alphas=alphas, alpha=alphas[chosen], validation_srcc=validation_srcc, predictions=predictions, mos=mos,
-    splits=splits, heads=heads, **{key: np.array([m[key] for m in measured]) for key in MEASURES},
-  )  # fmt: skip
+  if search:
+    srcc = [_validation_srcc(features, mos, splits, falling, ratio) for ratio in ratios]
+    chosen, validation_srcc = _best(np.concatenate(srcc, 1))
+  alpha, ratio = np.array(penalties)[chosen].T
+  heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha, ratio)
+  predictions = np.where(splits == TEST, ridge.predict(features, heads)[:, 0], np.nan)
+  chosen = {"alphas": alphas, "alpha": alpha, "l1_ratio": ratio, "validation_srcc": validation_srcc}
+  return Result(**_tested(predictions, mos, splits), **chosen, features=features, heads=heads)
+
+
+def head_of(result, split, card):
+  """One head of a result as a `Head`.
+
+  Args:
+    result: `Result`.
+    split: int: the head of this split, fitted to its training and validation part. None: one fitted to all images
+      with the median of the penalties chosen; what it is worth is the median over the splits.
+    card: dict, see `Head`; 'alpha', 'images', 'test', 'direction' and 'split' or 'tested' are filled in where missing.
+
+  Returns:
+    Head.
+  """
+  if split is None:
+    middle = np.argsort(result.alpha, kind="stable")[len(result.alpha) // 2]
+    alpha, ratio = result.alpha[[middle]], result.l1_ratio[[middle]]
+    everything = np.ones((1, len(result.mos)), bool)
+    heads, k = _fit(result.features, result.mos, everything, alpha, ratio), 0
+    test = {key: outputs.plain(np.median(getattr(result, key))) for key in ("srcc", "plcc")}
+    tested = f"median of {len(result.alpha)} random splits; the head itself is fitted to all ratings"
+    facts = {"alpha": float(alpha[0]), "images": len(result.mos), "tested": tested}
+  else:
+    heads, k = result.heads, split
+    test = {key: float(getattr(result, key)[k]) for key in ("srcc", "plcc")}
+    images = int(np.isin(result.splits[k], (TRAIN, VALIDATION)).sum())
+    facts = {"alpha": float(result.alpha[k]), "images": images, "split": k}
+  facts |= {"test": test, "direction": "higher is better"}
+  return Head(heads.weights[k, 0], heads.mean[k], heads.scale[k], heads.intercept[k], facts | card)
 
 
 def scored(scores, mos, splits, *, names=None):
-  """Judges a method's own scores, to which no head is fitted, on the test part of every split.
+  """Compares a method's own scores, to which no head is fitted, on the test part of every split.
 
   Args:
     scores: [n] float, nan where the method was not asked.
-    mos: [n] float, higher is better.
-    splits: [k, n] int8: 2 is the test part.
+    mos, splits: as for `fit_heads`.
     names: [n] str, image names for the error message.
 
   Returns:
@@ -92,83 +119,48 @@ def scored(scores, mos, splits, *, names=None):
     >>> result.summary()["median"]["srcc"]
     1.0
   """
-  scores, mos = np.asarray(scores, np.float64), np.asarray(mos, np.float64)
-  splits = np.atleast_2d(np.asarray(splits))
-  for k, part in enumerate(splits == TEST):
-    if part.sum() < 3:
-      raise UserError(f"split {k} has {int(part.sum())} test image(s); at least 3 are needed")
-    bad = np.flatnonzero(part & ~np.isfinite(scores))
-    if len(bad):
-      where = f"{names[bad[0]]} " if names is not None else f"image {bad[0]} "
-      raise UserError(f"{where}has the score {scores[bad[0]]}; {len(bad)} test image(s) of split {k} have no score")
-  predictions = np.where(splits == TEST, scores, np.nan)
-  measured = [measures(scores[part], mos[part]) for part in splits == TEST]
-  return Scored(
-    predictions=predictions, mos=mos, splits=splits, **{key: np.array([m[key] for m in measured]) for key in MEASURES}
-  )
+  scores, mos, splits = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
+  _check_splits(splits, mos, needed={TEST: "test"})
+  bad = np.flatnonzero((splits == TEST).any(0) & ~np.isfinite(scores))
+  if len(bad):
+    first = f"image {bad[0]}" if names is None else names[bad[0]]
+    raise UserError(f"{first} has the score {scores[bad[0]]}; {len(bad)} test image(s) have no score")
+  return Scored(**_tested(np.where(splits == TEST, scores, np.nan), mos, splits))
 
 
 def measures(prediction, mos):
-  """SRCC, KRCC, PLCC, RMSE and MAE of raw predictions.
-
-  Args:
-    prediction: [n] float, scores of one model.
-    mos: [n] float, human scores in the same order.
-
-  Returns:
-    dict of float, see `correlation` for what each means and when it is nan.
-  """
+  """SRCC, KRCC, PLCC, RMSE and MAE of raw predictions [n] as a dict of float, see `correlation`."""
   return {key: getattr(correlation, key)(prediction, mos) for key in MEASURES}
 
 
-def check_splits(splits, mos, need_validation):
-  """Refuses splits that cannot be evaluated, naming the split and the part.
+def breakdown(prediction, mos, labels):
+  """The measures inside every condition, such as a distortion or a level.
 
-  Args:
-    splits: [k, n] int8.
-    mos: [n] float.
-    need_validation: whether an alpha has to be chosen.
+  From prediction, mos [n] float and labels [n] to a dict from label to dict of `images` and the `measures`. Images
+  without a prediction (nan) do not count.
 
-  Raises:
-    UserError: a code is unknown, a part is too small, or the splits do not belong to the scores.
+  Example:
+    >>> parts = breakdown(np.arange(6.0), np.array([1, 2, 3, 6, 5, 4.0]), ["a", "a", "a", "b", "b", "b"])
+    >>> parts["a"]["srcc"], parts["b"]["srcc"]
+    (1.0, -1.0)
   """
-  if splits.ndim != 2 or splits.shape[1:] != mos.shape:
-    raise UserError(f"splits of shape {splits.shape} do not belong to {len(mos)} scores")
-  unknown = np.setdiff1d(splits, [TRAIN, VALIDATION, TEST, UNUSED])
-  if len(unknown):
-    raise UserError(f"splits hold {unknown.tolist()}; known are 0 train, 1 validation, 2 test, -1 unused")
-  for k, split in enumerate(splits):
-    for part, name in ((TRAIN, "training"), (VALIDATION, "validation"), (TEST, "test")):
-      size = int((split == part).sum())
-      if size < 3 and (part != VALIDATION or need_validation):
-        raise UserError(f"split {k} has {size} {name} image(s); at least 3 are needed")
+  prediction, mos, labels = np.asarray(prediction, np.float64), np.asarray(mos, np.float64), np.asarray(labels)
+  known = np.isfinite(prediction)
+  parts = {str(label): known & (labels == label) for label in np.unique(labels[known])}
+  return {label: {"images": int(part.sum()), **measures(prediction[part], mos[part])} for label, part in parts.items()}
 
 
-def warn_if_seen(splits, names=None, groups=None, seen=()):
-  """Warns where the test part of a split is not new to the head or to the weights.
+def summarise(result, domains):
+  """`result.summary()`, and under 'domains' the median SRCC and PLCC inside each part of the database.
 
-  Args:
-    splits: [k, n] int8.
-    names: [n] str or None, image names.
-    groups: [n] str or None, reference names; '' stands for an image that is its own content.
-    seen: image names that the weights have been trained on.
+  `domains` is [n] str, the part of every image, '' for none.
   """
-  if len(seen):
-    if names is None:
-      raise ValueError("`seen` needs `names`")
-    known = np.isin(np.asarray(names), list(seen))
-    count = int((known & (splits == TEST).any(0)).sum())
-    if count:
-      message = f"{count} test image(s) were seen by the weights, for example {np.asarray(names)[known][0]}"
-      warnings.warn(message, SeenImagesWarning, stacklevel=3)
-  if groups is not None:
-    groups = np.asarray(groups)
-    for k, split in enumerate(splits):
-      fitted = np.isin(split, (TRAIN, VALIDATION)) & (groups != "")
-      shared = np.intersect1d(groups[fitted], groups[split == TEST])
-      if len(shared):
-        message = f"split {k}: {len(shared)} reference(s) stand in both the fitted and the test part, e.g. {shared[0]}"
-        warnings.warn(message, SeenImagesWarning, stacklevel=3)
+  inside = {}
+  for domain in sorted(set(domains) - {""}):
+    parts = [np.isfinite(row) & (domains == domain) for row in result.predictions]
+    measured = [measures(row[part], result.mos[part]) for row, part in zip(result.predictions, parts, strict=True)]
+    inside[domain] = {key: outputs.plain(np.median([m[key] for m in measured])) for key in ("srcc", "plcc")}
+  return {**result.summary(), "domains": inside}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,54 +177,103 @@ class Scored:
   mae: np.ndarray
 
   def summary(self):
-    """Everything that fits into a results file: plain lists and numbers, None for nan.
-
-    Returns:
-      dict with `srcc`, `krcc`, `plcc`, `rmse`, `mae` (one value a split), their `median`, and `images` (train,
-      validation and test count of every split).
-    """
+    """For a results file: every measure of every split, their `median`, and `images`, the counts of the three parts."""
     counts = [[int((split == part).sum()) for part in (TRAIN, VALIDATION, TEST)] for split in self.splits]
-    median = {key: _plain(np.median(getattr(self, key))) for key in MEASURES}
-    return {**{key: _plain(getattr(self, key)) for key in MEASURES}, "median": median, "images": counts}
+    median = {key: outputs.plain(np.median(getattr(self, key))) for key in MEASURES}
+    return {**{key: outputs.plain(getattr(self, key)) for key in MEASURES}, "median": median, "images": counts}
 
   def save(self, directory, stem):
     """Writes the scores of the images tested, `scores_STEM.npz`: predictions [k, n] (nan elsewhere) and mos [n]."""
-    file = io.BytesIO()
-    np.savez(file, predictions=self.predictions, mos=self.mos)
-    outputs.write_bytes(directory / f"scores_{stem}.npz", file.getvalue())
+    outputs.write_npz(directory / f"scores_{stem}.npz", predictions=self.predictions, mos=self.mos)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result(Scored):
-  """What the features of one method reached with ridge heads: besides `Scored`, `a` alphas and `d` features."""
+  """What the features of one method reached with fitted heads: besides `Scored`, `a` alphas and `d` features."""
 
+  features: np.ndarray  # [n, d]
   alphas: np.ndarray  # [a] searched
   alpha: np.ndarray  # [k] chosen
-  validation_srcc: np.ndarray  # [k] of the chosen alpha; nan where there was nothing to choose
+  l1_ratio: np.ndarray  # [k] chosen; 0 is ridge
+  validation_srcc: np.ndarray  # [k] of the chosen penalty; nan where there was nothing to choose
   heads: ridge.Heads  # weights [k, 1, d]
 
   def summary(self):
     """`Scored.summary()`, and `alpha`, `validation_srcc` (one value a split), `alphas` searched."""
-    chosen = {"alpha": _plain(self.alpha), "validation_srcc": _plain(self.validation_srcc)}
-    return {**chosen, **super().summary(), "alphas": _plain(self.alphas)}
+    chosen = {"alpha": outputs.plain(self.alpha), "validation_srcc": outputs.plain(self.validation_srcc)}
+    return {**chosen, **super().summary(), "alphas": outputs.plain(self.alphas)}
 
   def save(self, directory, stem):
-    """Writes the head of every split, `heads_STEM.npz`: score = (x - mean) / scale @ weights + intercept.
-
-    The arrays are weights [k, d], intercept [k], mean [k, d], scale [k, d], alpha [k], all float64.
-    """
-    heads, file = self.heads, io.BytesIO()
+    """Writes weights, mean, scale [k, d], intercept and alpha [k] of the heads of all splits, `heads_STEM.npz`."""
+    heads = self.heads
     arrays = {"weights": heads.weights[:, 0], "intercept": heads.intercept, "mean": heads.mean, "scale": heads.scale}
-    np.savez(file, **arrays, alpha=self.alpha)
-    outputs.write_bytes(directory / f"heads_{stem}.npz", file.getvalue())
+    outputs.write_npz(directory / f"heads_{stem}.npz", **arrays, alpha=self.alpha)
 
 
-def _plain(values):
-  """Python numbers that JSON can hold."""
-  if np.ndim(values):
-    return [_plain(value) for value in values]
-  return float(values) if np.isfinite(values) else None
+class SharedReferencesWarning(UserWarning):
+  """A method is tested on content that it was fitted to."""
 
 
-class SeenImagesWarning(UserWarning):
-  """A method is tested on images, or on content, that it was fitted to."""
+def _validation_srcc(features, mos, splits, alphas, ratio):
+  """SRCC of every split and alpha on the validation part [k, a]; nan where it is undefined."""
+  train = splits == TRAIN
+  if ratio:
+    heads = elastic_net.fit(features, mos, train, alphas, l1_ratio=ratio, tolerance=1e-5)
+  else:
+    heads = ridge.fit(features, mos, train, alphas)
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
+    scores = zip(ridge.predict(features, heads), splits == VALIDATION, strict=True)
+    return np.array([[correlation.srcc(row[part], mos[part]) for row in rows] for rows, part in scores])
+
+
+def _best(srcc):
+  """The first of the equally best columns of every row, and its value; srcc is [k, penalties]."""
+  undefined = np.flatnonzero(np.isnan(srcc).all(1))
+  if len(undefined):
+    raise UserError(
+      f"split {undefined[0]}: no penalty gives a defined SRCC on the validation part; are its scores all equal? "
+      "An elastic net may need smaller net_alphas"
+    )
+  chosen = (srcc >= np.nanmax(srcc, axis=1, keepdims=True) - 1e-12).argmax(1)
+  return chosen, srcc[np.arange(len(srcc)), chosen]
+
+
+def _fit(features, mos, rows, alpha, ratio):
+  """The final heads [k, 1, d] of rows [k, n], each split with its own penalty."""
+  if not ratio.any():
+    return ridge.fit(features, mos, rows, alpha[:, None], tolerance=1e-10)
+  penalties = zip(rows, alpha, ratio, strict=True)
+  each = [elastic_net.fit(features, mos, row, [a], l1_ratio=share) for row, a, share in penalties]
+  return ridge.Heads(*map(np.concatenate, zip(*each, strict=True)))
+
+
+def _tested(predictions, mos, splits):
+  """The fields of `Scored`."""
+  measured = [measures(row[part], mos[part]) for row, part in zip(predictions, splits == TEST, strict=True)]
+  by_key = {key: np.array([m[key] for m in measured]) for key in MEASURES}
+  return {"predictions": predictions, "mos": mos, "splits": splits, **by_key}
+
+
+def _check_splits(splits, mos, needed):
+  """Refuses splits that cannot be evaluated, naming the split and the part."""
+  if splits.ndim != 2 or splits.shape[1:] != mos.shape:
+    raise UserError(f"splits of shape {splits.shape} do not belong to {len(mos)} scores")
+  unknown = np.setdiff1d(splits, [TRAIN, VALIDATION, TEST, UNUSED])
+  if len(unknown):
+    raise UserError(f"splits hold {unknown.tolist()}; known are 0 train, 1 validation, 2 test, -1 unused")
+  for part, name in needed.items():
+    sizes = (splits == part).sum(1)
+    if sizes.min() < 3:
+      raise UserError(f"split {sizes.argmin()} has {sizes.min()} {name} image(s); at least 3 are needed")
+
+
+def _warn_if_shared(splits, groups):
+  """Warns where a reference stands on both sides of a split; '' stands for an image that is its own content."""
+  groups = np.full(splits.shape[1], "") if groups is None else np.asarray(groups)
+  for k, split in enumerate(splits):
+    fitted = np.isin(split, (TRAIN, VALIDATION)) & (groups != "")
+    shared = np.intersect1d(groups[fitted], groups[split == TEST])
+    if len(shared):
+      message = f"split {k}: {len(shared)} reference(s) stand in both the fitted and the test part, e.g. {shared[0]}"
+      warnings.warn(message, SharedReferencesWarning, stacklevel=3)

@@ -1,8 +1,7 @@
 """One scale for many databases: the raw scores of each are carried onto the scale of a model that was trained on all.
 
-Zhang et al. 2023 (LIQE) show that a model trained on rankings inside several databases aligns their scales. Here each
-database gets one monotone logistic from its raw scores to the model's scores, fitted on images that are not tested, and
-the realigned scores are compared with those of the usual linear rescaling of every database to one range.
+A model trained on rankings inside several databases aligns their scales (Zhang et al. 2023, LIQE). Each database gets
+one monotone logistic from its raw scores to the model's; the baseline is a linear rescaling of each to one range.
 """
 
 import numpy as np
@@ -15,8 +14,7 @@ def realign(scores, mos, databases, fitted=None):
   """Carries the human scores of every database onto the model's scale.
 
   Args:
-    scores: [n] float, the model's scores.
-    mos: [n] float, raw human scores, higher is better, each on its database's own scale.
+    scores, mos: [n] float, the model's scores and the raw human ones, each on its database's own scale.
     databases: [n] str, the database of every image.
     fitted: [n] bool, images that the curves may use (training and validation part); None: all.
 
@@ -30,8 +28,8 @@ def realign(scores, mos, databases, fitted=None):
 
   Example:
     >>> y = np.linspace(0, 1, 20)
-    >>> found = realign(np.r_[y, y], np.r_[y * 100, 1 + y * 4], ["a"] * 20 + ["b"] * 20)
-    >>> found["pooled"]["raw"]["srcc"] < 0.8 < 0.99 < found["pooled"]["realigned"]["srcc"]
+    >>> pooled = realign(np.r_[y, y], np.r_[y * 100, 1 + y * 4], ["a"] * 20 + ["b"] * 20)["pooled"]
+    >>> pooled["raw"]["srcc"] < 0.8 < 0.99 < pooled["realigned"]["srcc"]
     True
   """
   scores, mos, databases = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.asarray(databases)
@@ -52,24 +50,16 @@ def realign(scores, mos, databases, fitted=None):
     curves[str(name)] = curve
     realigned[of] = curve(mos[of])
     linear[of] = 1 + 4 * (mos[of] - low) / (high - low)
-  tested = ~fitted if not fitted.all() else fitted
-  pooled = {
-    kind: {"srcc": correlation.srcc(scores[tested], y[tested]), "plcc": correlation.plcc(scores[tested], y[tested])}
-    for kind, y in (("raw", mos), ("linear", linear), ("realigned", realigned))
-  }
+  tested = fitted if fitted.all() else ~fitted
+  pooled = {}
+  for kind, y in {"raw": mos, "linear": linear, "realigned": realigned}.items():
+    x, y = scores[tested], y[tested]
+    pooled[kind] = {"srcc": correlation.srcc(x, y), "plcc": correlation.plcc(x, y)}
   return {"realigned": realigned, "linear": linear, "curves": curves, "pooled": pooled}
 
 
-def write(path, names, databases, mos, found):
-  """Writes the realigned labels as CSV: image_name, database, mos, realigned_mos, linear_mos.
-
-  Args:
-    path: file to write; replaced only when complete.
-    names: [n] str.
-    databases: [n] str.
-    mos: [n] float, raw.
-    found: what `realign` returned.
-  """
-  columns = (names, databases, mos, found["realigned"], found["linear"])
+def write(path, names, databases, mos, realigned):
+  """Writes image_name, database, mos, realigned_mos, linear_mos as CSV; `realigned` is what `realign` returned."""
+  columns = (names, databases, mos, realigned["realigned"], realigned["linear"])
   rows = ([name, database, *map(float, values)] for name, database, *values in zip(*columns, strict=True))
   outputs.write_csv(path, [["image_name", "database", "mos", "realigned_mos", "linear_mos"], *rows])

@@ -1,12 +1,10 @@
 """Writes what an evaluation found: a page to read, and the same numbers as Markdown, JSON and CSV."""
 
 import base64
-import csv
 import hashlib
 import html
 import importlib.metadata
 import importlib.resources
-import io
 import json
 import pathlib
 import platform
@@ -14,12 +12,13 @@ import string
 
 import numpy as np
 
-from jiqa.evaluation import correlation, figures, logistic, outputs, study
+from jiqa.evaluation import correlation, figures, logistic, outputs, protocol
 
 NAMES = {
   "srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "plcc_logistic": "PLCC (logistic)",
   "rmse_logistic": "RMSE (logistic)", "rmse": "RMSE", "mae": "MAE",
 }  # fmt: skip
+BRIEF = ("srcc", "plcc")
 PACKAGES = ("jax", "numpy", "scipy")
 
 
@@ -28,33 +27,27 @@ def scatter(path, predictions, mos, *, title="", labels=None, unit="MOS"):
 
   Args:
     path: file to write.
-    predictions: [n] float, scores of one model; images without one (nan) are left out.
-    mos: [n] float, human scores in the same order.
+    predictions, mos: [n] float; images without a prediction (nan) are left out.
     title: what was evaluated; SRCC and PLCC are written below it.
-    labels: [n] str, a subset or distortion for every image, shown as colour.
-    unit: what the human axis measures.
+    labels, unit: as for `figures.scatter`.
   """
   predictions, mos = np.asarray(predictions, np.float64), np.asarray(mos, np.float64)
   shown = np.isfinite(predictions) & np.isfinite(mos)
   x, y = predictions[shown], mos[shown]
   measured = f"SRCC {correlation.srcc(x, y):.3f}, PLCC {correlation.plcc(x, y):.3f}, {len(y)} images"
-  labels = None if labels is None else np.asarray(labels)[shown]
   title = f"{title}\n{measured}" if title else measured
-  outputs.write_bytes(
-    pathlib.Path(path), figures.scatter(x, y, logistic.fit(x, y), title=title, labels=labels, unit=unit)
-  )
+  labels = None if labels is None else np.asarray(labels)[shown]
+  outputs.write_bytes(path, figures.scatter(x, y, logistic.fit(x, y), title=title, labels=labels, unit=unit))
 
 
-def write(folder, found, *, title, command, unit="MOS", cross=None, warnings=(), extra=None):
+def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None):
   """Writes `index.html` (self-contained), `report.md`, `report.json` and `report.csv`.
 
   Args:
-    folder: made where it is missing; files of an earlier report are replaced, each when its successor is complete.
-    found: what `study.judge` or `study.from_table` returned.
-    title: heading of the page.
-    command: the exact command that made it.
+    folder: files of an earlier report are replaced, each when its successor is complete.
+    found: what a function of `study` returned.
+    title, command: heading of the page, and the exact command that made it.
     unit: name of the human scale.
-    cross: what `transfer.cross_database` returned, for the heat map; or None.
     warnings: texts that a reader has to see first.
     extra: dict of further facts for `report.json`, such as config and checksums.
 
@@ -63,53 +56,25 @@ def write(folder, found, *, title, command, unit="MOS", cross=None, warnings=(),
   """
   folder = pathlib.Path(folder)
   facts = {"title": title, "command": command, "versions": versions(), "warnings": list(warnings), **(extra or {})}
-  data = plain({**facts, **{k: v for k, v in found.items() if k not in ("mos", "labels")}, "cross_database": cross})
-  for method in data["methods"].values():
-    del method["prediction"], method["curve"]
-  sections = _sections(found, cross)
-  markdown = "\n".join(
-    [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections), *_colophon(facts)]
-  )
-  page = [f'<p class="warn">{html.escape(text)}</p>' for text in warnings]
-  for section in sections:
-    page.append(_html(section))
-    if section["title"] == "Results":
-      page.append(_figures(found, unit))
-    if section["title"].startswith("Cross-database"):
-      image = figures.heat_map(
-        cross["srcc"], cross["names"], cross["names"], title="SRCC", row_title="fitted", column_title="tested"
-      )
-      page.append(f'<div class="figures">{_image(image, "SRCC of every pair of databases", "wide")}</div>')
+  data = {"cross_database": None} | {key: value for key, value in found.items() if key not in ("mos", "labels")}
+  drawn = ("prediction", "curve")
+  data["methods"] = {n: {k: v for k, v in m.items() if k not in drawn} for n, m in found["methods"].items()}
+  cross = data["cross_database"]
+  sections = [cross_database(cross)] if cross else _sections(found, unit)
+  made = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+  markdown = [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections)]
+  markdown += ["## How this was made", "", "```", command, "```", "", made, ""]
+  page = [*(f'<p class="warn">{html.escape(text)}</p>' for text in warnings), *map(_html, sections)]
   page.append(f"<h2>How this was made</h2><pre>{html.escape(command)}</pre>")
-  page.append(f'<p class="soft">{html.escape(", ".join(f"{k} {v}" for k, v in facts["versions"].items()))}</p>')
-  template = string.Template(
-    importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
-  )
-  outputs.write_bytes(folder / "report.json", json.dumps(data, indent=1, allow_nan=False).encode())
-  outputs.write_bytes(folder / "report.csv", _rows(found).encode())
-  outputs.write_bytes(folder / "report.md", markdown.encode())
-  outputs.write_bytes(
-    folder / "index.html", template.substitute(title=html.escape(title), body="\n".join(page)).encode()
-  )
+  page.append(f'<p class="soft">{html.escape(made)}</p>')
+  template = importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
+  page = string.Template(template).substitute(title=html.escape(title), body="\n".join(page))
+  text = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False)
+  outputs.write_bytes(folder / "report.json", text.encode())
+  outputs.write_csv(folder / "report.csv", _rows(found))
+  outputs.write_bytes(folder / "report.md", "\n".join(markdown).encode())
+  outputs.write_bytes(folder / "index.html", page.encode())
   return folder / "index.html"
-
-
-def plain(value):
-  """Anything that an evaluation returns as JSON can hold it: lists, dicts, numbers, None for nan.
-
-  Example:
-    >>> plain({"a": np.array([1.0, np.nan]), 2: np.int8(3)})
-    {'a': [1.0, None], '2': 3}
-  """
-  if isinstance(value, dict):
-    return {str(key): plain(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple, np.ndarray)):
-    return [plain(item) for item in value]
-  if isinstance(value, (float, np.floating)):
-    return float(value) if np.isfinite(value) else None
-  if isinstance(value, np.generic):
-    return value.item()
-  return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 def checksum(path):
@@ -126,114 +91,103 @@ def versions():
   return {"jiqa": jiqa.__version__, "python": platform.python_version(), **packages}
 
 
-def _sections(found, cross):
-  """The tables of the report: dicts of title, note, head and rows of text, '|' between a value and its small print."""
-  methods, settings = found["methods"], found["settings"]
-  splits = len(found["images"])
-  images = (
-    f"{found['images'][0]} images"
-    if len(set(found["images"])) == 1
-    else f"{min(found['images'])} to {max(found['images'])} images"
-  )
-  note = f"{images}" + (f" a split, median of {splits} splits" if splits > 1 else "")
-  note += (
-    f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {settings['resamples']} resamples"
-    f" of {settings['resampled']}" + (f", split {found['shown_split'] + 1})." if splits > 1 else ").")
-  )
-  rows = [
-    [name, *(_number(m["value"][key]) + _bracket(m["interval"].get(key)) for key in study.MEASURES)]
-    for name, m in methods.items()
-  ]
-  sections = [{"title": "Results", "note": note, "head": ["method", *NAMES.values()], "rows": rows}]
-  stuck = [f"{name}: {m['logistic']['message']}" for name, m in methods.items() if not m["logistic"]["converged"]]
-  if stuck:
-    sections[0]["note"] += " The logistic has not settled on a finite curve for " + "; ".join(stuck) + "."
+def _section(title, head, rows, note="", figures=()):
+  """A table of text, '|' between a value and its small print, and the figures below it (PNG, caption, class)."""
+  return {"title": title, "note": note, "head": head, "rows": rows, "figures": figures}
+
+
+def _sections(found, unit):
+  """What the report shows of a comparison, in its order."""
+  methods, images = found["methods"], found["images"]
+  sections = [_results(found, unit)]
   if found["comparison"]:
-    sections.append(_comparison(found["comparison"], settings["level"]))
+    sections.append(_comparison(found["comparison"], found["settings"]["level"]))
+  both = [f"{name} {NAMES[key]}" for name in methods for key in BRIEF]
   for kind in found["labels"]:
-    sections.append(_conditions(kind, methods))
-  if splits > 1:
-    head = ["split", "images", *(f"{name} {NAMES[key]}" for name in methods for key in ("srcc", "plcc"))]
+    first, rows = next(iter(methods.values()))["conditions"][kind], []
+    for label in sorted(first, key=figures.natural):
+      values = [_number(m["conditions"][kind][label][key]) for m in methods.values() for key in BRIEF]
+      rows.append([label or "none", str(first[label]["images"]), *values])
+    sections.append(_section(f"By {kind}", [kind, "images", *both], rows))
+  if len(images) > 1:
     rows = [
-      [
-        str(k + 1),
-        str(found["images"][k]),
-        *(_number(m["splits"][key][k]) for m in methods.values() for key in ("srcc", "plcc")),
-      ]
-      for k in range(splits)
+      [str(k + 1), str(count), *(_number(m["splits"][key][k]) for m in methods.values() for key in BRIEF)]
+      for k, count in enumerate(images)
     ]
-    sections.append({"title": "Every split", "note": "", "head": head, "rows": rows})
-  if cross is not None:
-    rows = [
-      [n, f"{a:.3g}", *map(_number, row)]
-      for n, a, row in zip(cross["names"], cross["alpha"], cross["srcc"], strict=True)
-    ]
-    note = "SRCC. Rows: the database to which the head was fitted, with its alpha; columns: the database tested."
-    sections.append(
-      {"title": "Cross-database", "note": note, "head": ["fitted", "alpha", *cross["names"]], "rows": rows}
-    )
+    sections.append(_section("Every split", ["split", "images", *both], rows))
+  note = "The images that the logistic misses most, in the unit of the human scores."
   for name, m in methods.items():
     rows = [[o["image"], *(_number(o[key]) for key in ("prediction", "mos", "residual"))] for o in m["outliers"]]
-    note = "The images that the logistic misses most, in the unit of the human scores."
-    sections.append(
-      {"title": f"Outliers of {name}", "note": note, "head": ["image", "prediction", "MOS", "residual"], "rows": rows}
-    )
+    sections.append(_section(f"Outliers of {name}", ["image", "prediction", "MOS", "residual"], rows, note))
   return sections
 
 
-def _comparison(found, level):
+def _results(found, unit):
+  methods, settings, images = found["methods"], found["settings"], found["images"]
+  note = f"{images[0]} images" if len(set(images)) == 1 else f"{min(images)} to {max(images)} images"
+  note += f" a split, median of {len(images)} splits" if len(images) > 1 else ""
+  note += (
+    f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {settings['resamples']} resamples"
+    f" of {settings['resampled']}" + (f", split {found['shown_split'] + 1})." if len(images) > 1 else ").")
+  )
+  stuck = [f"{name}: {m['logistic']['message']}" for name, m in methods.items() if not m["logistic"]["converged"]]
+  if stuck:
+    note += " The logistic has not settled on a finite curve for " + "; ".join(stuck) + "."
   rows = []
-  for i, name in enumerate(found["names"]):
-    row = [name]
-    for j in range(len(found["names"])):
-      verdict = {1: "win", -1: "loss", 0: "tie"}[int(found["table"][i, j])]
-      small = f"p {_number(found['p'][i, j])}"
-      if found["over_splits"] is not None:
-        small += f", splits {_number(found['over_splits'][i, j])}"
-      row.append("" if i == j else f"{verdict}|{small}")
-    rows.append(row)
+  for name, m in methods.items():
+    limits = {key: f"|[{_number(low)}, {_number(high)}]" for key, (low, high) in m["interval"].items()}
+    rows.append([name, *(_number(m["value"][key]) + limits.get(key, "") for key in NAMES)])
+  return _section("Results", ["method", *NAMES.values()], rows, note, _figures(found, unit))
+
+
+def _comparison(found, level):
+  names, splits = found["names"], found["over_splits"]
+
+  def cell(i, j):
+    verdict = {1: "win", -1: "loss", 0: "tie"}[int(found["table"][i, j])]
+    small = f"p {_number(found['p'][i, j])}" + ("" if splits is None else f", splits {_number(splits[i, j])}")
+    return "" if i == j else f"{verdict}|{small}"
+
+  rows = [[name, *(cell(i, j) for j in range(len(names)))] for i, name in enumerate(names)]
   note = (
     f"Does the row beat the column? Meng, Rosenthal and Rubin's test of the two SRCC on the same images at"
     f" {1 - level:.0%}, p-values corrected for the number of pairs (Holm)."
   )
-  if found["over_splits"] is not None:
+  if splits is not None:
     note += " 'splits': Wilcoxon's signed-rank test over the splits, which overlap: too generous, for orientation."
-  return {"title": "Is the difference real?", "note": note, "head": ["", *found["names"]], "rows": rows}
+  return _section("Is the difference real?", ["", *names], rows, note)
 
 
-def _conditions(kind, methods):
-  first = next(iter(methods.values()))["conditions"][kind]
-  rows = []
-  for label in sorted(first, key=figures.natural):
-    values = [_number(m["conditions"][kind][label][key]) for m in methods.values() for key in ("srcc", "plcc")]
-    rows.append([label or "none", str(first[label]["images"]), *values])
-  head = [kind, "images", *(f"{name} {NAMES[key]}" for name in methods for key in ("srcc", "plcc"))]
-  return {"title": f"By {kind}", "note": "", "head": head, "rows": rows}
+def cross_database(inside):
+  """The section of what `study.cross_database` found."""
+  databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
+  srcc = [[tested.get(name, {"srcc": np.nan})["srcc"] for name in databases] for tested in inside.values()]
+  rows = [
+    [method, *(_number(tested[name]["srcc"]) if name in tested else "" for name in databases)]
+    for method, tested in inside.items()
+  ]
+  image = figures.heat_map(srcc, list(inside), databases, title="SRCC", row_title="method", column_title="tested on")
+  note = "SRCC inside every database. Rows: the methods; columns: the database tested."
+  shown = [(image, "SRCC of every method on every database.", "wide")]
+  return _section("Cross-database", ["method", *databases], rows, note, shown)
 
 
 def _figures(found, unit):
-  parts, mos = [], found["mos"]
+  shown, mos = [], found["mos"]
   labels = next(iter(found["labels"].values()), None)
   for name, method in found["methods"].items():
-    shown = np.isfinite(method["prediction"]) & np.isfinite(mos)
-    x, y = method["prediction"][shown], mos[shown]
-    colours = None if labels is None else labels[shown]
-    image = figures.scatter(x, y, method["curve"], title=name, labels=colours, unit=unit)
-    parts.append(_image(image, f"{name}: every image, and the 4-parameter logistic."))
-    if np.isfinite(method["curve"].sse):
-      image = figures.residuals(x, y, method["curve"], title=name, unit=unit)
-      parts.append(_image(image, f"{name}: residuals; mean and spread in ten equal parts."))
+    known = np.isfinite(method["prediction"]) & np.isfinite(mos)
+    x, y, curve = method["prediction"][known], mos[known], method["curve"]
+    colours = None if labels is None else labels[known]
+    image = figures.scatter(x, y, curve, title=name, labels=colours, unit=unit)
+    shown.append((image, f"{name}: every image, and the 4-parameter logistic.", ""))
+    if np.isfinite(curve.sse):
+      image = figures.residuals(x, y, curve, title=name, unit=unit)
+      shown.append((image, f"{name}: residuals; mean and spread in ten equal parts.", ""))
   for kind in found["labels"]:
     image = figures.bars({name: m["conditions"][kind] for name, m in found["methods"].items()}, title=f"SRCC by {kind}")
-    parts.append(_image(image, f"SRCC inside every {kind}.", "wide"))
-  return f'<div class="figures">{"".join(parts)}</div>'
-
-
-def _image(image, caption, kind=""):
-  data = base64.b64encode(image).decode()
-  caption = html.escape(caption)
-  image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-  return f'<figure class="{kind}">{image}<figcaption>{caption}</figcaption></figure>'
+    shown.append((image, f"SRCC inside every {kind}.", "wide"))
+  return shown
 
 
 def _html(section):
@@ -242,50 +196,49 @@ def _html(section):
     kind = f' class="{value}"' if value in ("win", "loss") else ""
     return f"<{tag}{kind}>{html.escape(value)}{f'<small>{html.escape(small)}</small>' if small else ''}</{tag}>"
 
+  def figure(image, caption, kind):
+    data, caption = base64.b64encode(image).decode(), html.escape(caption)
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f'<figure class="{kind}">{image}<figcaption>{caption}</figcaption></figure>'
+
   head = "".join(cell(text, "th") for text in section["head"])
   rows = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in section["rows"])
   note = f'<p class="soft">{html.escape(section["note"])}</p>' if section["note"] else ""
   table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
-  return f"<h2>{html.escape(section['title'])}</h2>{note}{table}"
+  shown = "".join(figure(*each) for each in section["figures"])
+  shown = f'\n<div class="figures">{shown}</div>' if shown else ""
+  return f"<h2>{html.escape(section['title'])}</h2>{note}{table}{shown}"
 
 
 def _markdown(section):
   line = lambda cells: "| " + " | ".join(cell.replace("|", " ") or " " for cell in cells) + " |"  # noqa: E731
   rule = "|" + "---|" * len(section["head"])
-  return "\n".join(
-    [f"## {section['title']}", "", section["note"], "", line(section["head"]), rule, *map(line, section["rows"]), ""]
-  )
-
-
-def _colophon(facts):
-  made = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-  return ["## How this was made", "", "```", facts["command"], "```", "", made, ""]
+  rows = map(line, section["rows"])
+  return "\n".join([f"## {section['title']}", "", section["note"], "", line(section["head"]), rule, *rows, ""])
 
 
 def _rows(found):
   """Long form: method, part ('all', 'split 3', 'distortion blur'), images, measure, value, low, high."""
-  buffer = io.StringIO()
-  writer = csv.writer(buffer, lineterminator="\n")
-  writer.writerow(["method", "part", "images", "measure", "value", "low", "high"])
-  number = lambda value: "" if value is None or not np.isfinite(value) else repr(float(value))  # noqa: E731
+  rows, images = [["method", "part", "images", "measure", "value", "low", "high"]], found.get("images", ())
   for name, method in found["methods"].items():
     for key, value in method["value"].items():
       interval = method["interval"].get(key, (None, None))
-      writer.writerow([name, "all", found["images"][found["shown_split"]], key, number(value), *map(number, interval)])
-      for k, of_split in enumerate(method["splits"][key] if len(found["images"]) > 1 else ()):
-        writer.writerow([name, f"split {k + 1}", found["images"][k], key, number(of_split), "", ""])
+      rows.append([name, "all", images[found["shown_split"]], key, *map(_exact, (value, *interval))])
+      for k, of_split in enumerate(method["splits"][key] if len(images) > 1 else ()):
+        rows.append([name, f"split {k + 1}", images[k], key, _exact(of_split), "", ""])
     for kind, conditions in method["conditions"].items():
       for label, measured in conditions.items():
-        for key in ("srcc", "krcc", "plcc", "rmse", "mae"):
-          writer.writerow([name, f"{kind} {label}", measured["images"], key, number(measured[key]), "", ""])
-  return buffer.getvalue()
+        rows += [
+          [name, f"{kind} {label}", measured["images"], key, _exact(measured[key]), "", ""] for key in protocol.MEASURES
+        ]
+  return rows
+
+
+def _exact(value):
+  return "" if value is None or not np.isfinite(value) else repr(float(value))
 
 
 def _number(value):
   if value is None or not np.isfinite(value):
     return "undefined"
   return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.4g}"
-
-
-def _bracket(interval):
-  return f"|[{_number(interval[0])}, {_number(interval[1])}]" if interval else ""

@@ -10,17 +10,7 @@ NAME = "image_name"
 
 
 def read(path):
-  """Reads a table of scores.
-
-  Args:
-    path: `.csv` or `.parquet` file.
-
-  Returns:
-    pandas.DataFrame, text columns as str.
-
-  Raises:
-    UserError: the file is missing, empty or not a table.
-  """
+  """Reads a `.csv` or `.parquet` table as a pandas.DataFrame; a UserError where it is missing, empty or no table."""
   import pandas as pd
 
   path = pathlib.Path(path)
@@ -35,25 +25,25 @@ def read(path):
   return table.rename(columns=str)
 
 
-def numbers(table, column, path):
+def numbers(table, column, path, empty=False):
   """A column of finite numbers.
 
   Args:
-    table: what `read` returned.
+    table, path: what `read` returned, and of which file.
     column: its name.
-    path: for the messages.
+    empty: whether a cell may be empty; it is nan then.
 
   Returns:
     [n] float64.
 
   Raises:
-    UserError: the column is missing, or a value is empty or not a finite number.
+    UserError: the column is missing, or a value is not a finite number.
   """
   import pandas as pd
 
-  require(table, column, path)
+  _require(table, column, path)
   values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
-  broken = np.flatnonzero(~np.isfinite(values))
+  broken = np.flatnonzero(~np.isfinite(values) & ~(empty & table[column].isna()))
   if len(broken):
     row = broken[0]
     name = f" ({table[NAME].iloc[row]})" if NAME in table else ""
@@ -65,35 +55,36 @@ def numbers(table, column, path):
 
 
 def words(table, column, path):
-  """A column of text; an empty cell is ''.
-
-  Args:
-    table: what `read` returned.
-    column: its name.
-    path: for the messages.
-
-  Returns:
-    [n] str.
-
-  Raises:
-    UserError: the column is missing.
-  """
-  require(table, column, path)
+  """A column of text [n] str, '' for an empty cell; a UserError where it is missing."""
+  _require(table, column, path)
   return table[column].fillna("").astype(str).to_numpy(str)
 
 
-def require(table, column, path):
-  """Raises a UserError that lists the columns where `column` is not one of them."""
-  if column not in table:
-    raise UserError(f"{path}: no column {column!r}; there are {', '.join(map(repr, table.columns))}")
+def methods(table, path, used, columns=(), empty=False):
+  """The scores of every method: dict from column to `numbers`.
+
+  Without `columns` these are all columns of numbers but those in `used`; a UserError where there is none.
+  """
+  numeric = [c for c in table.columns if c not in {NAME, *used} and table[c].dtype.kind in "fiu"]
+  if not (columns or numeric):
+    raise UserError(f"{path}: no column of scores; name it, there are {', '.join(map(repr, table.columns))}")
+  return {column: numbers(table, column, path, empty) for column in columns or numeric}
+
+
+def by_name(table, path):
+  """The table with its image names as index; a UserError where one stands in two rows."""
+  names = words(table, NAME, path)
+  values, counts = np.unique(names, return_counts=True)
+  if (counts > 1).any():
+    raise UserError(f"{path}: image {str(values[counts > 1][0])!r} stands in more than one row")
+  return table.set_index(names)
 
 
 def join(table, path, source, default):
   """Takes a column from the table itself, or from another file matched by image name.
 
   Args:
-    table: what `read` returned.
-    path: its file, for the messages.
+    table, path: what `read` returned, and of which file.
     source: a column of the table; a file with the columns `image_name` and `default`; or FILE:COLUMN.
     default: the column of that file.
 
@@ -111,14 +102,20 @@ def join(table, path, source, default):
     raise UserError(f"{source!r} is neither a column of {path} ({columns}) nor a file")
   column = column or default
   other = read(file)
-  for part, name in ((table, path), (other, file)):
-    require(part, NAME, name)
-    twice = part[NAME][part[NAME].duplicated()]
-    if len(twice):
-      raise UserError(f"{name}: image {twice.iloc[0]!r} stands in more than one row")
-  require(other, column, file)
-  missing = np.setdiff1d(table[NAME].astype(str), other[NAME].astype(str))
+  _require(other, column, file)
+  rows = matched(other, file, by_name(table, path).index, path)
+  return table.assign(**{column: rows[column].to_numpy()}), column
+
+
+def matched(other, file, names, path):
+  """The rows of a table, read from `file`, of the images `names` of another; a UserError where one is missing."""
+  other = by_name(other, file)
+  missing = names.difference(other.index)
   if len(missing):
     raise UserError(f"{file}: {len(missing)} image(s) of {path} are missing, the first is {missing[0]!r}")
-  values = other.set_index(other[NAME].astype(str))[column].loc[table[NAME].astype(str)].to_numpy()
-  return table.assign(**{column: values}), column
+  return other.loc[names]
+
+
+def _require(table, column, path):
+  if column not in table:
+    raise UserError(f"{path}: no column {column!r}; there are {', '.join(map(repr, table.columns))}")

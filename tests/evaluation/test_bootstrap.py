@@ -13,7 +13,7 @@ def test_every_resample_equals_scipy(tied):
   n, count = 37, 5
   x = rng.integers(0, 12, n) if tied else rng.normal(size=n)
   y = x + (rng.integers(-6, 7, n) if tied else rng.normal(size=n))
-  found = bootstrap.resample((x,), y, np.arange(n), ("srcc", "plcc", "krcc"), count, 3)[0]
+  found = bootstrap.resample(x, y, np.arange(n), ("srcc", "plcc", "krcc"), count, 3)
   draw = np.random.default_rng(3)
   for i in range(count):
     drawn = draw.integers(0, n, n, np.int32)
@@ -27,7 +27,7 @@ def test_references_are_drawn_as_a_whole():
   x, y = rng.normal(size=(2, len(groups)))
   units = bootstrap._units(groups, len(groups))
   assert units.max() == 4 and len(set(units[-2:])) == 2  # the last two stand for themselves
-  found = bootstrap.resample((x,), y, units, ("srcc",), 4, 1)[0, 0]
+  found = bootstrap.resample(x, y, units, ("srcc",), 4, 1)[0]
   draw = np.random.default_rng(1)
   for value in found:
     drawn = np.concatenate([np.flatnonzero(units == unit) for unit in draw.integers(0, 5, 5, np.int32)])
@@ -51,6 +51,18 @@ def test_coverage_of_the_interval(n, rho):
     assert 0.93 <= np.mean(hit) <= 0.97, (key, np.mean(hit))
 
 
+@pytest.mark.parametrize(("measure", "of"), [("srcc", stats.spearmanr), ("plcc", stats.pearsonr)])
+def test_agrees_with_scipy(measure, of):
+  """But for the widening, 0.4 % at n = 400, and for what 4,000 resamples leave to chance."""
+  x, y = simulate(np.random.default_rng(5), 400, 0.9)
+  found = bootstrap.interval(x, y, measures=(measure,), resamples=4000)[measure]
+  statistic = lambda x, y: of(x, y).statistic  # noqa: E731
+  expected = stats.bootstrap(
+    (x, y), statistic, paired=True, vectorized=False, n_resamples=4000, method="BCa", rng=np.random.default_rng(1)
+  ).confidence_interval
+  np.testing.assert_allclose([found.low, found.high], expected, atol=0.07 * (expected.high - expected.low))
+
+
 def test_dependent_images_need_the_grouped_interval():
   """Ten images of one reference with one common error: the plain interval is far too narrow."""
   rng = np.random.default_rng(0)
@@ -62,16 +74,6 @@ def test_dependent_images_need_the_grouped_interval():
       found = bootstrap.interval(x, y, groups=groups if grouped else None, measures=("plcc",), resamples=256, seed=seed)
       hit.append(found["plcc"].low <= 0.6 / 1.09 <= found["plcc"].high)
   assert np.mean(hits[True]) > 0.9 > 0.6 > np.mean(hits[False])
-
-
-def test_paired_difference():
-  rng = np.random.default_rng(0)
-  y = rng.normal(size=150)
-  good, bad = y + 0.5 * rng.normal(size=150), y + 1.5 * rng.normal(size=150)
-  (interval, p) = bootstrap.difference(good, bad, y)["srcc"]
-  assert 0 < interval.low < interval.value < interval.high and p < 0.01
-  same, p = bootstrap.difference(good, good, y)["plcc"]
-  assert (same.value, same.low, same.high, p) == (0, 0, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_interval():

@@ -29,25 +29,6 @@ def test_equals_scipy_with_ties(pair, unit):
   assert correlation.plcc(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-10)
 
 
-def test_batches_equal_scipy_under_masks():
-  rng = np.random.default_rng(0)
-  x, y = rng.integers(0, 6, (7, 4, 25)).astype(float), rng.integers(0, 6, 25).astype(float)
-  mask = rng.random(x.shape) < 0.7
-  for batch, of in ((correlation.srcc_batch, stats.spearmanr), (correlation.plcc_batch, stats.pearsonr)):
-    found = batch(x, y, mask)
-    assert found.shape == (7, 4) and found.dtype == np.float64
-    for i in np.ndindex(7, 4):
-      assert found[i] == pytest.approx(of(x[i][mask[i]], y[mask[i]])[0], abs=1e-12)
-
-
-def test_batches_are_nan_where_single_calls_are():
-  good, flat, broken = np.arange(5.0), np.full(5, 0.1), np.array([0, 1, np.nan, 3, 4])
-  mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 0, 1, 1]], bool)
-  rows = np.stack([good, flat, broken, good, broken])
-  for batch in (correlation.srcc_batch, correlation.plcc_batch):
-    np.testing.assert_allclose(batch(rows, good, mask), [1, np.nan, np.nan, np.nan, 1])
-
-
 @pytest.mark.parametrize(
   ("x", "reason"), [([1, 2], "2 image"), ([], "0 image"), ([1, np.nan, 2], "index 1"), ([1, 2, np.inf], "not finite")]
 )

@@ -8,7 +8,7 @@ import scipy.stats
 import sklearn.linear_model
 
 from jiqa.errors import UserError
-from jiqa.evaluation import head, protocol, regression
+from jiqa.evaluation import head, protocol
 
 ALPHAS, RATIOS = np.geomspace(1e-3, 1, 4), (0.2, 1.0)
 
@@ -43,11 +43,11 @@ def by_sklearn(x, mos, split):
 
 def test_elastic_net_is_searched_as_one_would_with_scikit_learn(problem):
   x, mos, splits = problem
-  result, ratios = regression.search(x, mos, splits, "elastic_net", ALPHAS, RATIOS)
+  result = protocol.fit_heads(x, mos, splits, ALPHAS, regressor="elastic_net", l1_ratios=RATIOS)
   for k, split in enumerate(splits):
     (value, alpha, ratio), expected = by_sklearn(x, mos, split)
     assert result.validation_srcc[k] == pytest.approx(value, abs=2e-3)
-    if (ratios[k], result.alpha[k]) == (ratio, pytest.approx(alpha * mos.std())):
+    if (result.l1_ratio[k], result.alpha[k]) == (ratio, pytest.approx(alpha * mos.std())):
       np.testing.assert_allclose(result.predictions[k][split == 2], expected, atol=1e-3)
       assert result.srcc[k] == pytest.approx(scipy.stats.spearmanr(expected, mos[split == 2])[0], abs=1e-3)
     else:  # equally good on the validation part but for rounding
@@ -55,18 +55,10 @@ def test_elastic_net_is_searched_as_one_would_with_scikit_learn(problem):
   assert np.isnan(result.predictions[:, :]).sum() == 2 * 95
 
 
-def test_ridge_is_that_of_the_protocol(problem):
-  x, mos, splits = problem
-  result, ratios = regression.search(x, mos, splits, "ridge", ALPHAS)
-  expected = protocol.in_database(x, mos, splits, ALPHAS)
-  np.testing.assert_array_equal(result.predictions, expected.predictions)
-  assert not ratios.any()
-
-
 def test_a_head_comes_back_from_its_file_and_scores_as_in_the_search(problem, tmp_path):
   x, mos, splits = problem
-  result, _ = regression.search(x, mos, splits, "ridge", ALPHAS)
-  saved = regression.of_split(result, 1, {"database": "some", "range": [0, 100], "features": ["quality"]})
+  result = protocol.fit_heads(x, mos, splits, ALPHAS)
+  saved = protocol.head_of(result, 1, {"database": "some", "range": [0, 100], "features": ["quality"]})
   saved.save(tmp_path / "head.safetensors")
   loaded = head.load(tmp_path / "head.safetensors")
   test = splits[1] == 2
@@ -79,14 +71,31 @@ def test_a_head_comes_back_from_its_file_and_scores_as_in_the_search(problem, tm
     loaded(x[:, :5])
 
 
+@pytest.mark.parametrize("options", [{}, {"regressor": "elastic_net", "l1_ratios": RATIOS}])
+def test_a_head_of_all_images_takes_the_median_penalty(problem, options):
+  x, mos, splits = problem
+  result = protocol.fit_heads(x, mos, np.concatenate([splits, splits[:1]]), ALPHAS, **options)
+  whole = protocol.head_of(result, None, {"database": "some"})
+  alpha, ratio = float(np.median(result.alpha)), result.l1_ratio[np.argsort(result.alpha, kind="stable")[1]]
+  assert whole.card["alpha"] == alpha and whole.card["images"] == len(mos) and "split" not in whole.card
+  assert whole.card["test"]["srcc"] == pytest.approx(np.median(result.srcc))
+  z = (x - x.mean(0, dtype=float)) / x.std(0, dtype=float)
+  if options:
+    model = sklearn.linear_model.ElasticNet(alpha=alpha, l1_ratio=ratio, tol=1e-10, max_iter=100_000)
+  else:
+    model = sklearn.linear_model.Ridge(alpha=alpha)
+  np.testing.assert_allclose(whole(x), model.fit(z, mos).predict(z), atol=1e-3 if options else 1e-7)
+
+
 def test_mistakes_are_refused(problem, tmp_path):
   x, mos, splits = problem
-  with pytest.raises(UserError, match="no regressor 'svr'"):
-    regression.search(x, mos, splits, "svr", ALPHAS)
-  with pytest.raises(UserError, match="at least one l1_ratio"):
-    regression.search(x, mos, splits, "elastic_net", ALPHAS)
-  with pytest.raises(UserError, match="smaller net_alphas"):
-    regression.search(x, mos, splits, "elastic_net", [1e6], RATIOS)
+  for options, message in (
+    ({"regressor": "svr"}, "no regressor 'svr'"),
+    ({"regressor": "elastic_net"}, "at least one l1_ratio"),
+    ({"regressor": "elastic_net", "alphas": [1e6], "l1_ratios": RATIOS}, "smaller net_alphas"),
+  ):
+    with pytest.raises(UserError, match=message):
+      protocol.fit_heads(x, mos, splits, **options)
   with pytest.raises(UserError, match="no such file"):
     head.load(tmp_path / "none")
   (tmp_path / "text").write_text("no head")

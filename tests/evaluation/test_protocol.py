@@ -1,4 +1,4 @@
-"""The in-database protocol and the others, against the same steps written with scikit-learn and SciPy."""
+"""The protocol inside a database, against the same steps written with scikit-learn and SciPy."""
 
 import json
 import warnings
@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.linear_model import Ridge
 
 from jiqa.errors import UserError
-from jiqa.evaluation import protocol, ridge, transfer
+from jiqa.evaluation import protocol
 
 ALPHAS = np.array([0.1, 10.0, 1000.0])
 
@@ -30,7 +30,7 @@ def result(data):
   features, mos, splits, references = data
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    return protocol.in_database(features, mos, splits, ALPHAS, groups=references)
+    return protocol.fit_heads(features, mos, splits, ALPHAS, groups=references)
 
 
 def fitted(x, y, rows, alpha):
@@ -70,19 +70,15 @@ def test_summary_is_json_and_heads_can_be_read_back(data, result, tmp_path):
 def test_the_test_part_has_no_say(data, result):
   features, mos, splits, _ = data
   other = np.where(splits[0] == 2, 7 * mos[::-1], mos)
-  again = protocol.in_database(features, other, splits[:1], ALPHAS)
+  again = protocol.fit_heads(features, other, splits[:1], ALPHAS)
   np.testing.assert_allclose(again.predictions[0], result.predictions[0], atol=1e-9)
 
 
 def test_leaks_are_warned_about(data):
   features, mos, splits, references = data
-  names = np.array([f"{i}.png" for i in range(150)])
-  seen = names[np.flatnonzero(splits[0] == 2)[:4]]
-  with pytest.warns(protocol.SeenImagesWarning, match=f"4 test image.*{seen[0]}"):
-    protocol.in_database(features, mos, splits[:1], [1.0], names=names, seen=seen)
   mixed = np.random.default_rng(0).permuted(splits, axis=1)
-  with pytest.warns(protocol.SeenImagesWarning, match="both the fitted and the test part"):
-    protocol.in_database(features, mos, mixed[:1], [1.0], groups=references)
+  with pytest.warns(protocol.SharedReferencesWarning, match="both the fitted and the test part"):
+    protocol.fit_heads(features, mos, mixed[:1], [1.0], groups=references)
 
 
 @pytest.mark.parametrize(
@@ -96,70 +92,25 @@ def test_leaks_are_warned_about(data):
 )
 def test_splits_that_cannot_be_used_are_refused(splits, message):
   with pytest.raises(UserError, match=message):
-    protocol.in_database(np.eye(6), np.arange(6.0), splits)
-
-
-def test_cross_database(data):
-  features, mos, _, references = data
-  shifted = {"features": features * 2 + 1, "mos": mos * 10, "groups": references}
-  reversed_ = {"features": features, "mos": -mos, "names": ["x"] * 150}
-  databases = {"one": {"features": features, "mos": mos, "groups": references}, "two": shifted, "three": reversed_}
-  found = transfer.cross_database(databases, ALPHAS)
-  assert np.isnan(np.diag(found["srcc"])).all()
-  expected = fitted(features.astype(np.float64), mos, np.ones(150, bool), found["alpha"][0])
-  assert found["srcc"][0, 2] == pytest.approx(stats.spearmanr(expected, -mos)[0], abs=1e-9)
-  assert found["plcc"][0, 2] == pytest.approx(stats.pearsonr(expected, -mos)[0], abs=1e-7)
-  # The same features on another scale: the head is wrong by an affine map, which no correlation sees.
-  assert found["srcc"][0, 1] == pytest.approx(-found["srcc"][0, 2], abs=1e-9)
-  assert found["alpha"][0] == found["alpha"][1]
-  with pytest.warns(protocol.SeenImagesWarning):
-    databases["one"]["names"] = ["x", *map(str, range(149))]
-    transfer.cross_database({name: databases[name] for name in ("one", "three")}, ALPHAS)
-
-
-def test_leave_one_distortion_out(data):
-  features, mos, _, references = data
-  labels = np.array(["blur", "noise", "jpeg"])[np.arange(150) % 3]
-  found = transfer.leave_one_out(features, mos, labels, ALPHAS, groups=references)
-  for label, measured in found.items():
-    rest = labels != label
-    expected = fitted(features.astype(np.float64), mos, rest, measured["alpha"])[~rest]
-    assert measured["images"] == 50
-    assert measured["srcc"] == pytest.approx(stats.spearmanr(expected, mos[~rest])[0], abs=1e-9)
-  with pytest.raises(UserError, match="at least two"):
-    transfer.leave_one_out(features, mos, ["blur"] * 150, ALPHAS)
+    protocol.fit_heads(np.eye(6), np.arange(6.0), splits)
 
 
 def test_breakdown_by_condition(data):
   _, mos, _, _ = data
   labels = np.arange(150) % 4
   prediction = np.where(np.arange(150) < 5, np.nan, mos + np.random.default_rng(0).normal(size=150))
-  found = transfer.breakdown(prediction, mos, labels)
+  found = protocol.breakdown(prediction, mos, labels)
   for label in range(4):
     part = (labels == label) & (np.arange(150) >= 5)
     assert found[str(label)]["images"] == part.sum()
     assert found[str(label)]["krcc"] == pytest.approx(stats.kendalltau(prediction[part], mos[part])[0])
 
 
-def test_fewer_labels(data, monkeypatch):
-  features, mos, splits, references = data
-  fitted_rows = []
-  original = ridge.fit
-  monkeypatch.setattr(
-    ridge, "fit", lambda x, y, rows, *a, **k: (fitted_rows.append(rows), original(x, y, rows, *a, **k))[1]
-  )
-  found = transfer.data_efficiency(features, mos, splits[:1], (0.2, 0.4), groups=references, alphas=[10.0])
-  small, large = (rows[0] & (splits[0] == 0) for rows in fitted_rows)
-  assert (small <= large).all() and small.sum() == 30 and large.sum() == 60
-  for rows in (small, large):
-    assert not set(references[rows]) & set(references[(splits[0] == 0) & ~rows])
-  np.testing.assert_array_equal(np.isnan(found[0.2].predictions), np.isnan(found[0.4].predictions))
-  with pytest.raises(UserError, match=r"a share of 0\.9"):
-    transfer.data_efficiency(features, mos, splits[:1], (0.9,), alphas=[10.0])
-
-
-def test_folds_keep_contents_together():
-  groups = np.repeat(np.arange(11), [9, 1, 4, 4, 2, 7, 3, 3, 5, 1, 6])
-  fold = transfer.folds(groups, 45)
-  assert all(len(set(fold[groups == group])) == 1 for group in range(11))
-  assert np.ptp(np.bincount(fold)) <= 1
+def test_domains_are_summarised_by_their_median(data, result):
+  _, mos, splits, _ = data
+  domains = np.where(np.arange(150) < 75, "first", "")
+  summary = protocol.summarise(result, domains)
+  parts = [(split == 2) & (domains == "first") for split in splits]
+  expected = np.median([stats.spearmanr(row[p], mos[p])[0] for row, p in zip(result.predictions, parts, strict=True)])
+  assert summary["domains"]["first"]["srcc"] == pytest.approx(expected)
+  assert summary["median"] == result.summary()["median"] and list(summary["domains"]) == ["first"]

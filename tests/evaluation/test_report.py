@@ -81,7 +81,7 @@ def test_evaluate_from_scores_alone(table, tmp_path):
 
 
 def test_splits_are_summed_up_by_their_median(table, tmp_path):
-  found = study.from_table(tmp_path / "scores.csv", "mos", scores=["good", "bad <b>"], split="split_", resamples=128)
+  found = study.compare_table(tmp_path / "scores.csv", "mos", scores=["good", "bad <b>"], split="split_", resamples=128)
   values = []
   for k in range(5):
     part = table[f"split_{k}"] == "test"
@@ -97,7 +97,7 @@ def test_human_scores_from_another_file_in_another_order(table, tmp_path):
   other.to_csv(tmp_path / "labels.csv", index=False)
   table[["image_name", "good"]].to_csv(tmp_path / "only.csv", index=False)
   labels = tmp_path / "labels.csv"
-  found = study.from_table(tmp_path / "only.csv", str(labels), group=str(labels), resamples=128)
+  found = study.compare_table(tmp_path / "only.csv", str(labels), group=str(labels), resamples=128)
   expected = stats.spearmanr(table["good"], table["mos"])[0]
   assert found["methods"]["good"]["value"]["srcc"] == pytest.approx(expected, abs=1e-10)
 
@@ -143,16 +143,31 @@ def test_what_is_undefined_is_said_on_the_page(table, tmp_path):
   assert json.loads((tmp_path / "r" / "report.json").read_text())["methods"]["flat"]["value"]["srcc"] is None
 
 
-def test_cross_database_table_and_missing_values(table, tmp_path):
-  found = study.judge({"good": table["good"]}, table["mos"], resamples=128)
-  cross = {key: np.array([[np.nan, 0.71], [0.52, np.nan]]) for key in ("srcc", "krcc", "plcc")}
-  cross |= {"names": ["A", "B"], "alpha": np.array([1.0, 10.0])}
-  page = report.write(tmp_path / "r", found, title="T", command="jiqa evaluate x", cross=cross).read_text()
-  assert "Cross-database" in page and "0.7100" in page and "jiqa evaluate x" in page
-  assert json.loads((tmp_path / "r" / "report.json").read_text())["cross_database"]["srcc"] == [
-    [None, 0.71],
-    [0.52, None],
-  ]
+def test_cross_database_is_measured_inside_every_database(tmp_path):
+  scores, mos, names, _ = several_databases(np.random.default_rng(1))
+  noisy = scores + np.random.default_rng(2).normal(size=300)
+  table = pd.DataFrame({"image_name": [f"{i}.png" for i in range(300)], "mos": mos, "set": names})
+  table["trained on a"], table["trained on b"] = np.where(names == "a", np.nan, scores), noisy
+  table.to_csv(tmp_path / "scores.csv", index=False)
+  out = tmp_path / "r"
+  told = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--cross=set", f"--out={out}")
+  assert told.exit_code == 0, told.exception
+  found = json.loads((out / "report.json").read_text())["cross_database"]
+  assert list(found["trained on a"]) == ["b", "c"] and list(found["trained on b"]) == ["a", "b", "c"]
+  expected = stats.spearmanr(noisy[names == "c"], mos[names == "c"])[0]
+  assert found["trained on b"]["c"]["srcc"] == pytest.approx(expected) and f"{expected:.4f}" in told.output
+  page = (out / "index.html").read_text()
+  assert "Cross-database" in page and f"{expected:.4f}" in page and len(Page(page).sources) == 1
+  rows = pd.read_csv(out / "report.csv").query(
+    "method == 'trained on b' and part == 'database c' and measure == 'srcc'"
+  )
+  assert rows.value.item() == pytest.approx(expected) and rows.images.item() == 100
+  table.loc[0, "trained on b"] = np.nan
+  table.to_csv(tmp_path / "scores.csv", index=False)
+  with pytest.raises(UserError, match="'trained on b' scores only some images of 'a'"):
+    study.cross_database(tmp_path / "scores.csv", "mos", "set")
+  told = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--cross=set", "--by=mos", f"--out={out}")
+  assert isinstance(told.exception, UserError) and "no --group, --by or --split" in str(told.exception)
 
 
 def test_scatter_draws_only_what_has_a_prediction(tmp_path):
