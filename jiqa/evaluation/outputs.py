@@ -15,7 +15,7 @@ def write_bytes(path, data):
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".part")
+  partial = path.with_name(path.name + ".new")
   partial.write_bytes(data)
   os.replace(partial, path)
 

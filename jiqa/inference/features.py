@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jiqa.errors import UserError
-from jiqa.inference import command, locations
+from jiqa.inference import inputs, video
 from jiqa.inference.buckets import bucketed_batches
 from jiqa.inference.metric import Metric
 from jiqa.inference.model import Model
@@ -90,7 +90,7 @@ def write_features(metric, names, out):
   Args:
     metric: scoring.metric.Metric; the features of its networks stand side by side, Re-IQA's content expert before its
       quality expert, others in their order.
-    names: image files, folders, patterns or addresses, see `jiqa.inference.locations.expand`; of videos, a frame every
+    names: image files, folders, patterns or addresses, see `jiqa.inference.inputs.expand`; of videos, a frame every
       second.
     out: file to write.
 
@@ -106,8 +106,8 @@ def write_features(metric, names, out):
   models = sorted(metric.models, key=lambda model: model.name != "reiqa_content")
   metric = Metric(models, None, metric.mesh, {})
   metric.check_features()
-  names, rows, refused = locations.expand(names), {}, {}
-  stream = metric.stream(command.items(names, 1.0))
+  names, rows, refused = inputs.expand(names), {}, {}
+  stream = metric.stream(video.items(names, 1.0))
   console = Console(file=sys.stderr)
   for found in track(stream, "features", total=len(names), console=console, disable=not console.is_terminal):
     if found.error:

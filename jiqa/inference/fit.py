@@ -8,7 +8,7 @@ from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import head, protocol, regression, report, ridge, study, tables
-from jiqa.inference.images import Item
+from jiqa.inference.inputs import Item
 from jiqa.inference.metric import SEVERAL
 
 # As configs/reiqa.py evaluates.

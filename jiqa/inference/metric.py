@@ -11,7 +11,7 @@ import numpy as np
 
 from jiqa.errors import UserError
 from jiqa.inference.buckets import Buckets, bucketed_batches
-from jiqa.inference.images import as_items, load
+from jiqa.inference.inputs import as_items, load
 from jiqa.runtime import host_memory
 
 # Pixels of a batch. A CPU computes one image a device as fast as many; an accelerator wants its memory filled.
@@ -143,6 +143,10 @@ class Metric:
       if "features" not in model.gives():
         raise UserError(f"{model.folder}: method {model.name!r} gives scores and no features")
 
+  def likeliest(self, outputs):
+    """The likeliest class, and its probability, of every answer of one image that is a distribution over classes."""
+    return probabilities(outputs)
+
   def _all(self, images):
     items, rows = as_items(images), {}
     for found in self.stream(items):
@@ -155,7 +159,7 @@ class Metric:
     """Scores items one batch after the other, in bounded memory; decodes ahead of the devices in threads.
 
     Args:
-      items: iterable of images.Item; those of a generator are taken as they are needed.
+      items: iterable of inputs.Item; those of a generator are taken as they are needed.
       threads: that read and decode; None: one a core, at most 16.
 
     Yields:

@@ -13,7 +13,7 @@ from jiqa.errors import UserError
 from jiqa.evaluation import protocol, regression
 from jiqa.inference import heads as head_files
 from jiqa.inference.card import trained_on
-from jiqa.inference.images import Item
+from jiqa.inference.inputs import Item
 from jiqa.inference.metric import Metric
 from jiqa.inference.model import Model
 from jiqa.runtime.sharding import make_mesh
