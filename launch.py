@@ -1,4 +1,4 @@
-"""Trains and evaluates: `python launch.py --config=configs/reiqa.py[:variant] --workdir=DIR [--config.key=value ...]`.
+"""Trains and evaluates: `launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]`.
 
 On several hosts the same command runs on each, with --distributed, see cloud/.
 
@@ -19,7 +19,9 @@ from ml_collections import config_flags
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Path of a config, with an optional :variant.", lock_config=True
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where checkpoints, metrics and results go; default runs/CONFIG[_VARIANT]."
+)
 MODE = flags.DEFINE_enum(
   "mode", "train", ["train", "evaluate"], "train (evaluates at the end), or evaluate the newest checkpoint again."
 )
@@ -38,17 +40,27 @@ def parse_flags(argv):
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
       raise flags.Error(f"unexpected argument {rest[1]!r}; options are given as --name=value")
-    for flag in (CONFIG, WORKDIR):
-      if not flag.value:
+    for flag, missing in ((CONFIG, not CONFIG.value), (WORKDIR, WORKDIR.value == "")):
+      if missing:
         raise flags.Error(f"--{flag.name} is missing; see python launch.py --help")
     for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID):
       if flag.value is not None and not DISTRIBUTED.value:
         raise flags.Error(f"--{flag.name} is given without --distributed")
     CONFIG.value.keys()  # a config file that cannot be read shows here, not in main
+    if WORKDIR.value is None:
+      flags.FLAGS.workdir = default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
+      print(f"launch.py: no --workdir given: using {WORKDIR.value}", file=sys.stderr)
   except (flags.Error, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
     print(f"launch.py: {plain(error)}", file=sys.stderr)
     sys.exit(2)
   return rest
+
+
+def default_workdir(config):
+  """The workdir of a config without --workdir: "configs/NAME.py:small,loss=x" gives "runs/NAME_small_loss=x"."""
+  path, _, variant = config.partition(":")
+  name = pathlib.Path(path).stem + (f"_{variant}" if variant else "")
+  return f"runs/{re.sub(r'[^-+=.A-Za-z0-9]', '_', name)}"
 
 
 def plain(error):

@@ -38,7 +38,7 @@ import numpy as np
 import skimage
 from PIL import Image, ImageFilter
 
-from jiqa.inference.locations import expand
+from jiqa.inference.inputs import expand
 
 
 def examples():

@@ -4,27 +4,34 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from jiqa.errors import UserError
 
-app = typer.Typer(
-  help=__doc__.split("\n")[0], no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+# Options that several subcommands share.
+Model = Annotated[str, Option("--model", help="a method; default what the weights are of")]
+Weights = Annotated[list[str], Option("--weights", help="folder of weights or workdir of a run; repeat for several")]
+HeadFile = Annotated[str, Option("--head", help="head of `jiqa fit`; default the one beside the weights")]
+DataDir = Annotated[str, Option("--data_dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")]
+
+HELP = "No-reference image quality assessment in JAX."
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.callback()
-def root():
-  """No-reference image quality assessment in JAX."""
+def _before_jax():
+  from jiqa.inference import startup
+
+  startup.prepare()
 
 
 @app.command()
 def prepare(
-  names: Annotated[list[str], typer.Argument(help="e.g. koniq10k csiq koniq10k/512x384 image_folder/crops")],
-  manual_dir: str = typer.Option(None, "--manual_dir", help="the unpacked release, or the folder the releases lie in"),
-  data_dir: str = typer.Option(None, "--data_dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets"),
-  workers: int = typer.Option(None, "--workers", help="threads; default one a core"),
-  strict: bool = typer.Option(False, "--strict", help="refuse damaged files that would be left out"),
-  beam: str = typer.Option(None, "--beam", help="write with Apache Beam and these pipeline options"),
+  names: Annotated[list[str], Argument(help="e.g. koniq10k csiq koniq10k/512x384 image_folder/crops")],
+  manual_dir: str = Option(None, "--manual_dir", help="the unpacked release, or the folder the releases lie in"),
+  data_dir: DataDir = None,
+  workers: int = Option(None, "--workers", help="threads; default one a core"),
+  strict: bool = Option(False, "--strict", help="refuse damaged files that would be left out"),
+  beam: str = Option(None, "--beam", help="write with Apache Beam and these pipeline options"),
 ):
   """Prepares databases from their unpacked releases: jiqa prepare koniq10k csiq --manual_dir=/data/iqa"""
   from data_builders.prepare import prepare_several
@@ -34,10 +41,10 @@ def prepare(
 
 @app.command()
 def doctor(
-  folder: Annotated[str, typer.Argument(help="an unpacked release")],
-  database: str = typer.Argument(None, help="which one it is meant to be; recognised if not given"),
-  data_dir: str = typer.Option(None, "--data_dir", help="for the command that is printed at the end"),
-  decode: bool = typer.Option(False, "--decode", help="decode every image; slower, finds every damage"),
+  folder: Annotated[str, Argument(help="an unpacked release")],
+  database: str = Argument(None, help="which one it is meant to be; recognised if not given"),
+  data_dir: DataDir = None,
+  decode: bool = Option(False, "--decode", help="decode every image; slower, finds every damage"),
 ):
   """Says what an unpacked release is, what is wrong with it and what to do next: jiqa doctor Downloads/koniq10k"""
   from data_builders.doctor import as_text, examine
@@ -49,7 +56,7 @@ def doctor(
 
 
 @app.command()
-def databases(data_dir: str = typer.Option(None, "--data_dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")):
+def databases(data_dir: DataDir = None):
   """Lists all databases, their scales, splits and terms, and which are prepared: jiqa databases"""
   from data_builders.catalogue import print_catalogue
 
@@ -58,12 +65,12 @@ def databases(data_dir: str = typer.Option(None, "--data_dir", help="default $TF
 
 @app.command()
 def convert(
-  source: Annotated[str, typer.Argument(help="reiqa-quality, reiqa-content, resnet50, ...; `list` shows all")],
-  file: str = typer.Argument(None, help="the published checkpoint: .safetensors, or a file of torch"),
-  out: str = typer.Argument(None, help="folder of weights to write"),
-  back: bool = typer.Option(False, "--back", help="FILE is a folder of weights or a run, OUT as published"),
+  source: Annotated[str, Argument(help="name of a published checkpoint; `list` shows all")],
+  file: str = Argument(None, help="the published checkpoint: .safetensors, or a file of torch"),
+  out: str = Argument(None, help="folder of weights to write"),
+  back: bool = Option(False, "--back", help="FILE is a folder of weights or a run, OUT as published"),
 ):
-  """Converts published weights, strict about every tensor: jiqa convert reiqa-quality quality_aware_r50.pth weights"""
+  """Converts published weights, strict about every tensor: jiqa convert resnet50 resnet50.pth weights/resnet50"""
   from jiqa.weights import convert as weights
 
   if source == "list":
@@ -72,35 +79,28 @@ def convert(
   elif file is None or out is None:
     raise UserError("expected three arguments: SOURCE FILE OUT; see jiqa convert --help")
   elif back:
-    from jiqa.inference.loading import find
+    from jiqa.inference.loading import read_weights
 
-    def read(folder):
-      found = find(folder)
-      # What a run does not train may lie beside its parameters.
-      return {**found.params, **(found.extra or {}).get("frozen", {})}, found.stats, found.card
-
-    print(f"{out}: {weights.convert_back(source, file, out, read)} tensors")
+    print(f"{out}: {weights.convert_back(source, file, out, read_weights)} tensors")
   else:
     print(f"{weights.describe(weights.convert(source, file, out))}\nweights: {out}")
 
 
 @app.command()
 def features(
-  paths: Annotated[list[str], typer.Argument(help="images, folders, patterns, addresses")],
-  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
-  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
-  out: str = typer.Option("features.npz", "--out", help="image_name, features and card"),
+  paths: Annotated[list[str], Argument(help="images, folders, patterns, addresses")],
+  weights: Weights = (),
+  model: Model = None,
+  out: str = Option("features.npz", "--out", help="image_name, features and card"),
 ):
-  """Writes an encoder's features: jiqa features photos --model=reiqa --weights=weights/quality --out=features.npz
+  """Writes an encoder's features: jiqa features photos --weights=weights/quality --out=features.npz
 
   Exit code 3 where an image could not be read: it has no row.
   """
-  from jiqa.inference import startup
-
-  startup.prepare()
+  _before_jax()
   from jiqa.inference.command import UNREADABLE
   from jiqa.inference.features import write_features
-  from jiqa.inference.load import load
+  from jiqa.inference.metric import load
 
   written, refused = write_features(load(model, weights or None), paths, out)
   print(f"{out}: features of {written} images")
@@ -112,69 +112,67 @@ def features(
 
 @app.command()
 def score(
-  paths: Annotated[list[str], typer.Argument(help="images, videos, folders, patterns, addresses, @LIST, - (stdin)")],
-  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
-  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
-  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
-  out: str = typer.Option(None, "--out", help=".csv, .json or .parquet; run again to go on after an interruption"),
-  shard: str = typer.Option(None, "--shard", help="i/n: this process takes every n-th image"),
-  fps: float = typer.Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
+  paths: Annotated[list[str], Argument(help="images, videos, folders, patterns, addresses, @LIST, - (stdin)")],
+  model: Model = None,
+  weights: Weights = (),
+  head: HeadFile = None,
+  out: str = Option(None, "--out", help=".csv, .json or .parquet; run again to go on after an interruption"),
+  shard: str = Option(None, "--shard", help="i/n: this process takes every n-th image"),
+  fps: float = Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
 ):
-  """Scores images: jiqa score photos --model=liqe --weights=weights/liqe --out=scores.csv
+  """Scores images: jiqa score photos --weights=runs/mine --out=scores.csv
 
   Exit code 3 where an image could not be read: its row has an error and no score.
   """
-  from jiqa.inference import startup
-
-  startup.prepare()
-  from jiqa.inference.load import score_files
+  _before_jax()
+  from jiqa.inference.command import score_files
 
   code = score_files(paths, model, weights or None, head, out=out, shard=shard, frames_per_second=fps)
   if code:
     raise typer.Exit(code)
 
 
-@app.command()
-def fit(
-  images: str = typer.Option(..., "--images", help="folder that the image names start from"),
-  scores: str = typer.Option(..., "--scores", help="CSV or Parquet with image_name and ratings, perhaps split"),
-  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir; several are compared"),  # noqa: B008
-  features: str = typer.Option(None, "--features", help="reiqa, liqe, lml or concat; default all of the weights"),
-  mos: str = typer.Option("mos", "--mos", help="column of the ratings, higher is better"),
-  group: str = typer.Option(None, "--group", help="column that says what an image shows"),
-  out: str = typer.Option("head.safetensors", "--out", help="head for jiqa score --head"),
-  report: str = typer.Option("fit_report", "--report", help="folder for the evaluation report"),
+@app.command("fit")
+def fit_head(
+  images: str = Option(..., "--images", help="folder that the image names start from"),
+  scores: str = Option(..., "--scores", help="CSV or Parquet with image_name and ratings, perhaps split"),
+  weights: Weights = (),
+  features: str = Option(None, "--features", help="a method of the weights, or concat; default each and all joined"),
+  mos: str = Option("mos", "--mos", help="column of the ratings, higher is better"),
+  group: str = Option(None, "--group", help="column that says what an image shows"),
+  out: str = Option("head.safetensors", "--out", help="head for jiqa score --head"),
+  report: str = Option("fit_report", "--report", help="folder for the evaluation report"),
 ):
   """Fits a head to your own ratings: jiqa fit --images=photos --scores=mos.csv --group=scene --out=head.safetensors"""
   import shlex
 
-  from jiqa.inference import startup
+  _before_jax()
+  from jiqa.inference.fit import fit, print_results
+  from jiqa.inference.metric import Metric, load_models
 
-  startup.prepare()
-  from jiqa.inference.load import fit_head
-
-  shell = shlex.join(["jiqa", *sys.argv[1:]])
-  fit_head(
-    images, scores, weights or None, features=features, mos=mos, group=group, out=out, report_folder=report, shell=shell
-  )
+  results = fit(
+    Metric(load_models(weights=weights or None)), images, scores, features=features, mos=mos, group=group, out=out,
+    report_folder=report, command=shlex.join(["jiqa", *sys.argv[1:]]),
+  )  # fmt: skip
+  print_results(results, out, report)
 
 
 @app.command("export-weights")
 def export_weights(
-  run: Annotated[str, typer.Argument(help="the --workdir of a finished run")],
-  out: Annotated[str, typer.Argument(help="folder to write: weights, card and head")],
-  head: str = typer.Option(..., "--head", help="database that the head is fitted to, such as biq2021"),
-  dtype: str = typer.Option("float16", "--dtype", help="float16 or float32, of the stored numbers"),
-  data_dir: str = typer.Option(None, "--data_dir", help="where the prepared database lies; default $TFDS_DATA_DIR"),
-  recipe: str = typer.Option(None, "--recipe", help="the command that trains such a run, for the card"),
-  licence: str = typer.Option(None, "--licence", help="for the card"),
+  run: Annotated[str, Argument(help="the --workdir of a finished run")],
+  out: Annotated[str, Argument(help="folder to write: weights, card and head")],
+  head: str = Option(
+    None, "--head", help="database to fit a head to, or to test scores on; default the first that the run evaluates"
+  ),
+  dtype: str = Option("float16", "--dtype", help="float16 or float32, of the stored numbers"),
+  data_dir: DataDir = None,
+  recipe: str = Option(None, "--recipe", help="the command that trains such a run, for the card"),
+  licence: str = Option(None, "--licence", help="for the card"),
 ):
-  """Makes a run small enough to give away, with a head and its measures: jiqa export-weights RUN OUT --head=biq2021"""
+  """Makes a run small enough to give away, with what it is worth: jiqa export-weights RUN OUT --head=biq2021"""
   import json
 
-  from jiqa.inference import startup
-
-  startup.prepare()
+  _before_jax()
   from jiqa.inference.package import package
 
   written = package(run, out, database=head, dtype=dtype, data_dir=data_dir, recipe=recipe, licence=licence)
@@ -183,14 +181,14 @@ def export_weights(
 
 @app.command()
 def export(
-  out: Annotated[str, typer.Argument(help="folder to write: model.stablehlo, model.json, example.npz")],
-  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default what the weights are of"),
-  weights: str = typer.Option(None, "--weights", help="folder of weights or workdir; default those of jiqa"),
-  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
+  out: Annotated[str, Argument(help="folder to write: model.stablehlo, model.json, example.npz")],
+  model: Model = None,
+  weights: str = Option(None, "--weights", help="folder of weights or workdir; default those of jiqa"),
+  head: HeadFile = None,
 ):
-  """Writes a metric as a program that runs without jiqa (StableHLO): jiqa export exported --weights=runs/reiqa_demo"""
+  """Writes a metric as a program that runs without jiqa (StableHLO): jiqa export exported --weights=runs/mine"""
   from jiqa.inference.export import export
-  from jiqa.inference.load import load
+  from jiqa.inference.metric import load
 
   sheet = export(load(model, weights, head), out)
   for name, text in sheet["inputs"].items():
@@ -200,31 +198,31 @@ def export(
 
 @app.command()
 def card(
-  model: str = typer.Argument(None, help="reiqa, liqe or lml; default the weights that come with jiqa"),
-  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run"),  # noqa: B008
-  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
+  model: str = Argument(None, help="a method; default the weights that come with jiqa"),
+  weights: Weights = (),
+  head: HeadFile = None,
 ):
-  """Says what a metric was trained on, how good it is and what its scores mean: jiqa card --weights=runs/reiqa_demo"""
+  """Says what a metric was trained on, how good it is and what its scores mean: jiqa card --weights=runs/mine"""
   import json
 
-  from jiqa.inference.load import load
+  from jiqa.inference.metric import load
 
   print(json.dumps(load(model, weights or None, head).card, indent=2))
 
 
 @app.command()
 def serve(
-  model: str = typer.Option(None, "--model", help="reiqa, liqe or lml; default the weights that come with jiqa"),
-  weights: list[str] = typer.Option([], "--weights", help="folder of weights or workdir of a run; several are joined"),  # noqa: B008
-  head: str = typer.Option(None, "--head", help="head of `jiqa fit`; default the one beside the weights"),
-  host: str = typer.Option("127.0.0.1", "--host", help="address to listen on; 0.0.0.0: every network, no password"),
-  port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any free one"),
-  max_megabytes: int = typer.Option(32, "--max_megabytes", min=1, help="of one file"),
-  max_files: int = typer.Option(32, "--max_files", min=1, help="of one request"),
-  max_megapixels: int = typer.Option(50, "--max_megapixels", min=1, max=178, help="of one image"),
-  queue: int = typer.Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
+  model: Model = None,
+  weights: Weights = (),
+  head: HeadFile = None,
+  host: str = Option("127.0.0.1", "--host", help="address to listen on; 0.0.0.0: every network, no password"),
+  port: int = Option(8000, "--port", min=0, max=65535, help="0: any free one"),
+  max_megabytes: int = Option(32, "--max_megabytes", min=1, help="of one file"),
+  max_files: int = Option(32, "--max_files", min=1, help="of one request"),
+  max_megapixels: int = Option(50, "--max_megapixels", min=1, max=178, help="of one image"),
+  queue: int = Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
 ):
-  """Scores images in the browser: jiqa serve --model=lml --weights=weights/lml --port=8000"""
+  """Scores images in the browser: jiqa serve --weights=runs/mine --port=8000"""
   from jiqa.serve.command import serve as run
 
   sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
@@ -233,12 +231,12 @@ def serve(
 
 @app.command()
 def explain(
-  model: Annotated[str, typer.Argument(help="lml: saliency, crops and their scores")],
-  image: Annotated[str, typer.Argument(help="an image")],
-  weights: str = typer.Option(..., "--weights", help="folder of weights or workdir of a run"),
-  out: str = typer.Option("explained.png", "--out", help="image to write"),
+  model: Annotated[str, Argument(help="a method that can explain its scores")],
+  image: Annotated[str, Argument(help="an image")],
+  weights: str = Option(..., "--weights", help="folder of weights or workdir of a run"),
+  out: str = Option("explained.png", "--out", help="image to write"),
 ):
-  """Draws what a score is made of: jiqa explain lml photo.jpg --weights=runs/lml_demo --out=explained.png"""
+  """Draws what a score is made of: jiqa explain METHOD photo.jpg --weights=runs/mine --out=explained.png"""
   from jiqa.inference.explain import explain as draw
 
   print(draw(model, image, weights, out))
@@ -246,20 +244,22 @@ def explain(
 
 @app.command()
 def evaluate(
-  scores: Annotated[str, typer.Argument(help="CSV or Parquet, one row an image, one column a method")],
-  mos: Annotated[str, typer.Option("--mos", help="column of human scores, or a file with image_name and mos")],
-  group: str = typer.Option(None, "--group", help="column of references, or a file with image_name, reference_name"),
-  score: list[str] = typer.Option([], "--score", help="column of a method; repeat; default all columns of numbers"),  # noqa: B008
-  by: list[str] = typer.Option([], "--by", help="column to break down by, such as distortion or level; repeat"),  # noqa: B008
-  split: str = typer.Option(None, "--split", help="beginning of the columns that say 'test', one column a split"),
-  cross: str = typer.Option(None, "--cross", help="column of databases: a matrix of methods and databases instead"),
-  out: str = typer.Option("report", "--out", help="folder for index.html, report.md, report.json, report.csv"),
-  title: str = typer.Option(None, "--title", help="heading of the report"),
-  unit: str = typer.Option("MOS", "--unit", help="name of the human scale"),
-  resamples: int = typer.Option(1000, "--resamples", min=100, help="of the bootstrap"),
-  seed: int = typer.Option(0, "--seed", help="of the bootstrap"),
+  scores: Annotated[str, Argument(help="CSV or Parquet, one row an image, one column a method")],
+  mos: Annotated[str, Option("--mos", help="column of human scores, or a file with image_name and mos")],
+  group: str = Option(None, "--group", help="column of references, or a file with image_name, reference_name"),
+  score: Annotated[
+    list[str], Option("--score", help="column of a method; repeat; default all columns of numbers")
+  ] = (),
+  by: Annotated[list[str], Option("--by", help="column to break down by, such as distortion or level; repeat")] = (),
+  split: str = Option(None, "--split", help="beginning of the columns that say 'test', one column a split"),
+  cross: str = Option(None, "--cross", help="column of databases: a matrix of methods and databases instead"),
+  out: str = Option("report", "--out", help="folder for index.html, report.md, report.json, report.csv"),
+  title: str = Option(None, "--title", help="heading of the report"),
+  unit: str = Option("MOS", "--unit", help="name of the human scale"),
+  resamples: int = Option(1000, "--resamples", min=100, help="of the bootstrap"),
+  seed: int = Option(0, "--seed", help="of the bootstrap"),
 ):
-  """Judges scores with intervals and tests: jiqa evaluate scores.csv --mos=mos --group=reference --by=distortion"""
+  """Evaluates scores with intervals and tests: jiqa evaluate scores.csv --mos=mos --group=reference --by=distortion"""
   from jiqa.evaluation import console
 
   console.evaluate(
@@ -270,15 +270,15 @@ def evaluate(
 
 @app.command()
 def gmad(
-  scores: Annotated[list[str], typer.Argument(help="score tables with image_name and one column a method")],
-  out: str = typer.Option("gmad", "--out", help="folder for the pairs, the page and the outcome"),
-  images: str = typer.Option(None, "--images", help="folder the image names start from; makes sheets and the page"),
-  anchors: str = typer.Option(None, "--anchors", help="table of labelled images (the methods' columns and mos)"),
-  content: str = typer.Option(None, "--content", help="column or file that says what an image shows"),
-  answers: list[str] = typer.Option([], "--answers", help="CSV file saved by the page; repeat"),  # noqa: B008
-  proxy: str = typer.Option(None, "--proxy", help="column that answers in place of people, such as SSIM"),
-  levels: int = typer.Option(6, "--levels", min=1, help="levels of every defender"),
-  top: int = typer.Option(1, "--top", min=1, help="pairs of every level"),
+  scores: Annotated[list[str], Argument(help="score tables with image_name and one column a method")],
+  out: str = Option("gmad", "--out", help="folder for the pairs, the page and the outcome"),
+  images: str = Option(None, "--images", help="folder the image names start from; makes sheets and the page"),
+  anchors: str = Option(None, "--anchors", help="table of labelled images (the methods' columns and mos)"),
+  content: str = Option(None, "--content", help="column or file that says what an image shows"),
+  answers: Annotated[list[str], Option("--answers", help="CSV file saved by the page; repeat")] = (),
+  proxy: str = Option(None, "--proxy", help="column that answers in place of people, such as SSIM"),
+  levels: int = Option(6, "--levels", min=1, help="levels of every defender"),
+  top: int = Option(1, "--top", min=1, help="pairs of every level"),
 ):
   """Lets methods attack each other (gMAD): jiqa gmad a.csv b.csv --images=pool --out=gmad, then --answers=A.csv"""
   from jiqa.evaluation import console
@@ -290,12 +290,12 @@ def gmad(
 
 @app.command()
 def realign(
-  scores: Annotated[str, typer.Argument(help="CSV or Parquet: image_name, database, human score, model's score")],
-  score: str = typer.Option("score", "--score", help="column of the model's scores"),
-  mos: str = typer.Option("mos", "--mos", help="column of the raw human scores, higher is better"),
-  database: str = typer.Option("database", "--database", help="column of the database names"),
-  fitted: str = typer.Option(None, "--split", help="column that says 'test' where an image must not shape the curve"),
-  out: str = typer.Option("realigned.csv", "--out", help="CSV file to write"),
+  scores: Annotated[str, Argument(help="CSV or Parquet: image_name, database, human score, model's score")],
+  score: str = Option("score", "--score", help="column of the model's scores"),
+  mos: str = Option("mos", "--mos", help="column of the raw human scores, higher is better"),
+  database: str = Option("database", "--database", help="column of the database names"),
+  fitted: str = Option(None, "--split", help="column that says 'test' where an image must not shape the curve"),
+  out: str = Option("realigned.csv", "--out", help="CSV file to write"),
 ):
   """Brings the scales of several databases together: jiqa realign scores.csv --split=split --out=realigned.csv"""
   from jiqa.evaluation import console

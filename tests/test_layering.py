@@ -2,10 +2,13 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from jiqa import methods
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -34,6 +37,10 @@ ALLOWED = {
 # `import jiqa` says the version, `import data_builders` registers the builders with TFDS and finds one by its name.
 PACKAGES = ("jiqa", "data_builders")
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
+# What works with every method alike: its code names none. Docstrings and comments may cite a paper.
+METHOD_BLIND = (
+  "jiqa.cli", "jiqa.train", "jiqa.evaluate", "jiqa.losses", "jiqa.inference", "jiqa.serve", "jiqa.evaluation"
+)  # fmt: skip
 NEVER = ("tensorflow", "torch")
 READS_TORCH_FILES = "jiqa.weights.rename"  # in the one function that needs it, and says so where torch is missing
 
@@ -70,6 +77,29 @@ def test_imports_point_downward(module, path):
     ours = within(name, ("jiqa", "configs", "data_builders", "launch"))
     if room and ours and name not in PACKAGES:
       assert within(name, (*ALLOWED[room], room, "jiqa.errors")), f"{path}: {room} may not import {name}"
+
+
+def words(tree):
+  """(line, text) of every name and string of a module but for its docstrings."""
+  docstrings = {
+    id(node.body[0].value)
+    for node in ast.walk(tree)
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+    and node.body
+    and isinstance(node.body[0], ast.Expr)
+  }
+  for node in ast.walk(tree):
+    if id(node) not in docstrings:
+      for field in ("value", "name", "id", "attr", "arg", "module", "asname"):
+        if isinstance(text := getattr(node, field, None), str):
+          yield getattr(node, "lineno", 0), text
+
+
+@pytest.mark.parametrize(("module", "path"), [(m, p) for m, p in sources() if within(m, METHOD_BLIND)])
+def test_no_method_is_named_where_all_are_alike(module, path):
+  name = re.compile(rf"(?<![a-z])({'|'.join(methods.names())})(?![a-z])")
+  named = [f"{path}:{line}: {text}" for line, text in words(ast.parse(path.read_text())) if name.search(text)]
+  assert not named, "\n".join(named)
 
 
 def test_importing_the_package_is_light():

@@ -13,7 +13,7 @@ def write_bytes(path, data):
   """Writes bytes to a file, making its folder; an earlier file is replaced when the new one is complete."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".part")
+  partial = path.with_name(path.name + ".new")
   partial.write_bytes(data)
   os.replace(partial, path)
 

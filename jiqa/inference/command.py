@@ -1,4 +1,4 @@
-"""`jiqa score`: every named image becomes a row; what cannot be read becomes a row too."""
+"""`jiqa score`: every named image becomes a row, also one that cannot be read."""
 
 import itertools
 import pathlib
@@ -9,13 +9,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jiqa.inference import locations, video
-from jiqa.inference.images import Item
-from jiqa.inference.metric import probabilities
-from jiqa.inference.results import Results, as_csv, printable, write
+from jiqa.evaluation.outputs import write_bytes
+from jiqa.inference import inputs, results, video
+from jiqa.inference.metric import PRETRAINED, load
+from jiqa.inference.results import Results, as_csv, printable
 
 UNREADABLE = 3  # exit code where an image could not be read
-VIDEO_COLUMNS = ("path", "frames", "mean", "p10", "median", "minimum")
+PROGRESS = (
+  TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.1f} images/s"),
+  TimeRemainingColumn(),
+)  # fmt: skip
 
 
 def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads=None):
@@ -23,7 +26,7 @@ def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads
 
   Args:
     metric: Metric.
-    names: list of str, see `locations.expand`.
+    names: list of str, see `inputs.expand`.
     out: file to write, .csv, .json or .parquet; None: scores are printed.
     shard: "i/n": this process scores every n-th image; OUT becomes OUT-i-of-n.
     frames_per_second: of videos.
@@ -36,25 +39,23 @@ def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads
     UserError: there is nothing to score, the metric gives no score, or the output cannot be written.
   """
   metric.check_scores()
-  names = locations.expand(names)
+  names = inputs.expand(names)
   if shard:
-    names = locations.shard(names, shard)
+    names = inputs.shard(names, shard)
     out = out and _shard_name(out, shard)
-  output = _Printed(names) if out is None else _Filed(out, names, metric)
-  # Buckets are known one by one: those that are done are passed over as they come.
+  made_by = {"weights": metric.weights_sha256, "head": metric.head_sha256}
+  output = Results(out, made_by) if out else _Printed(names)
+  # Frames are known one by one: those that are done are skipped as they come.
   left = [name for name in names if name not in output.done]
-  to_score = (item for item in items(left, frames_per_second) if item.name not in output.done)
+  items = (item for item in video.items(left, frames_per_second) if item.name not in output.done)
   if output.done:
     print(f"jiqa: {out}: {len(output.done)} rows are done already", file=sys.stderr)
-  started = time.perf_counter()
   try:
-    counted, errors = _run(metric, to_score, None if any(map(video.is_video, left)) else len(left), output, threads)
-    output.finish()
+    errors = _run(metric, items, None if any(map(video.is_video, left)) else len(left), output, threads)
+    rows = output.finish(_order(names))
+    _write_pooled(video.pooled(rows), rows, out)
   finally:
     output.close()
-  seconds = time.perf_counter() - started
-  rate = f", {counted / seconds:.1f} images/s" if counted else ""
-  print(f"jiqa: {counted} images in {seconds:.1f} s{rate}, {len(errors)} unreadable", file=sys.stderr)
   for error in errors[:10]:
     print(f"jiqa: unreadable: {error}", file=sys.stderr)
   if len(errors) > 10:
@@ -62,138 +63,119 @@ def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads
   return UNREADABLE if errors else 0
 
 
+def score_files(names, model=None, weights=None, head=None, *, out=None, shard=None, frames_per_second=1.0):
+  """`jiqa score`: loads a metric, says which, and scores; arguments of `metric.load` and `score`, exit code."""
+  if out is not None:
+    results.check(out)  # before anything is loaded
+  metric = load(model, weights, head)
+  announce(metric, shipped=weights is None and metric.models[0].folder.is_relative_to(PRETRAINED))
+  return score(metric, names, out=out, shard=shard, frames_per_second=frames_per_second)
+
+
 def _shard_name(out, shard):
   path, (number, _, count) = pathlib.Path(out), shard.partition("/")
   return path.with_name(f"{path.stem}-{number}-of-{count}{path.suffix}")
 
 
-def items(names, frames_per_second):
-  """The images behind names: each is one, but of a video its frames, see `video.frames`."""
-  for name in names:
-    if video.is_video(name):
-      yield from video.frames(name, frames_per_second)
-    else:
-      yield Item(name, name)
-
-
 def _run(metric, items, total, output, threads):
-  """(number of images, their errors), every one handed to `output`."""
-  counted, errors = 0, []
-  columns = (
-    TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
-  )  # fmt: skip
+  """Hands a row of every item to `output`; the list of their errors."""
+  count, errors, seconds, started = 0, [], 0.0, time.perf_counter()
   console = Console(file=sys.stderr)
-  with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-    task, started = progress.add_task("", total=total, rate=""), time.perf_counter()
-    for found in metric.stream(items, threads):
-      counted += 1
-      errors += [found.error] if found.error else []
-      output.add([as_row(found)])
-      rate = counted / (time.perf_counter() - started)
-      progress.update(task, completed=counted, rate=f"{rate:.1f} images/s")
-  return counted, errors
+  with Progress(*PROGRESS, console=console, disable=not console.is_terminal, transient=True) as progress:
+    task = progress.add_task("", total=total, rate=0.0)
+    for count, scored in enumerate(metric.stream(items, threads), 1):
+      errors += [scored.error] if scored.error else []
+      output.add(as_row(scored, metric.likeliest))
+      seconds = time.perf_counter() - started
+      progress.update(task, completed=count, rate=count / seconds)
+  rate = f", {count / seconds:.1f} images/s" if count else ""
+  print(f"jiqa: {count} images in {seconds:.1f} s{rate}, {len(errors)} unreadable", file=sys.stderr)
+  return errors
 
 
-def as_row(found):
-  """An image's result as a flat row.
+def _order(names):
+  """A sort key for paths: the order of the names, the frames of a video where it stands among them."""
+  places = {name: i for i, name in enumerate(names)}
+
+  def key(path):
+    name, number = video.split_frame(path)
+    return places.get(path, places.get(name, len(places))), number or 0
+
+  return key
+
+
+def _write_pooled(pooled, rows, out):
+  """Writes or prints the pooled scores of videos."""
+  if not out:
+    for pool in pooled:
+      summary = f"mean of {pool['frames']} frames, 10th percentile {pool['p10']:.4f}"
+      print(f"{pool['mean']:9.4f}", printable(pool["path"]), summary, sep="  ")
+    return
+  print(f"jiqa: {out}: {len(rows)} rows", file=sys.stderr)
+  if pooled:
+    path = pathlib.Path(out).with_suffix(".videos.csv")
+    write_bytes(path, as_csv(pooled[0], pooled))
+    print(f"jiqa: {path}: {len(pooled)} videos", file=sys.stderr)
+
+
+def as_row(scored, likeliest):
+  """An image's result as a flat row: path, score, classes, further numbers, crops, sizes, seconds, error.
 
   Args:
-    found: metric.Scored.
-
-  Returns:
-    dict: path, score, likeliest classes with their probabilities, further numbers, crops, width, height, seconds,
-      error.
+    scored: metric.Scored.
+    likeliest: function, see `Metric.likeliest`.
   """
-  row = {"path": found.name}
-  if not found.error:
-    outputs = found.outputs
+  row = {"path": scored.name}
+  if not scored.error:
+    outputs = scored.outputs
     row["score"] = _digits(outputs["score"])
-    for name, (likeliest, probability) in probabilities(outputs).items():
-      row |= {name: likeliest, f"{name}_probability": _digits(probability)}
+    for name, (label, probability) in likeliest(outputs).items():
+      row |= {name: label, f"{name}_probability": _digits(probability)}
     row |= {key: _digits(value) for key, value in outputs.items() if key != "score" and np.ndim(value) == 0}
-    row |= {"crops": found.crops} if found.crops else {}
-    row |= {"width": found.width, "height": found.height}
-  return {**row, "seconds": f"{found.seconds:.4f}", "error": found.error}
+    row |= {"crops": scored.crops} if scored.crops else {}
+    row |= {"width": scored.width, "height": scored.height}
+  return {**row, "seconds": f"{scored.seconds:.4f}", "error": scored.error}
 
 
 def _digits(value):
   return f"{float(value):.7g}"
 
 
-class _Filed:
-  """Rows that go to a file."""
-
-  def __init__(self, out, names, metric):
-    self._results = Results(out, {"weights": metric.weights_sha256, "head": metric.head_sha256})
-    self._names, self.done, self.add, self.close = names, self._results.done, self._results.add, self._results.close
-
-  def finish(self):
-    """Writes the final file, and the pooled scores of videos beside it."""
-    place = {name: i for i, name in enumerate(self._names)}
-
-    def key(path):
-      # Buckets come where their video stands among the names.
-      name, mark, number = path.rpartition(video.MARK)
-      return place.get(path, place.get(name, len(place))), int(number) if mark and number.isdigit() else 0
-
-    rows = self._results.finish(key)
-    print(f"jiqa: {self._results.path}: {len(rows)} rows", file=sys.stderr)
-    pooled = video.pooled(rows)
-    if pooled:
-      path = self._results.path.with_suffix(".videos.csv")
-      write(path, as_csv(VIDEO_COLUMNS, pooled))
-      print(f"jiqa: {path}: {len(pooled)} videos", file=sys.stderr)
-
-
 class _Printed:
-  """Rows that are printed, in the order of the names where each is one image."""
+  """Prints rows, in the order of the names where each is one image, else as they come; used like `Results`."""
+
+  done = frozenset()
 
   def __init__(self, names):
-    self._order, self._held, self._frames = list(names), {}, []
-    self._in_order = not any(map(video.is_video, names))
-    self.done = frozenset()
+    self._rows, self._frames = {}, []
+    self._order = None if any(map(video.is_video, names)) else list(names)
 
-  def add(self, rows):
-    """Prints those whose turn it is."""
-    for row in rows:
-      self._held[row["path"]] = row
-    if not self._in_order:
-      self._order, self._frames = [], self._frames + rows
-      ready = list(self._held)
+  def add(self, row):
+    self._rows[row["path"]] = row
+    if self._order is None:
+      self._frames.append(row)
+      ready = list(self._rows)
     else:
-      ready = list(itertools.takewhile(lambda name: name in self._held, self._order))
-      self._order = self._order[len(ready) :]
-    for name in ready:
-      row = self._held.pop(name)
+      ready = list(itertools.takewhile(self._rows.__contains__, self._order))
+      del self._order[: len(ready)]
+    for row in map(self._rows.pop, ready):
       if not row["error"]:
-        further = "  ".join(row[key] for key in ("scene", "distortion") if key in row)
-        print(f"{float(row['score']):9.4f}  {printable(name)}" + (f"  {further}" if further else ""), flush=True)
+        labels = [value for key, value in row.items() if f"{key}_probability" in row]
+        print(f"{float(row['score']):9.4f}", printable(row["path"]), *labels, sep="  ", flush=True)
 
-  def finish(self):
-    """Prints the pooled scores of videos."""
-    for of in video.pooled(self._frames):
-      print(
-        f"{of['mean']:9.4f}  {printable(of['path'])}  mean of {of['frames']} frames, 10th percentile {of['p10']:.4f}"
-      )
+  def finish(self, key):
+    return self._frames
 
   def close(self):
-    """Nothing is open."""
+    pass
 
 
 def announce(metric, shipped):
-  """Says on standard error which weights are used and what is known of them.
-
-  Args:
-    metric: Metric.
-    shipped: whether they are those of the package because none were named.
-  """
+  """Says on standard error which weights are used, whether as those of the package, and what is known of them."""
   score = metric.card["score"]
-  head = score.get("head", {})
-  told = f"weights {metric.weights_sha256} ({metric.card['method']})"
+  weights, test = f"weights {metric.weights_sha256} ({metric.card['method']})", score.get("head", {}).get("test")
   if shipped:
-    told = f"no --weights given: using the small {told} that come with jiqa; `jiqa card` says how good they are"
-  if head.get("test"):
-    told += f"; head fitted to {head.get('database')}, SRCC {head['test']['srcc']:.3f} on its test images"
-  scale = score["range"]
-  told += "; " + score["direction"] + (f", about {scale[0]:g} to {scale[1]:g}" if scale else "")
-  print(f"jiqa: {told}", file=sys.stderr)
+    weights = f"no --weights given: using the small {weights} that come with jiqa; `jiqa card` says how good they are"
+  head = f"; head fitted to {score['head'].get('database')}, SRCC {test['srcc']:.3f} on its test images" if test else ""
+  scale = ", about {:g} to {:g}".format(*score["range"]) if score["range"] else ""
+  print(f"jiqa: {weights}{head}; {score['direction']}{scale}", file=sys.stderr)

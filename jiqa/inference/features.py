@@ -11,7 +11,7 @@ from rich.progress import track
 
 from jiqa.errors import UserError
 from jiqa.evaluation import outputs
-from jiqa.inference import command, locations
+from jiqa.inference import inputs, video
 from jiqa.inference.metric import Metric
 
 
@@ -20,7 +20,7 @@ def write_features(metric, names, out):
 
   Args:
     metric: Metric; the features of its networks stand side by side, by `Method.feature_order`.
-    names: image files, folders, patterns or addresses, see `locations.expand`; of videos, a frame every second.
+    names: image files, folders, patterns or addresses, see `inputs.expand`; of videos, a frame every second.
     out: file to write.
 
   Returns:
@@ -34,8 +34,8 @@ def write_features(metric, names, out):
     raise UserError(f"--out={out}: features are written as .npz; give the file that ending")
   metric = Metric(sorted(metric.models, key=lambda model: model.method.feature_order))
   metric.check_features()
-  names, rows, refused = locations.expand(names), {}, {}
-  predictions = metric.stream(command.items(names, 1.0))
+  names, rows, refused = inputs.expand(names), {}, {}
+  predictions = metric.stream(video.items(names, 1.0))
   console = Console(file=sys.stderr)
   for prediction in track(predictions, "features", len(names), console=console, disable=not console.is_terminal):
     if prediction.error:

@@ -9,7 +9,7 @@ from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol, report, study, tables
-from jiqa.inference.images import Item
+from jiqa.inference.inputs import Item
 from jiqa.inference.metric import JOINED
 
 # As configs/ evaluate.

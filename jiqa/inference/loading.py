@@ -14,7 +14,7 @@ from jiqa.errors import UserError
 from jiqa.inference import heads
 from jiqa.inference.predictor import Network
 from jiqa.runtime.checkpoint import read_arrays
-from jiqa.runtime.sharding import replicated
+from jiqa.runtime.sharding import make_mesh, replicated
 from jiqa.runtime.state import new_state
 from jiqa.weights.store import CARD, checksum, describe_misfit, flatten, load_weights
 
@@ -98,8 +98,15 @@ def _published_config(folder, card):
   )
 
 
+def read_weights(folder):
+  """(params, stats, card) of a folder of weights, or what predicts of a run, see `store.load_weights`."""
+  if (pathlib.Path(folder) / CARD).is_file() or not (pathlib.Path(folder) / RUN_CONFIG).is_file():
+    return load_weights(folder)
+  read = read_folder(folder)
+  return *_weights(_method(read, make_mesh(jax.local_devices()[:1])), read), read.card
+
+
 def _run(folder):
-  from jiqa.runtime.checkpoint import read_arrays  # Orbax takes long to import
 
   try:
     config = json.loads((folder / RUN_CONFIG).read_text())

@@ -9,7 +9,7 @@ import numpy as np
 from jiqa.errors import UserError
 from jiqa.inference import heads, predictor
 from jiqa.inference.card import describe
-from jiqa.inference.images import as_items
+from jiqa.inference.inputs import as_items
 from jiqa.inference.loading import Model
 from jiqa.methods import method_class, names
 from jiqa.runtime.sharding import make_mesh
@@ -100,7 +100,7 @@ class Metric:
     return np.stack([row["features"] for row in self._all(images)[1]])
 
   def stream(self, items, threads=None):
-    """Predictions of an iterable of images.Item, see `predictor.stream`."""
+    """Predictions of an iterable of inputs.Item, see `predictor.stream`."""
     return predictor.stream(self.models, items, head=self.head, threads=threads)
 
   def _all(self, images):

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from jiqa.errors import UserError
 from jiqa.inference.buckets import bucketed_batches
-from jiqa.inference.images import Item, load
+from jiqa.inference.inputs import Item, load
 from jiqa.runtime import host_memory
 from jiqa.runtime.distributed import all_gather_rows, is_main
 from jiqa.runtime.sharding import batch_sharding, local_mesh, on_local_devices, put_batch
@@ -124,7 +124,7 @@ def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
 
   Args:
     networks: list of Network on one mesh; features of several are joined in this order.
-    items: iterable of images.Item; those of a generator are taken as they are needed.
+    items: iterable of inputs.Item; those of a generator are taken as they are needed.
     head: Head for the (joined) features, or None.
     pixels_per_batch: at most; None: what suits the kind of device.
     threads: that read and decode; None: one a core, at most 16.

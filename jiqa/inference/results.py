@@ -1,49 +1,43 @@
-"""Rows of results that survive a kill: appended one batch at a time, taken up again where they end."""
+"""Rows of results that survive a kill: appended one by one, and continued where they end."""
 
 import csv
 import fcntl
 import io
 import json
-import os
 import pathlib
+import types
 
 from jiqa.errors import UserError
-from jiqa.inference.locations import is_address
+from jiqa.evaluation.outputs import write_bytes
+from jiqa.inference.inputs import is_address
 
 FIRST, LAST = ("path", "score"), ("width", "height", "seconds", "weights", "head", "error")
-WHOLE = ("width", "height")
-KINDS = (".csv", ".json", ".parquet")
+TEXTS, INTEGERS = ("path", "weights", "head", "error"), ("width", "height")
+SUFFIXES = (".csv", ".json", ".parquet")
 
 
 def check(out):
-  """Refuses an output that could not be written, and makes its folder.
-
-  Args:
-    out: path as the user gave it.
-
-  Raises:
-    UserError: it is a folder, an address or has another ending than KINDS, or its folder cannot be made.
-  """
+  """Makes the folder of an output file; a UserError says why the file could not be written."""
   path = pathlib.Path(out)
   if is_address(str(out)):
-    raise UserError(f"--out={out}: rows are written to files only, because they are appended; copy the file afterwards")
-  if path.is_dir():
-    raise UserError(f"--out={out}: is a folder; expected a file, such as {path / 'scores.csv'}")
-  if path.suffix not in KINDS:
-    raise UserError(f"--out={out}: expected a name that ends in {', '.join(KINDS)}")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"--out={out}: its folder cannot be made ({error})") from error
-  if not os.access(path.parent, os.W_OK):
-    raise UserError(f"--out={out}: the folder {path.parent} cannot be written to")
+    problem = "rows are written to files only, because they are appended; copy the file afterwards"
+  elif path.is_dir():
+    problem = f"is a folder; expected a file, such as {path / 'scores.csv'}"
+  elif path.suffix not in SUFFIXES:
+    problem = f"expected a name that ends in {', '.join(SUFFIXES)}"
+  else:
+    try:
+      return path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      problem = f"its folder cannot be made ({error})"
+  raise UserError(f"--out={out}: {problem}")
 
 
 class Results:
   """The rows of one output file.
 
-  A CSV file is appended to as it is; for JSON and Parquet, which cannot be appended to, rows wait as CSV in FILE.part
-  until all are there. Whatever was interrupted, and was not an error, counts as done when the same command runs again.
+  A CSV file is appended to as it is. JSON and Parquet cannot be appended to: their rows wait as CSV in FILE.part until
+  all are there. Rows with a score count as done when the same command runs again, rows with an error do not.
 
   Args:
     path: file to write, .csv, .json or .parquet.
@@ -53,102 +47,67 @@ class Results:
     done: set of the paths that have a score already.
 
   Raises:
-    UserError: the file cannot be written, see `check`; another process writes it; or its rows are no scores, or scores
+    UserError: the file cannot be written, another process writes it, or it holds something else than scores, or scores
       of other weights.
   """
 
   def __init__(self, path, made_by):
-    self.path, self.made_by = pathlib.Path(path), made_by
     check(path)
+    self.path, self._made_by = pathlib.Path(path), made_by
     self._journal = self.path if self.path.suffix == ".csv" else self.path.with_name(self.path.name + ".part")
+    self._lock = _locked(self.path)
     try:
-      self._lock = _locked(self.path)
-    except OSError as error:
-      raise UserError(f"--out={path}: cannot be written ({error})") from error
-    try:
-      earlier = self._take_up()
+      rows = self._resume()
     except BaseException:
       self._lock.close()
       raise
-    self._columns = list(earlier[0]) if earlier else None
-    self.done = {row["path"] for row in earlier}
-    self._waiting = []
+    self.done = {row["path"] for row in rows}
+    self._columns, self._waiting = list(rows[0]) if rows else None, []
     self._file = open(self._journal, "ab")  # closed in `close`
 
-  def _take_up(self):
-    """Brings what is there into order: whole rows, without those that are to be tried again."""
-    earlier = self._earlier()
-    self._check(earlier)
-    write(self._journal, as_csv(list(earlier[0]), earlier) if earlier else b"")
-    return earlier
-
-  def _earlier(self):
-    """Complete rows without an error that an interrupted or finished run has left."""
+  def _resume(self):
+    """The scored rows of an earlier run; the journal then holds them and nothing else."""
     if self._journal.is_file():
       rows = _read_csv(self._journal)
-    elif self.path.is_file():
-      rows = _read_final(self.path)
     else:
-      rows = []
-    return [row for row in rows if not row["error"]]
-
-  def _check(self, rows):
+      rows = _read_final(self.path) if self.path.is_file() else []
+    rows = [row for row in rows if not row["error"]]
     for row in rows:
-      for key, value in self.made_by.items():
-        if row.get(key) != value:
+      for key, value in self._made_by.items():
+        if row[key] != value:
           raise UserError(
-            f"{self.path}: holds scores of other {key} ({row.get(key) or 'none'}; these are {value or 'none'}); choose "
+            f"{self.path}: holds scores of other {key} ({row[key] or 'none'}; these are {value or 'none'}); choose "
             "another --out, or delete the file"
           )
+    write_bytes(self._journal, as_csv(rows[0], rows) if rows else b"")
+    return rows
 
-  def add(self, rows):
-    """Appends rows; what was added is there after a kill.
-
-    Args:
-      rows: list of dicts with 'path', 'width', 'height', 'seconds', 'error' and, where there is no error, 'score' and
-        further columns, the same for all rows.
-    """
-    rows = [{**row, **self.made_by} for row in rows]
-    scored = next((row for row in rows if not row["error"]), None)
-    if self._columns is None:
-      if scored is None:
-        # The columns are not known before there is a score.
-        self._waiting += rows
-        return
-      self._start([key for key in scored if key not in FIRST + LAST])
-    self._append(rows)
-
-  def _start(self, further):
-    self._columns = [*FIRST, *further, *LAST]
-    self._file.write(as_csv(self._columns, []))
-    rows, self._waiting = self._waiting, []
-    self._append(rows)
-
-  def _append(self, rows):
-    if rows:
-      self._file.write(as_csv(self._columns, rows, head=False))
-      self._file.flush()
-
-  def finish(self, place):
-    """Brings all rows into order and writes the final file.
+  def add(self, row):
+    """Appends a row; after a kill it is still there.
 
     Args:
-      place: function from path to the key that rows are sorted by.
-
-    Returns:
-      list of dicts, the rows.
+      row: dict with 'path', 'width', 'height', 'seconds', 'error' and, where there is no error, 'score' and further
+        columns, the same for all rows.
     """
-    if self._columns is None:
-      self._start([])
+    self._waiting.append({**row, **self._made_by})
+    if self._columns or not row["error"]:  # the columns are not known before there is a score
+      self._write_waiting([key for key in row if key not in FIRST + LAST])
+
+  def _write_waiting(self, further=()):
+    header = self._columns is None
+    self._columns = self._columns or [*FIRST, *further, *LAST]
+    self._file.write(as_csv(self._columns, self._waiting, header=header))
     self._file.flush()
-    rows = sorted(_read_csv(self._journal), key=lambda row: place(row["path"]))
+    self._waiting = []
+
+  def finish(self, key):
+    """Writes the final file, its rows sorted by `key(path)`; returns them, dicts from column to text."""
+    self._write_waiting()
+    rows = sorted(_read_csv(self._journal), key=lambda row: key(row["path"]))
     if self.path.suffix == ".csv":
-      write(self.path, as_csv(self._columns, rows))
-    elif self.path.suffix == ".json":
-      write(self.path, (json.dumps(_typed(rows), indent=1) + "\n").encode())
+      write_bytes(self.path, as_csv(self._columns, rows))
     else:
-      _write_parquet(self.path, _typed(rows))
-    if self._journal != self.path:
+      write_bytes(self.path, _typed_file(rows, self.path.suffix))
       self._journal.unlink()
     return rows
 
@@ -161,7 +120,10 @@ class Results:
 
 def _locked(path):
   """A file beside `path` that is locked as long as it is open, whatever ends this process."""
-  lock = open(path.with_name(path.name + ".lock"), "ab")  # closed in `close`
+  try:
+    lock = open(path.with_name(path.name + ".lock"), "ab")  # closed in `close`
+  except OSError as error:
+    raise UserError(f"--out={path}: cannot be written ({error})") from error
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:
@@ -170,18 +132,13 @@ def _locked(path):
   return lock
 
 
-class _Lines(list):
-  """Lines of a CSV file that end in \\n, with both \\n and \\r quoted, of which csv quotes only what ends its lines."""
-
-  def write(self, line):
-    self.append(line.removesuffix("\r\n") + "\n")
-
-
-def as_csv(columns, rows, head=True):
+def as_csv(columns, rows, header=True):
   """Rows, dicts from column to text, as the bytes of a CSV file; names that are not UTF-8 keep their bytes."""
-  lines = _Lines()
-  writer = csv.DictWriter(lines, columns, restval="", lineterminator="\r\n")
-  if head:
+  lines = []
+  # Lines end in \n, but csv quotes both \r and \n inside a value only if lines end in both.
+  file = types.SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
+  writer = csv.DictWriter(file, columns, restval="", lineterminator="\r\n")
+  if header:
     writer.writeheader()
   writer.writerows(rows)
   return "".join(lines).encode("utf-8", "surrogateescape")
@@ -193,75 +150,50 @@ def printable(text):
 
 
 def _read_csv(path):
-  """The complete rows of a file whose last line may have been cut off."""
+  """The complete rows, as text. The last line may be cut off anywhere, which pandas refuses or fills."""
   data = path.read_bytes()
   text = data[: data.rfind(b"\n") + 1].decode("utf-8", "surrogateescape")
-  rows = list(csv.reader(io.StringIO(text, newline="")))
-  if not rows:
-    if not b"path,score,".startswith(data[:11]):  # else the beginning of our own first line, cut off
-      raise UserError(f"{path}: holds something else than scores; choose another --out")
+  header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+  if not header and b"path,score,".startswith(data[:11]):  # empty, or our own first line cut off
     return []
-  columns = rows[0]
-  if not {*FIRST, *LAST} <= set(columns):
+  if not {*FIRST, *LAST} <= set(header):
     raise UserError(f"{path}: holds something else than scores; choose another --out")
-  return [dict(zip(columns, row, strict=True)) for row in rows[1:] if len(row) == len(columns)]
+  return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 
 
 def _read_final(path):
   """The rows of a finished JSON or Parquet file, as text."""
-  try:
-    if path.suffix == ".json":
-      rows = json.loads(path.read_text())
-    else:
-      import pandas as pd
+  import pandas as pd
 
-      rows = pd.read_parquet(path).astype(object).to_dict("records")
-    rows = [{key: _as_text(value) for key, value in row.items()} for row in rows]
-    if not all({*FIRST, *LAST} <= set(row) for row in rows):
+  try:
+    # Through json, because pandas' own reader turns text such as "00001234" into numbers.
+    frame = pd.DataFrame(json.loads(path.read_text())) if path.suffix == ".json" else pd.read_parquet(path)
+    if len(frame) and not {*FIRST, *LAST} <= set(frame):
       raise ValueError("columns are missing")
   except (ValueError, OSError, AttributeError, TypeError) as error:
     raise UserError(f"{path}: holds something else than scores ({error}); choose another --out") from error
-  return rows
+  return frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
 
 
-def _as_text(value):
-  return "" if value is None or value != value else str(value)  # nan differs from itself
+def _typed_file(rows, suffix):
+  """Rows of text as a JSON or Parquet file with numbers as numbers, and None for what is missing."""
+  columns = {key: _typed(key, [row[key] for row in rows]) for key in (rows[0] if rows else ())}
+  if suffix == ".json":
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return (json.dumps(rows, indent=1) + "\n").encode()
+  import pandas as pd
 
-
-def _typed(rows):
-  """Rows of text with numbers as numbers, and None for what is not there."""
-  texts = {"path", "weights", "head", "error"}
-  for key in rows[0] if rows else ():
-    try:
-      for row in rows:
-        if row[key] and key not in texts:
-          float(row[key])
-    except ValueError:
-      texts.add(key)
-
-  def typed(key, value):
-    if key in texts:
-      return printable(value) if value else ("" if key == "error" else None)
-    if not value:
-      return None
-    return int(float(value)) if key in WHOLE else float(value)
-
-  return [{key: typed(key, value) for key, value in row.items()} for row in rows]
-
-
-def _write_parquet(path, rows):
   try:
-    import pandas as pd
-
-    text = io.BytesIO()
-    pd.DataFrame(rows).to_parquet(text)
+    return pd.DataFrame(columns).to_parquet()
   except ImportError as error:
-    raise UserError(f"{path}: Parquet needs pyarrow; pip install pyarrow, or choose .csv. {error}") from error
-  write(path, text.getvalue())
+    raise UserError(f"Parquet needs pyarrow; pip install pyarrow, or choose .csv. {error}") from error
 
 
-def write(path, data):
-  """Writes bytes to a file that is there whole or as it was before."""
-  partial = path.with_name(f"{path.name}.{os.getpid()}.new")
-  partial.write_bytes(data)
-  os.replace(partial, path)
+def _typed(key, texts):
+  try:
+    if key not in TEXTS:
+      numbers = [float(text) if text else None for text in texts]
+      return [number if number is None else int(number) for number in numbers] if key in INTEGERS else numbers
+  except ValueError:  # a column of text
+    pass
+  return [printable(text) if text or key == "error" else None for text in texts]

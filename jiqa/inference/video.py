@@ -1,22 +1,25 @@
-"""Buckets of a video, through PyAV where it is installed."""
+"""Frames of videos, read with PyAV where it is installed, and the pooled scores of videos."""
 
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.inference.images import Item
-from jiqa.inference.locations import VIDEO_SUFFIXES, is_address
+from jiqa.inference.inputs import VIDEO_SUFFIXES, Item, is_address
 
 MARK = "#frame="
 
 
 def is_video(name):
-  """True for names with the ending of a video.
-
-  Example:
-    >>> is_video("a.MP4"), is_video("a.jpg")
-    (True, False)
-  """
+  """True for names with the ending of a video."""
   return name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def items(names, per_second):
+  """Yields the items behind names: one an image, and of a video its frames, see `frames`."""
+  for name in names:
+    if is_video(name):
+      yield from frames(name, per_second)
+    else:
+      yield Item(name, name)
 
 
 def frames(name, per_second):
@@ -24,7 +27,7 @@ def frames(name, per_second):
 
   Args:
     name: path of the video.
-    per_second: how many frames of every second; those nearest after the times k / per_second.
+    per_second: how many frames of every second: the first at or after each of the times k / per_second.
 
   Yields:
     Item, called NAME#frame=NUMBER. Where the video cannot be read (on), or ends before what its header announces, an
@@ -46,12 +49,18 @@ def frames(name, per_second):
         if seconds + 1e-6 >= due:
           due = max(due, seconds) + 1 / per_second
           yield Item(f"{name}{MARK}{number - 1}", np.asarray(frame.to_ndarray(format="rgb24")))
-      # FFmpeg ends without a word where a file is cut off. Containers that count their frames may be off by a few.
+      # FFmpeg reports no error where a file is cut off. Containers that count their frames may be off by a few.
       if number < max(1, 0.9 * stream.frames):
         announced = f" of {stream.frames}" if stream.frames else ""
         yield Item(name, UserError(f"{name}: {number}{announced} frames can be decoded; the video is damaged"))
   except (av.FFmpegError, OSError, IndexError, ValueError) as error:
     yield Item(name, UserError(f"{name}: cannot be read as a video ({error})"))
+
+
+def split_frame(path):
+  """(name of the video, number of the frame) of a frame's name; (name, None) of an image's."""
+  name, mark, number = path.rpartition(MARK)
+  return (name, int(number)) if mark and number.isdecimal() else (path, None)
 
 
 def pooled(rows):
@@ -69,12 +78,12 @@ def pooled(rows):
   """
   scores = {}
   for row in rows:
-    name, mark, _ = row["path"].rpartition(MARK)
-    if mark and not row["error"]:
+    name, number = split_frame(row["path"])
+    if number is not None and not row["error"]:
       scores.setdefault(name, []).append(float(row["score"]))
-  found = []
+  videos = []
   for name, values in scores.items():
-    p10, median = np.percentile(values, (10, 50))
-    of = {"mean": np.mean(values), "p10": p10, "median": median, "minimum": np.min(values)}
-    found.append({"path": name, "frames": len(values), **{key: float(value) for key, value in of.items()}})
-  return found
+    p10, median = np.percentile(values, (10, 50)).tolist()
+    pools = {"mean": float(np.mean(values)), "p10": p10, "median": median, "minimum": min(values)}
+    videos.append({"path": name, "frames": len(values), **pools})
+  return videos

@@ -10,7 +10,7 @@ from PIL import Image
 
 from jiqa.errors import UserError
 from jiqa.inference import teacher
-from jiqa.inference.images import Item
+from jiqa.inference.inputs import Item
 from jiqa.inference.metric import probabilities
 
 MAP_SIDE = 64  # pixels of a saliency map, at most; the page stretches it over the image

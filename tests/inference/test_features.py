@@ -5,14 +5,14 @@ import json
 import jax
 import numpy as np
 import pytest
-from jiqa.inference.model import Model
 from PIL import Image
 from typer.testing import CliRunner
 
 from jiqa.cli import app
 from jiqa.errors import UserError
 from jiqa.inference import features as rooms
-from jiqa.inference import load as load_module
+from jiqa.inference import metric as metric_module
+from jiqa.inference.loading import Model
 from jiqa.runtime.sharding import make_mesh
 from tests import tiny_experts
 
@@ -37,7 +37,7 @@ def photos(tmp_path_factory):
 
 
 def one_device(monkeypatch):
-  for module in (rooms, load_module):
+  for module in (rooms, metric_module):
     monkeypatch.setattr(module, "make_mesh", lambda *_: make_mesh(jax.devices()[:1]))
 
 
@@ -86,7 +86,7 @@ def test_mistakes_are_refused(weights, photos, tmp_path, monkeypatch):
 
   def refuse(match, names=(photos,), folders=(quality,), model=None, out=tmp_path / "f.npz"):
     with pytest.raises(UserError, match=match):
-      rooms.write_features(load_module.load(model, folders), list(map(str, names)), out)
+      rooms.write_features(metric_module.load(model, folders), list(map(str, names)), out)
 
   refuse("holds weights of 'reiqa', not of 'liqe'", model="liqe")
   refuse("empty list", folders=())

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from jiqa.inference.model import Model
 from PIL import Image
 
 import jiqa
@@ -14,6 +13,7 @@ from jiqa import evaluate
 from jiqa.data.splits import assign
 from jiqa.errors import UserError
 from jiqa.inference import fit
+from jiqa.inference.loading import Model
 from jiqa.inference.metric import Metric
 from jiqa.inference.predictor import Predictor
 from jiqa.runtime.sharding import make_mesh

@@ -12,7 +12,7 @@ import pytest
 
 import jiqa
 from jiqa.errors import UserError
-from jiqa.inference import load as load_module
+from jiqa.inference import metric as metric_module
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.state import new_state
 from jiqa.weights.store import load_weights, save_weights
@@ -160,7 +160,7 @@ def test_other_refusals(weights, tmp_path, monkeypatch):
     load("lml", weights)
   with pytest.raises(UserError, match=r"head.safetensors: no such file"):
     load(weights, head=tmp_path / "head.safetensors")
-  monkeypatch.setattr(load_module, "PRETRAINED", tmp_path)
+  monkeypatch.setattr(metric_module, "PRETRAINED", tmp_path)
   with pytest.raises(UserError, match=r"no weights of liqe come with the package; .* jiqa convert liqe LIQE.pt"):
     load("liqe")
   shutil.copytree(weights, tmp_path / "reiqa_small")
@@ -189,7 +189,7 @@ def test_loading_is_quick(weights):
 
 def test_the_weights_that_come_with_the_package_say_how_good_they_are():
   metric = load()
-  folder = load_module.PRETRAINED / "reiqa_small"
+  folder = metric_module.PRETRAINED / "reiqa_small"
   assert sorted(path.name for path in folder.iterdir()) == ["card.json", "head.safetensors", "weights.safetensors"]
   assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
   head, network = metric.card["score"]["head"], metric.card["weights"][0]

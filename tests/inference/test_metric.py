@@ -16,7 +16,7 @@ from PIL import Image
 import jiqa
 from jiqa.errors import UserError
 from jiqa.inference.buckets import MAX_BUCKETS, Buckets
-from jiqa.inference.images import Item
+from jiqa.inference.inputs import Item
 from jiqa.inference.metric import MOST_HELD
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module

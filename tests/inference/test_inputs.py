@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from jiqa.errors import UserError
-from jiqa.inference import locations
+from jiqa.inference import inputs
 from tests.inference import made
 
 
@@ -27,12 +27,12 @@ def names(tree, found):
 
 def test_folders_patterns_and_files(tree):
   everything = ["a.JPG", "b.png", "odd[1]/f.png", "sub/c.webp", "sub/deep/d.mp4"]
-  assert names(tree, locations.expand([tree])) == everything
-  assert names(tree, locations.expand([f"{tree}/*.png", f"{tree}/sub"])) == ["b.png", "sub/c.webp", "sub/deep/d.mp4"]
-  assert names(tree, locations.expand([f"{tree}/**/*.png"])) == ["b.png", "odd[1]/f.png"]
-  assert names(tree, locations.expand([f"{tree}/odd[1]/f.png", f"{tree}/odd[1]"])) == ["odd[1]/f.png"]
+  assert names(tree, inputs.expand([tree])) == everything
+  assert names(tree, inputs.expand([f"{tree}/*.png", f"{tree}/sub"])) == ["b.png", "sub/c.webp", "sub/deep/d.mp4"]
+  assert names(tree, inputs.expand([f"{tree}/**/*.png"])) == ["b.png", "odd[1]/f.png"]
+  assert names(tree, inputs.expand([f"{tree}/odd[1]/f.png", f"{tree}/odd[1]"])) == ["odd[1]/f.png"]
   # What is named is kept, whatever it is called; twice is once.
-  assert names(tree, locations.expand([f"{tree}/notes.txt", f"{tree}/gone.png", f"{tree}/notes.txt"])) == [
+  assert names(tree, inputs.expand([f"{tree}/notes.txt", f"{tree}/gone.png", f"{tree}/notes.txt"])) == [
     "notes.txt",
     "gone.png",
   ]
@@ -41,18 +41,18 @@ def test_folders_patterns_and_files(tree):
 def test_lists(tree, monkeypatch):
   (tree / "list.txt").write_text(f"# the first\n{tree}/b.png\n\n  {tree}/sub  \n")
   expected = ["b.png", "sub/c.webp", "sub/deep/d.mp4"]
-  assert names(tree, locations.expand([f"@{tree}/list.txt"])) == expected
+  assert names(tree, inputs.expand([f"@{tree}/list.txt"])) == expected
   monkeypatch.setattr("sys.stdin", io.StringIO((tree / "list.txt").read_text()))
-  assert names(tree, locations.expand(["-"])) == expected
+  assert names(tree, inputs.expand(["-"])) == expected
   # As Windows writes it, with a name in Latin-1, one that only looks like a comment, and one like a pattern.
   listed = [b"\xef\xbb\xbf" + bytes(tree) + b"/b.png", b"\xe4.png", b"#1.jpg", b"gone[1].png", b"#", b"# no name"]
   (tree / "list.txt").write_bytes(b"\r\n".join([*listed, bytes(tree) + b"/s*/*.webp"]))
-  assert names(tree, locations.expand([f"@{tree}/list.txt"])) == [
+  assert names(tree, inputs.expand([f"@{tree}/list.txt"])) == [
     "b.png", "\udce4.png", "#1.jpg", "gone[1].png", "sub/c.webp",
   ]  # fmt: skip
   (tree / "list.txt").write_text("@other.txt\n")
   with pytest.raises(UserError, match="a list cannot hold another list"):
-    locations.expand([f"@{tree}/list.txt"])
+    inputs.expand([f"@{tree}/list.txt"])
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,19 @@ def test_lists(tree, monkeypatch):
 def test_what_holds_nothing_is_named(tree, given, message):
   (tree / "empty").mkdir()
   with pytest.raises(UserError, match=message):
-    locations.expand([name.format(tree=tree) for name in given])
+    inputs.expand([name.format(tree=tree) for name in given])
 
 
 def test_object_stores_through_fsspec(tree):
   store = fsspec.filesystem("memory")
   store.pipe({"/bucket/x/b.png": b"b", "/bucket/a.jpg": b"a", "/bucket/readme.txt": b""})
   try:
-    assert locations.expand(["memory://bucket"]) == ["memory:///bucket/a.jpg", "memory:///bucket/x/b.png"]
-    assert locations.expand(["memory://bucket/*.jpg"]) == ["memory:///bucket/a.jpg"]
-    assert locations.expand(["memory://bucket/a.jpg"]) == ["memory://bucket/a.jpg"]
-    assert locations.read_bytes("memory:///bucket/x/b.png") == b"b"
+    assert inputs.expand(["memory://bucket"]) == ["memory:///bucket/a.jpg", "memory:///bucket/x/b.png"]
+    assert inputs.expand(["memory://bucket/*.jpg"]) == ["memory:///bucket/a.jpg"]
+    assert inputs.expand(["memory://bucket/a.jpg"]) == ["memory://bucket/a.jpg"]
+    assert inputs.read_bytes("memory:///bucket/x/b.png") == b"b"
     with pytest.raises(UserError, match=r"memory://bucket/gone.png: no such file"):
-      locations.read_bytes("memory://bucket/gone.png")
+      inputs.read_bytes("memory://bucket/gone.png")
   finally:
     store.rm("/bucket", recursive=True)
 
@@ -98,29 +98,29 @@ def test_addresses_on_the_web(metric, tmp_path):
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    assert locations.expand([f"{address}/0000.png?x=[1]"]) == [f"{address}/0000.png?x=[1]"]
+    assert inputs.expand([f"{address}/0000.png?x=[1]"]) == [f"{address}/0000.png?x=[1]"]
     assert float(metric(f"{address}/0000.png")) == float(metric(path))
     with pytest.raises(UserError, match=f"{address}/gone.png: the server answers 404"):
       metric([path, f"{address}/gone.png"])
     server.shutdown()
   with pytest.raises(UserError, match=r"0000.png: cannot be read \(URLError"):
-    locations.read_bytes(f"{address}/0000.png")
+    inputs.read_bytes(f"{address}/0000.png")
 
 
 def test_downloads_are_bounded(tmp_path, monkeypatch):
-  monkeypatch.setattr(locations, "MAX_BYTES", 10)
-  monkeypatch.setattr(locations.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(bytes(11)))
+  monkeypatch.setattr(inputs, "MAX_BYTES", 10)
+  monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(bytes(11)))
   with pytest.raises(UserError, match="more than 10 bytes"):
-    locations.read_bytes("https://example.com/a.png")
+    inputs.read_bytes("https://example.com/a.png")
 
 
 def test_shards_share_everything_out():
   names = [f"{i}" for i in range(11)]
-  parts = [locations.shard(names, f"{i}/3") for i in range(3)]
+  parts = [inputs.shard(names, f"{i}/3") for i in range(3)]
   assert (
     sorted((name for part in parts for name in part), key=int) == names
     and max(map(len, parts)) - min(map(len, parts)) <= 1
   )
   for wrong in ("3/3", "a/2", "1", "-1/2", "1/2/3"):
     with pytest.raises(UserError, match="expected i/n"):
-      locations.shard(names, wrong)
+      inputs.shard(names, wrong)

@@ -1,0 +1,238 @@
+"""Images as users name them (files, folders, patterns, lists, addresses) and hand them over (paths, bytes, arrays)."""
+
+import glob
+import os
+import pathlib
+import re
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jiqa.data.decode import decode_rgb, to_rgb
+from jiqa.errors import UserError
+
+# What folders and patterns are searched for; a file that is named itself may have any ending.
+SUFFIXES = (
+  ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm",
+  ".jp2", ".j2k", ".jpx", ".avif", ".tga",
+)  # fmt: skip
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+EXPECTED = "expected a path, a PIL image, or [height, width, 3] of uint8 or of floats in [0, 1]"
+WEB = ("http://", "https://")
+MAX_BYTES = 2**29  # of a download
+TIMEOUT = 30  # seconds
+_PIL_LOCK = threading.Lock()
+
+
+class Item(NamedTuple):
+  """One image to score: `source` is a path or address, the bytes of a file, a PIL image, an array, or a UserError."""
+
+  name: str  # in results and errors
+  source: object
+
+
+def as_items(images):
+  """What a caller of the metric handed over.
+
+  Args:
+    images: an image or an iterable of images: path or address, PIL image, [h, w, 3] array of uint8 or of floats in
+      [0, 1]; a [n, h, w, 3] array counts as n images.
+
+  Returns:
+    list of Item; paths are called by their own names, others "image 0", "image 1", ...
+  """
+  single = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", None) == 3
+  images = [images] if single else list(images)
+  if not images:
+    raise UserError("no image to score")
+  items = []
+  for i, image in enumerate(images):
+    is_path = isinstance(image, (str, os.PathLike))
+    if is_path and pathlib.Path(image).is_dir():
+      raise UserError(f"{image}: is a folder; list its images with jiqa.inference.inputs.expand([{str(image)!r}])")
+    items.append(Item(os.fspath(image) if is_path else f"image {i}", image))
+  return items
+
+
+def load(item):
+  """The pixels of an item: [h, w, 3] uint8. Raises a UserError that names it and says what is wrong with it."""
+  name, source = item
+  if isinstance(source, UserError):
+    raise source
+  if isinstance(source, (str, os.PathLike)):
+    source = read_bytes(os.fspath(source))
+  if isinstance(source, bytes):
+    return decode_rgb(source, name)
+  if isinstance(source, Image.Image):
+    # PIL decodes an opened file when its pixels are first asked for, and not safely in two threads at once; one image
+    # may have been handed over several times.
+    with _PIL_LOCK:
+      return to_rgb(source, name)
+  return _from_array(source, name)
+
+
+def _from_array(array, name):
+  try:
+    array = np.asarray(array)
+  except Exception as error:
+    raise UserError(f"{name}: {type(array).__name__} is no image ({error}); {EXPECTED}") from error
+  if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+    raise UserError(f"{name}: has the shape {array.shape}; expected [height, width, 3]")
+  if array.dtype == np.uint8:
+    return array
+  # By kind and name: bfloat16 is a float that NumPy does not know as one.
+  if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+    raise UserError(f"{name}: holds {array.dtype}; {EXPECTED}")
+  array = array.astype(np.float32)
+  if not np.isfinite(array).all():
+    y, x, channel = np.argwhere(~np.isfinite(array))[0]
+    raise UserError(f"{name}: holds {array[y, x, channel]} at row {y}, column {x}, channel {channel}")
+  low, high = array.min(), array.max()
+  if low < 0 or high > 1:
+    raise UserError(f"{name}: float pixels from {low:g} to {high:g}; expected [0, 1]. Divide by 255, or pass uint8.")
+  return np.round(array * 255).astype(np.uint8)
+
+
+def is_address(name):
+  """True for https://..., gs://..., s3://... and the like.
+
+  Example:
+    >>> is_address("s3://bucket/a.jpg"), is_address("C:/a.jpg"), is_address("a.jpg")
+    (True, False, False)
+  """
+  return "://" in name
+
+
+def read_bytes(name):
+  """The bytes of a file or of what an address gives; a UserError says why they cannot be read."""
+  try:
+    if name.startswith(WEB):
+      return _download(name)
+    if is_address(name):
+      return _store(name).cat_file(name)
+    return pathlib.Path(name).read_bytes()
+  except FileNotFoundError as error:
+    raise UserError(f"{name}: no such file") from error
+  except IsADirectoryError as error:
+    raise UserError(f"{name}: is a folder") from error
+  except UserError:
+    raise
+  except Exception as error:  # every store has exceptions of its own
+    raise UserError(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _download(address):
+  # Not through fsspec: its http needs aiohttp, and bounds neither size nor time.
+  quoted = urllib.parse.quote(address, safe="%/:?#[]@!$&'()*+,;=~")  # what is not ASCII, and blanks
+  request = urllib.request.Request(quoted, headers={"User-Agent": "jiqa"})
+  try:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+      data = response.read(MAX_BYTES + 1)
+  except urllib.error.HTTPError as error:
+    raise UserError(f"{address}: the server answers {error.code} {error.reason}") from error
+  if len(data) > MAX_BYTES:
+    raise UserError(f"{address}: more than {MAX_BYTES:,} bytes")
+  return data
+
+
+def _store(address):
+  """The fsspec file system of an address."""
+  import fsspec
+
+  protocol = address.partition("://")[0]
+  try:
+    return fsspec.filesystem(protocol)
+  except (ImportError, ValueError) as error:
+    raise UserError(f"{address}: {protocol}:// is not known ({error}); try pip install 'jiqa[remote]'") from error
+
+
+def expand(names):
+  """Lists the images and videos behind the names a user gives.
+
+  Args:
+    names: files, folders (searched to their bottom), patterns such as "*.jpg" or "**/*.png", addresses (http, gs, s3,
+      ...; patterns and folders in stores), "@FILE" for a text file with one name a line, "-" for such lines on standard
+      input. Empty lines and those that begin with "# " are skipped, as are names that begin with a dot.
+
+  Returns:
+    list of str: every file once, in the order of the names, those of a folder or pattern sorted. A file that does not
+    exist is kept, and so is a line of a list that looks like a pattern and matches nothing: reading them reports it.
+
+  Raises:
+    UserError: a folder or a pattern holds no image, a list is missing, or there is nothing at all.
+  """
+  paths = list(dict.fromkeys(path for name in map(os.fspath, names) for path in _expand(name)))
+  if not paths:
+    raise UserError("nothing to score: no file was named")
+  return paths
+
+
+def _expand(name, from_list=False):
+  if name == "-" or name.startswith("@"):
+    if from_list:
+      raise UserError(f"{name}: a list cannot hold another list")
+    return [path for line in _lines(name) for path in _expand(line, from_list=True)]
+  if name.startswith(WEB):
+    return [name]
+  if is_address(name):
+    return _in_store(name)
+  if os.path.isdir(name):
+    pattern = os.path.join(glob.escape(name), "**")
+  elif glob.has_magic(name) and not os.path.exists(name):
+    pattern = name
+  else:
+    return [name]
+  paths = [path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)]
+  return _media(paths) or ([name] if from_list and pattern == name else _refuse_empty(name))
+
+
+def _lines(name):
+  """The names in a list, without comments."""
+  path = pathlib.Path(name[1:])
+  if name != "-" and not path.is_file():
+    raise UserError(f"{path}: no such list; expected a text file with one name a line")
+  text = sys.stdin.read() if name == "-" else path.read_text("utf-8-sig", errors="surrogateescape")
+  names = [line.strip() for line in text.split("\n")]
+  return [name for name in names if name and not f"{name} ".startswith("# ")]
+
+
+def _in_store(address):
+  store, protocol = _store(address), address.partition("://")[0]
+  try:
+    if glob.has_magic(address):
+      paths = store.glob(address)
+    elif store.isdir(address):
+      paths = store.find(address)
+    else:
+      return [address]
+  except Exception as error:  # every store has exceptions of its own
+    raise UserError(f"{address}: cannot be listed ({type(error).__name__}: {error})") from error
+  return _media(path if is_address(path) else f"{protocol}://{path}" for path in paths) or _refuse_empty(address)
+
+
+def _media(paths):
+  """Images and videos among paths, sorted."""
+  return sorted(path for path in paths if path.lower().endswith(SUFFIXES + VIDEO_SUFFIXES))
+
+
+def _refuse_empty(name):
+  raise UserError(f"{name}: holds no image ({', '.join(SUFFIXES)}) and no video")
+
+
+def shard(names, text):
+  """One process's share of a list: of "i/n" every n-th name from the i-th on, i from 0 to n - 1.
+
+  Example:
+    >>> shard(["a", "b", "c"], "1/2")
+    ['b']
+  """
+  numbers = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+  if not numbers or int(numbers[1]) >= int(numbers[2]):
+    raise UserError(f"--shard is {text!r}; expected i/n with i from 0 to n - 1, such as 0/4")
+  return names[int(numbers[1]) :: int(numbers[2])]
