@@ -54,7 +54,10 @@ class Step:
 
   def __init__(self, config, devices=None):
     self.mesh, self.images = make_mesh(devices), config.batch_size
-    self.method, tx, schedule, _ = loop.build(config, self.mesh, 100 * config.batch_size)
+    self.method, (tx, schedule, _) = (
+      loop.build(config, self.mesh),
+      loop.build_optimizer(config, 100 * config.batch_size),
+    )
     self.state = loop.init_state(config, self.method, tx, self.mesh)
     places = jax.tree.map(lambda x: x.sharding, self.state)
     step = loop.make_step(self.method, tx, schedule, 0, places=places, accumulate=config.accumulate, remat=config.remat)

@@ -24,11 +24,12 @@ from ml_collections import ConfigDict
 from configs import reiqa
 from jiqa.data.source import open_database
 from jiqa.data.splits import TEST
+from jiqa.data.splits.run import run_splits
 from jiqa.evaluation import protocol
 from jiqa.inference.predictor import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
-from jiqa.train import build, init_state, splits_of, train
+from jiqa.train import build, init_state, train
 
 UNUSED = -1
 DATABASE = "biq2021"
@@ -64,7 +65,7 @@ def judge(config, state, method, mesh):
   database = open_database(DATABASE)
   predict = Predictor(method, mesh, config.evaluation.pixels_per_batch)
   features = predict(state, database, np.arange(len(database)), DATABASE)["features"]
-  splits = splits_of(config, database.table, DATABASE, "official")
+  splits = run_splits(config, database.table, DATABASE, "official")
   mos, domains = database.table.mos.to_numpy(), np.array(database.domains)
   alphas = np.geomspace(*config.evaluation.alphas[:2], int(config.evaluation.alphas[2]))
   result = protocol.fit_heads(features, mos, splits, alphas)
@@ -85,7 +86,7 @@ def run(loss, seed, steps, workdir):
     return json.loads(path.read_text())
   config, mesh = config_of(loss or "in_batch", seed, steps), make_mesh()
   started, cpu = time.perf_counter(), time.process_time()
-  method, tx, _, _ = build(config, mesh, config.batch_size)
+  method, (tx, _, _) = build(config, mesh), build_optimizer(config, config.batch_size)
   state = init_state(config, method, tx, mesh)
   if loss:
     folder = workdir / path.stem
@@ -111,7 +112,7 @@ def judge_run(workdir):
   saved.pop("data_sha256")
   saved["data"] = [ConfigDict(entry) for entry in saved["data"]]  # as in configs/
   config, mesh = ConfigDict(saved), make_mesh()
-  method, tx, _, _ = build(config, mesh, config.batch_size)
+  method, (tx, _, _) = build(config, mesh), build_optimizer(config, config.batch_size)
   fresh = init_state(config, method, tx, mesh)
   trained = Checkpoints(workdir / "checkpoints").restore(fresh)
   for label, state in (("untrained", fresh), ("trained", trained)):

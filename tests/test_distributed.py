@@ -37,7 +37,7 @@ def curve(workdir):
 def arrays(config, workdir):
   """dict from path to array: the newest state of a run, as one process sees it."""
   mesh = make_mesh()
-  method, tx, _, _ = loop.build(config, mesh, 64)
+  method, (tx, _, _) = loop.build(config, mesh), loop.build_optimizer(config, 64)
   state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
   return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 

@@ -16,6 +16,7 @@ from jiqa import evaluate as evaluation
 from jiqa import train as loop
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
+from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.inference.predictor import Predictor
 from jiqa.runtime.checkpoint import Checkpoints
@@ -92,7 +93,7 @@ def test_saved_heads_give_the_reported_correlations(run, data_dir):
   state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
   features = Predictor(method, mesh, 4 * 64 * 64)(state, database, np.arange(len(database)), "test")["features"]
   heads = np.load(workdir / "heads_csv_noisy.npz")
-  splits = loop.splits_of(config, database.table, "csv/noisy", "folds")
+  splits = run_splits(config, database.table, "csv/noisy", "folds")
   for k in range(3):
     test = splits[k] == 2
     x = (features[test].astype(np.float64) - heads["mean"][k]) / heads["scale"][k]

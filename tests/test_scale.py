@@ -48,7 +48,7 @@ def example(method, config, rows):
 def compiled(config, devices=None):
   """(program, state, batch) of a config's step on `devices`."""
   mesh = make_mesh(devices)
-  method, tx, schedule, _ = loop.build(config, mesh, 64)
+  method, (tx, schedule, _) = loop.build(config, mesh), loop.build_optimizer(config, 64)
   state = loop.init_state(config, method, tx, mesh)
   step = loop.step_of(config, method, tx, schedule, state)
   batch = put_batch(example(method, config, config.batch_size), mesh)
@@ -160,7 +160,7 @@ def test_micro_batches_keep_rows_on_their_devices_and_add_up():
     config = config_of("lml", "", steps=4, batch_size=48, accumulate=accumulate)
     config.unlock()
     config.method = brightness_method.NAME
-    method, tx, schedule, _ = loop.build(config, mesh, 64)
+    method, (tx, schedule, _) = loop.build(config, mesh), loop.build_optimizer(config, 64)
     state = loop.init_state(config, method, tx, mesh)
     step = loop.step_of(config, method, tx, schedule, state)
     rng = np.random.default_rng(0)

@@ -100,7 +100,7 @@ def curve(workdir):
 def final_arrays(workdir):
   config = tiny_config()
   mesh = make_mesh(jax.devices()[:1])
-  method, tx, _, _ = loop.build(config, mesh, 12)
+  method, (tx, _, _) = loop.build(config, mesh), loop.build_optimizer(config, 12)
   like = loop.init_state(config, method, tx, mesh)
   return jax.tree.leaves(Checkpoints(workdir / "checkpoints").restore(like))
 

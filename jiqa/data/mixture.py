@@ -19,7 +19,7 @@ class Decode:
   def __call__(self, record, rng):
     record = dict(record)
     image = decode_rgb(record.pop("image"), record["image_name"])
-    return self.cut(image, record, rng)
+    return self.preprocess_train(image, record, rng)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,7 @@ def load(path):
   """Reads the `Head` that `Head.save` has written; a UserError where there is none."""
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f"{path}: no such file; expected a head, as written by `jiqa fit` or configs/reiqa.py:regress")
+    raise UserError(f"{path}: no such file; expected a head, as written by `jiqa fit`")
   try:
     with safetensors.safe_open(path, "numpy") as file:
       card = json.loads(file.metadata()["card"])

@@ -13,6 +13,7 @@ from jiqa import evaluate as evaluation
 from jiqa import train as loop
 from jiqa.data.source import open_database
 from jiqa.data.splits import TEST, TRAIN
+from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.inference.validation import Validation
 from jiqa.runtime.checkpoint import Checkpoints
@@ -64,12 +65,12 @@ def records(workdir):
 def test_a_split_trains_on_its_own_training_part_alone(config):
   sources, _, _ = loop.open_sources(config)
   table = open_database("csv/gray", config.data_dir).table
-  split = loop.splits_of(config, table, "csv/gray", "folds")
+  split = run_splits(config, table, "csv/gray", "folds")
   assert split.shape == (1, COUNT)
   expected = set(table.image_name[split[0] == TRAIN])
   assert {record["image_name"] for record in (sources[0][i] for i in range(len(sources[0])))} == expected
   config.split = 0
-  assert (loop.splits_of(config, table, "csv/gray", "folds") != split).any()
+  assert (run_splits(config, table, "csv/gray", "folds") != split).any()
   config.split, config.data[0].protocol = 4, "official"
   with pytest.raises(UserError, match="official"):
     loop.open_sources(config)
@@ -81,7 +82,7 @@ def test_scores_are_validated_and_judged_on_parts_never_trained_on(config, tmp_p
   assert [r["step"] for r in validations] == [4, 8, 12]
   results = evaluation.evaluate(config, tmp_path, jax.devices()[:1])
   table = open_database("csv/gray", config.data_dir).table
-  test = loop.splits_of(config, table, "csv/gray", "folds")[0] == TEST
+  test = run_splits(config, table, "csv/gray", "folds")[0] == TEST
   predictions = np.load(tmp_path / "scores_csv_gray.npz")["predictions"][0]
   assert (np.isfinite(predictions) == test).all()
   assert results["srcc"][0] > 0.9 and results["further"]["rows"] == test.sum()

@@ -66,14 +66,15 @@ def test_marginals_and_score_of_a_known_distribution():
 def predictions():
   method = LIQE(tiny_config(crops="uniform"), mesh_of(1))
   _, state = start(method)
-  state = jax.jit(method.prepare)(state)
+  params, stats = method.weights(state)
+  weights = params, stats, jax.jit(method.precompute)(params, stats)
   views = [method.preprocess_eval(image(i, 16 + 9 * i, 60)) for i in range(5)]
-  return method, state, views, jax.jit(method.predict)
+  return method, weights, views, jax.jit(method.predict)
 
 
 def test_predictions_are_distributions_and_do_not_depend_on_the_batch(predictions):
-  _, state, views, predict = predictions
-  together = predict(state, {"crops": np.stack([view["crops"] for view in views])})
+  _, weights, views, predict = predictions
+  together = predict(*weights, {"crops": np.stack([view["crops"] for view in views])})
   assert {name: value.shape for name, value in together.items()} == {
     "score": (5,), "scene": (5, 9), "distortion": (5, 11), "joint": (5, 5, 9, 11), "features": (5, 8),
   }  # fmt: skip
@@ -83,30 +84,29 @@ def test_predictions_are_distributions_and_do_not_depend_on_the_batch(prediction
   np.testing.assert_allclose(together["distortion"], joint.sum((1, 2)), atol=1e-6)
   np.testing.assert_allclose(together["score"], joint.sum((2, 3)) @ np.arange(1, 6), atol=1e-5)
   assert np.ptp(together["score"]) > 0
-  alone = predict(state, {"crops": views[3]["crops"][None]})
+  alone = predict(*weights, {"crops": views[3]["crops"][None]})
   np.testing.assert_allclose(alone["joint"][0], joint[3], atol=1e-6)
 
 
 def test_logits_are_averaged_before_the_softmax(predictions):
-  _, state, views, predict = predictions
+  _, weights, views, predict = predictions
   crops = views[0]["crops"]
-  each = [np.asarray(predict(state, {"crops": crop[None, None]})["joint"])[0] for crop in crops]
+  each = [np.asarray(predict(*weights, {"crops": crop[None, None]})["joint"])[0] for crop in crops]
   mean = np.exp(np.mean(np.log(each), 0))
-  whole = predict(state, {"crops": crops[None]})["joint"][0]
+  whole = predict(*weights, {"crops": crops[None]})["joint"][0]
   np.testing.assert_allclose(whole, mean / mean.sum(), atol=1e-6)
   assert np.abs(whole - np.mean(each, 0)).max() > 1e-6
 
 
 def test_the_prompts_are_encoded_once_and_not_with_every_batch(predictions):
-  method, state, views, predict = predictions
+  method, (params, stats, extra), views, predict = predictions
   batch = {"crops": views[0]["crops"][None]}
-  expected = predict(state, batch)["score"]
-  without_text = {name: value for name, value in state.params.items() if name not in TEXT_TOWER}
-  zeros = jax.tree.map(jnp.zeros_like, {name: state.params[name] for name in TEXT_TOWER})
-  np.testing.assert_array_equal(predict(state.replace(params=without_text | zeros), batch)["score"], expected)
-  np.testing.assert_allclose(jnp.linalg.norm(state.extra["table"], axis=-1), 1, rtol=1e-5)
-  again = state.replace(params=jax.tree.map(lambda p: p * 1.1, state.params))  # another checkpoint, another table
-  assert np.abs(jax.jit(method.prepare)(again).extra["table"] - state.extra["table"]).max() > 1e-3
+  expected = predict(params, stats, extra, batch)["score"]
+  zeros = jax.tree.map(jnp.zeros_like, {name: params[name] for name in TEXT_TOWER})
+  np.testing.assert_array_equal(predict(params | zeros, stats, extra, batch)["score"], expected)
+  np.testing.assert_allclose(jnp.linalg.norm(extra["table"], axis=-1), 1, rtol=1e-5)
+  again = jax.tree.map(lambda p: p * 1.1, params)  # another checkpoint, another table
+  assert np.abs(jax.jit(method.precompute)(again, stats)["table"] - extra["table"]).max() > 1e-3
 
 
 def test_loss_of_the_batch_equals_its_parts_written_out():
@@ -114,7 +114,8 @@ def test_loss_of_the_batch_equals_its_parts_written_out():
   mesh, state = start(method)
   batch = batch_of(method)
   total, (_, aux, metrics) = jax.jit(method.loss)(state.params, state, put_batch(batch, mesh), None)
-  found = jax.jit(method.predict)(jax.jit(method.prepare)(state), {"crops": batch["crops"]})
+  weights = method.weights(state)
+  found = jax.jit(method.predict)(*weights, jax.jit(method.precompute)(*weights), {"crops": batch["crops"]})
   score, scene, distortion = (np.asarray(found[name], np.float64) for name in ("score", "scene", "distortion"))
   phi = np.vectorize(lambda x: 0.5 * (1 + float(jax.scipy.special.erf(x / 2**0.5))))
   root = lambda x: np.sqrt(np.maximum(x, 0) + 1e-8)  # noqa: E731

@@ -73,7 +73,7 @@ def run(data_dir, tmp_path_factory):
 
 def final_state(config, workdir):
   mesh = make_mesh(jax.devices()[:1])
-  method, tx, _, _ = loop.build(config, mesh, 16_544)
+  method, (tx, _, _) = loop.build(config, mesh), loop.build_optimizer(config, 16_544)
   return Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
 
 

@@ -148,7 +148,6 @@ def test_loss_and_gradient_are_finite_and_post_update_follows_its_formulas(loss)
   [
     ({"loss": "que"}, "'que'; expected one of"),
     ({"loss": "queue", "queue": 63}, "must hold the 64 keys"),
-    ({"batch_size": 7}, "not a multiple of 2 devices"),
     ({"window": 63}, "largest scale needs 64"),
     ({"versions": 1}, "at least 2"),
     ({"kinds": (0, 26)}, "in 0..25"),
