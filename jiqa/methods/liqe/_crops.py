@@ -1,4 +1,4 @@
-"""The crops that LIQE looks at: windows on a grid, cut one by one, so that no image is ever unfolded whole."""
+"""The crops that LIQE sees: windows on a grid, taken one by one, so that no image is ever unfolded whole."""
 
 import warnings
 
@@ -15,13 +15,6 @@ def adaptive_resize(image, side=768):
 
   As published: Pillow's antialiased bilinear filter, the longer side rounded down.
 
-  Args:
-    image: [h, w, 3] uint8.
-    side: pixels.
-
-  Returns:
-    [h', w', 3] uint8.
-
   Example:
     >>> [adaptive_resize(np.zeros((*size, 3), np.uint8)).shape[:2] for size in ((1000, 767), (1600, 1201))]
     [(1000, 767), (1023, 768)]
@@ -30,19 +23,11 @@ def adaptive_resize(image, side=768):
   short = min(height, width)
   if short <= side:
     return image
-  size = [side if n == short else int(side * n / short) for n in (width, height)]
-  return _resized(image, *size)
+  return _resized(image, *(side if n == short else int(side * n / short) for n in (width, height)))
 
 
 def at_least(image, side):
   """Enlarges an image whose shorter side is less than `side` pixels until it is, and warns.
-
-  Args:
-    image: [h, w, 3] uint8.
-    side: pixels.
-
-  Returns:
-    [h', w', 3] uint8; the image itself where it is large enough.
 
   Raises:
     UserError: it is so thin that it would become huge, see `decode.check_enlarged`.
@@ -81,18 +66,7 @@ def grid(height, width, crop, stride):
 
 
 def spread(height, width, crop, count):
-  """Corners of `count` windows in rows and columns that reach from edge to edge.
-
-  Of all ways to arrange them the one whose windows cover most.
-
-  Args:
-    height, width: of the image, at least `crop`.
-    crop: side of a window, pixels.
-    count: number of windows.
-
-  Returns:
-    [count, 2] int, top and left.
-  """
+  """Corners [count, 2] (top, left) of windows in rows and columns from edge to edge, arranged to cover most."""
 
   def covered(length, n):
     step = (length - crop) / max(n - 1, 1)
@@ -102,29 +76,22 @@ def spread(height, width, crop, count):
     (n for n in range(1, count + 1) if count % n == 0),
     key=lambda n: covered(height, n) * covered(width, count // n),
   )
-  columns = count // rows
-  places = [
+  starts = [
     np.round(np.linspace(0, length - crop, n)).astype(int) if n > 1 else np.array([(length - crop) // 2])
-    for length, n in ((height, rows), (width, columns))
+    for length, n in ((height, rows), (width, count // rows))
   ]
-  return np.stack(np.meshgrid(*places, indexing="ij"), -1).reshape(-1, 2)
+  return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
 
 
 def corners(height, width, crop, count, policy):
   """Where the windows of a test image are.
 
-  - "official": every (N // count)-th of the N windows of the grid, row by row from the top left; as published, the
-    bottom is not reached.
-  - "pyiqa": the same on the grid of stride 32.
-  - "uniform": see `spread`.
-
-  A grid with fewer than `count` windows gives all it has, where the published code fails.
-
   Args:
     height, width: of the image, at least `crop`.
     crop: side of a window, pixels.
-    count: number of windows.
-    policy: one of POLICIES.
+    count: number of windows; a grid with fewer gives all it has, where the published code fails.
+    policy: "official": every (N // count)-th of the N windows of the grid, row by row from the top left (as published,
+      the bottom is not reached); "pyiqa": the same on the grid of stride 32; "uniform": see `spread`.
 
   Returns:
     [n, 2] int, n <= count, top and left.
@@ -143,20 +110,15 @@ def corners(height, width, crop, count, policy):
 
 
 def eval_crops(image, crop, count, policy, side=768):
-  """The windows by which an image is judged; a function of the image alone.
+  """The windows that are scored, a function of the image alone: [n, crop, crop, 3] uint8, n <= count.
 
   Args:
     image: [h, w, 3] uint8, of any size.
-    crop: side of a window, pixels.
-    count: number of windows.
-    policy: see `corners`; "pyiqa" also leaves large images at their size.
+    crop, count, policy: see `corners`; "pyiqa" also leaves large images at their size.
     side: see `adaptive_resize`.
-
-  Returns:
-    [n, crop, crop, 3] uint8, n <= count.
   """
   image = _sized(image, crop, policy, side)
-  return cut(image, corners(*image.shape[:2], crop, count, policy), crop)
+  return windows(image, corners(*image.shape[:2], crop, count, policy), crop)
 
 
 def train_crops(image, crop, count, policy, rng, side=768):
@@ -164,7 +126,7 @@ def train_crops(image, crop, count, policy, rng, side=768):
 
   Args:
     image: [h, w, 3] uint8, of any size.
-    crop, count, policy, side: see `eval_crops`; "uniform" draws from any place instead of the grid.
+    crop, count, policy, side: see `eval_crops`; "uniform" draws from anywhere instead of the grid.
     rng: np.random.Generator.
 
   Returns:
@@ -177,10 +139,10 @@ def train_crops(image, crop, count, policy, rng, side=768):
   stride = 1 if policy == "uniform" else stride_of(height, width, policy)
   rows, columns = grid(height, width, crop, stride)
   index = rng.integers(rows * columns, size=count)
-  return cut(image, np.stack([index // columns, index % columns], -1) * stride, crop)
+  return windows(image, np.stack([index // columns, index % columns], -1) * stride, crop)
 
 
-def cut(image, corners, crop):
+def windows(image, corners, crop):
   """[n, 2] top left corners to [n, crop, crop, 3] windows."""
   return np.stack([image[top : top + crop, left : left + crop] for top, left in corners])
 

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, byte-pair encoding, for prompts in other words than the published ones.
+"""CLIP's byte-pair encoding, for prompts in other words than the published ones.
 
 The vocabulary, bpe_simple_vocab_16e6.txt.gz (MIT, OpenAI 2021), is not part of this project: it is read from a file, or
 from an installed package that has it.
@@ -11,6 +11,7 @@ import html
 import importlib.util
 import itertools
 import pathlib
+import re
 import unicodedata
 
 from jiqa.errors import UserError
@@ -18,9 +19,8 @@ from jiqa.errors import UserError
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 MERGES = 49152 - 256 - 2
-# Packages that have the file, and where.
-PACKAGES = ("open_clip", "clip")
-CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+PACKAGES = ("open_clip", "clip")  # that have the file
+CONTRACTIONS = re.compile("('s|'t|'re|'ve|'m|'ll|'d)")
 
 
 def open_tokenizer(vocabulary):
@@ -38,10 +38,11 @@ def open_tokenizer(vocabulary):
   path = _installed() if vocabulary == "installed" else pathlib.Path(vocabulary)
   if not path.is_file():
     raise UserError(f"config.vocabulary: {path}: no such file; expected {FILE} of OpenAI's CLIP, or 'installed'")
-  found = hashlib.sha256(path.read_bytes()).hexdigest()
-  if found != SHA256:
-    raise UserError(f"{path}: SHA-256 {found}, expected {SHA256}: this is not {FILE} of OpenAI's CLIP")
-  lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : 1 + MERGES]
+  data = path.read_bytes()
+  digest = hashlib.sha256(data).hexdigest()
+  if digest != SHA256:
+    raise UserError(f"{path}: SHA-256 {digest}, expected {SHA256}: this is not {FILE} of OpenAI's CLIP")
+  lines = gzip.decompress(data).decode().split("\n")[1 : 1 + MERGES]
   return build([tuple(line.split()) for line in lines])
 
 
@@ -58,13 +59,9 @@ def _installed():
 
 
 def build(merges):
-  """A tokenizer from a list of merges.
+  """A tokenizer, see `open_tokenizer`, from pairs of symbols, the most frequent first.
 
-  Args:
-    merges: list of pairs of symbols, the most frequent first.
-
-  Returns:
-    As `open_tokenizer`. An id is the place among the 256 bytes, the 256 bytes that end a word, the merged symbols.
+  An id is the position among the 256 bytes, the 256 bytes that end a word, the merged symbols.
 
   Example:
     >>> tokens = build([("a", "b"), ("ab", "c</w>")])
@@ -92,15 +89,13 @@ def build(merges):
 
 def _merged(parts, pair):
   """Every occurrence of a pair of neighbours, from the left, as one symbol."""
-  found, i = [], 0
-  while i < len(parts):
-    if tuple(parts[i : i + 2]) == pair:
-      found.append(parts[i] + parts[i + 1])
-      i += 2
+  merged = []
+  for part in parts:
+    if merged and (merged[-1], part) == pair:
+      merged[-1] += part
     else:
-      found.append(parts[i])
-      i += 1
-  return found
+      merged.append(part)
+  return merged
 
 
 @functools.cache
@@ -121,13 +116,9 @@ def split_words(text):
   text = html.unescape(html.unescape(text)).lower()
   words, i = [], 0
   while i < len(text):
-    contraction = next((c for c in CONTRACTIONS if text.startswith(c, i)), None)
-    if contraction:
-      words.append(contraction)
-      i += len(contraction)
-      continue
-    kind, end = _kind(text[i]), i + 1
-    while kind in "LO" and end < len(text) and _kind(text[end]) == kind:
+    contraction = CONTRACTIONS.match(text, i)
+    kind, end = _kind(text[i]), contraction.end() if contraction else i + 1
+    while not contraction and kind in "LO" and end < len(text) and _kind(text[end]) == kind:
       end += 1
     if kind != " ":
       words.append(text[i:end])

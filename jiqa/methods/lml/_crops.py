@@ -32,14 +32,13 @@ def fitted(image, least, size=()):
 
 
 def grouped_crops(image, count, side, rng, *, flip):
-  """Cuts crops at random places, each independent of the others.
+  """Crops at random positions, each independent of the others.
 
   Args:
     image: [h, w, 3] uint8, both sides at least `side`.
-    count: number of crops.
-    side: of a crop, pixels.
+    count, side: number of crops, and their side in pixels.
     rng: np.random.Generator.
-    flip: mirror every crop left to right with probability 1/2, after it is cut.
+    flip: mirror every crop left to right with probability 1/2, after it is taken.
 
   Returns:
     dict: 'crops' [count, side, side, 3] uint8, 'boxes' [count, 4] float32: (top, left, bottom, right) of every crop as
@@ -61,14 +60,7 @@ def whole_view(image, side):
 
 
 def image_id(image):
-  """What tells images apart, whatever they are called: equal for equal pixels.
-
-  Args:
-    image: [h, w, 3] uint8.
-
-  Returns:
-    [2] int32, from a 64-bit hash of the pixels.
-  """
+  """[2] int32 from a 64-bit hash of the pixels, which tells images [h, w, 3] apart whatever they are called."""
   digest = hashlib.blake2b(str(image.shape).encode(), digest_size=8)
   digest.update(np.ascontiguousarray(image))
   return np.frombuffer(digest.digest(), np.int32)

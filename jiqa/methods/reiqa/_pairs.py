@@ -13,16 +13,9 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 def draw_offset(key, crop):
-  """Displacement of the second crop as the published rule draws it: far along one axis, near along the other.
+  """Displacement of the second crop as the published rule draws it: (far, near), [] int32 pixels.
 
-  Far is 70 to 90 % of the crop, near such that the crops share 10 to 30 % of their area.
-
-  Args:
-    key: jax PRNG key.
-    crop: side of the crops, pixels.
-
-  Returns:
-    (far, near): [] int32, pixels.
+  Far, along one axis, is 70 to 90 % of the crop; near such that the crops share 10 to 30 % of their area.
   """
   far_key, near_key = jax.random.split(key)
   # Integer arithmetic, since 0.7 and 0.9 are no binary fractions: far in [0.7, 0.9) crop.
@@ -32,7 +25,7 @@ def draw_offset(key, crop):
 
 
 def pair_offsets(key, crop, frame):
-  """Displacement of the second crop of a pair from the first.
+  """Displacement of the second crop of a pair from the first, [2] int32 in y and x, pixels, signed.
 
   Which axis is the far one, and both directions, are drawn at random. What the frame cannot hold is shortened.
 
@@ -40,9 +33,6 @@ def pair_offsets(key, crop, frame):
     key: jax PRNG key.
     crop: side of the crops, pixels.
     frame: [2] int32, height and width within which both crops must lie; at least `crop`.
-
-  Returns:
-    [2] int32, displacement in y and x, pixels, signed.
   """
   draw_key, axis_key, sign_key = jax.random.split(key, 3)
   far, near = draw_offset(draw_key, crop)
@@ -52,44 +42,35 @@ def pair_offsets(key, crop, frame):
 
 
 def crop_pair(key, versions, frame, crop):
-  """Cuts the same pair of crops out of every version of one image.
+  """The same pair of crops of every version of one image: [2, v, crop, crop, 3].
 
   Args:
     key: jax PRNG key.
     versions: [v, h, w, 3].
     frame: [2] int32, the part of the versions that is image.
     crop: side of the crops, pixels.
-
-  Returns:
-    [2, v, crop, crop, 3]: first and second crop.
   """
   offset_key, place_key = jax.random.split(key)
   offset = pair_offsets(offset_key, crop, frame)
   free = frame - crop - jnp.abs(offset)
   corner = jnp.floor(jax.random.uniform(place_key, (2,)) * (free + 1)).astype(jnp.int32)
   first = corner + jnp.maximum(-offset, 0)
-  return jnp.stack([_cut(versions, first, crop), _cut(versions, first + offset, crop)])
+  return jnp.stack([_window(versions, first, crop), _window(versions, first + offset, crop)])
 
 
 def half_swap(pairs, versions):
-  """Exchanges the crops of some versions, so that a query's negatives also show the place it shows.
+  """Exchanges the crops of some versions ([v] bool) of pairs [2, v, ...].
 
-  Args:
-    pairs: [2, v, ...].
-    versions: [v] bool, which to exchange.
+  A query's negatives then also show the place it shows.
   """
   swap = versions.reshape(1, -1, *([1] * (pairs.ndim - 2)))
   return jnp.where(swap, pairs[::-1], pairs)
 
 
 def looks_pristine(versions):
-  """Which versions one could not tell from the first: a shift by 0, a saturation on a gray photograph, ...
+  """Which versions [b, v, h, w, 3] one cannot tell from the first, [b, v] bool: no value differs by more than 2/255.
 
-  Args:
-    versions: [b, v, h, w, 3] in [0, 1].
-
-  Returns:
-    [b, v] bool: no value differs by more than 2/255.
+  Such as a shift by 0, or a saturation of a gray photograph.
   """
   return jnp.abs(versions - versions[:, :1]).max((2, 3, 4)) <= 2.5 / 255
 
@@ -105,8 +86,8 @@ def official_pair(key, versions, frame, crop, swapped):
     swapped: [v] bool, which versions' crops are exchanged.
 
   Returns:
-    (pairs [2, v, crop, crop, 3], versions): the versions are spoiled where the pair lay inside the image; an image too
-    small for it was copied into black bars first.
+    (pairs [2, v, crop, crop, 3], versions): spoiled where the pair lay inside the image; an image too small for it was
+    copied into black bars first.
   """
   offset_key, place_key = jax.random.split(key)
   offset = jnp.stack(draw_offset(offset_key, crop))
@@ -118,7 +99,7 @@ def official_pair(key, versions, frame, crop, swapped):
   canvas = jnp.pad(_inside(versions, frame), ((0, 0), (crop, crop), (crop, crop), (0, 0)))
   exchanged = exchange_in_place(canvas, first, first + offset, crop)
   canvas = jnp.where(swapped[:, None, None, None], exchanged, canvas)
-  pairs = jnp.stack([_cut(canvas, first, crop), _cut(canvas, first + offset, crop)])
+  pairs = jnp.stack([_window(canvas, first, crop), _window(canvas, first + offset, crop)])
   return pairs, jnp.where(fits, canvas[:, crop:-crop, crop:-crop], versions)
 
 
@@ -131,24 +112,16 @@ def exchange_in_place(images, first, second, crop):
     images: [v, h, w, 3].
     first, second: [2] int32, upper left corners.
     crop: side of the windows, pixels.
-
-  Returns:
-    [v, h, w, 3].
   """
-  images = _paste(images, _cut(images, first, crop) + _cut(images, second, crop), first)
-  images = _paste(images, _cut(images, first, crop) - _cut(images, second, crop), second)
-  return _paste(images, _cut(images, first, crop) - _cut(images, second, crop), first)
+  images = _paste(images, _window(images, first, crop) + _window(images, second, crop), first)
+  images = _paste(images, _window(images, first, crop) - _window(images, second, crop), second)
+  return _paste(images, _window(images, first, crop) - _window(images, second, crop), first)
 
 
 def official_half(versions, frame):
-  """The published half scale: bicubic with a = -0.75, corners aligned, neither antialiased nor clipped.
+  """The published half scale of versions [v, h, w, 3]: bicubic, a = -0.75, corners aligned, not antialiased.
 
-  Args:
-    versions: [v, h, w, 3].
-    frame: [2] int32, the part of the versions that is image.
-
-  Returns:
-    [v, h // 2, w // 2, 3], of which frame // 2 is image.
+  Of the result [v, h // 2, w // 2, 3] only `frame` // 2 is image.
   """
   rows, columns = (_bicubic_matrix(n, frame[axis]) for axis, n in enumerate(versions.shape[1:3]))
   return jnp.einsum("ih,vhwc,jw->vijc", rows, versions, columns, precision=_EXACT)
@@ -174,7 +147,7 @@ def _inside(versions, frame):
   return jnp.where((rows[:, None] & columns)[None, :, :, None], versions, 0)
 
 
-def _cut(images, at, crop):
+def _window(images, at, crop):
   return jax.lax.dynamic_slice(images, (0, at[0], at[1], 0), (images.shape[0], crop, crop, images.shape[3]))
 
 
