@@ -1,7 +1,6 @@
-"""Linear filters as constant banded matrices, built once on the host and applied as matrix products.
+"""Linear filters as constant banded matrices: of one shape whatever the level, so that images share a batched product.
 
-A filter along one axis is a matrix of one shape whatever the level, so images of different levels share a batched
-product. `jax.image.resize` and `jax.scipy` take one scale or kernel for all, and cut their kernels otherwise than PIL.
+`jax.image.resize` and `jax.scipy` take one scale or kernel for all, and cut their kernels otherwise than PIL.
 """
 
 import functools
