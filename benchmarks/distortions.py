@@ -134,7 +134,7 @@ def our_item(image, kinds, levels, key, bands):
   versions = bank.distort_versions(image, kinds[None], levels[None], key)[0]
   versions = jnp.concatenate([image, versions])
   planes, zero = jnp.swapaxes(versions, 2, 3), jnp.zeros(VERSIONS + 1, jnp.int32)
-  half = resample.along_rows(bands[0], zero, resample.along_columns(bands[1], zero, planes))
+  half = resample.along(1, bands[0], zero, resample.along(3, bands[1], zero, planes))
   crops = []
   for images, stream in ((planes, 0), (half, 1)):
     room = jnp.asarray([max(1, images.shape[i] - SHIFT[j] - CROP + 1) for j, i in enumerate((1, 3))])

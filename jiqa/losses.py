@@ -7,30 +7,33 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.stats import norm
 
 # Accelerators multiply float32 in bfloat16 or TF32 unless asked; a similarity is divided by a small temperature.
 _EXACT = jax.lax.Precision.HIGHEST
+# Inside every square root of a fidelity, as published: it keeps gradients finite, and moves a perfect loss below 0.
+FIDELITY_EPSILON = 1e-8
 
 
 def info_nce(query, positive, negatives, *, temperature=0.2, mask=None, own=None, own_mask=None):
   """Contrasts every query with its own positive against shared negatives and, optionally, negatives of its own.
 
-  He et al. 2020 (MoCo), eq. 1.
+  He et al. 2020 (MoCo), eq. 1. Gradients flow into the query alone.
 
   Args:
     query: [b, d] float32, unit length.
-    positive: [b, d] float32, unit length; row i belongs to query i. No gradient flows into it.
-    negatives: [k, d] float32, unit length, shared by all queries; k may be 0. No gradient flows into them.
+    positive: [b, d] float32, unit length; row i belongs to query i.
+    negatives: [k, d] float32, unit length, shared by all queries; k may be 0.
     temperature: > 0; the softmax is taken over similarities divided by it.
     mask: [b, k] bool, False where a negative must not count (it shows what the query shows); None keeps all.
-    own: [g, m, d] float32, unit length, further negatives; consecutive queries share a row, b / g of them. None: none.
+    own: [g, m, d] float32, unit length, further negatives; b / g consecutive queries share a row. None: none.
     own_mask: [b, m] bool, as `mask`, for `own`.
 
   Returns:
     [b] float32, loss in nats; 0 where no negative counts.
 
   Raises:
-    ValueError: if the number of queries is not a multiple of the number of rows of `own`.
+    ValueError: the number of queries is not a multiple of the number of rows of `own`.
 
   Example:
     >>> q = jnp.eye(2)
@@ -53,12 +56,10 @@ def info_nce(query, positive, negatives, *, temperature=0.2, mask=None, own=None
 def in_batch_info_nce(first, second, *, temperature=0.2, mask=None):
   """Contrasts two views of every item with all other items of the batch, in both directions.
 
-  Chen et al. 2020 (SimCLR) without the same-view terms; the loss needs neither queue nor key encoder, and gradients
-  flow into both views.
+  Chen et al. 2020 (SimCLR) without the same-view terms; gradients flow into both views.
 
   Args:
-    first: [b, d] float32, unit length, one view of each item.
-    second: [b, d] float32, unit length, another view; row i shows item i.
+    first, second: [b, d] float32, unit length, the views; row i shows item i.
     temperature: > 0.
     mask: [b, b] bool, False where item j must not be a negative of item i; the diagonal always counts. None keeps all.
 
@@ -72,7 +73,7 @@ def in_batch_info_nce(first, second, *, temperature=0.2, mask=None):
   """
   logits = jnp.matmul(first, second.T, precision=_EXACT) / temperature
   if mask is not None:
-    logits = jnp.where(mask | jnp.eye(logits.shape[0], dtype=bool), logits, -jnp.inf)
+    logits = _masked(logits, mask | jnp.eye(logits.shape[0], dtype=bool))
   diagonal = jnp.diagonal(logits)
   return (jax.nn.logsumexp(logits, 1) + jax.nn.logsumexp(logits, 0)) / 2 - diagonal
 
@@ -91,15 +92,14 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
     salient: [b] int, the salient crop of each image.
     image_id: [b] or [b, m] int; equal where rows show the same image.
     temperature: > 0; similarities are divided by it.
-    w_intra: >= 0, weight of the negatives within an image; 0 leaves them out.
-    w_inter: >= 0, weight of the negatives from other images; 0 leaves them out.
+    w_intra, w_inter: >= 0, weights of the negatives within an image and from others; 0 leaves them out.
     anchors: "all": every crop learns, as the paper's first version says; "salient": the salient one, as the second.
 
   Returns:
     [b, k] ("all") or [b, 1] ("salient") float32, loss in nats; 0 where an anchor has no negatives.
 
   Raises:
-    ValueError: on an unknown kind of anchors.
+    ValueError: unknown anchors.
 
   Example:
     >>> crops = jnp.eye(4).reshape(2, 2, 4)
@@ -128,47 +128,21 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
   for negatives, weight in ((intra, w_intra), (~same_image, w_inter)):
     logits = jnp.where(negatives, logits + math.log(weight) if weight else -jnp.inf, logits)
   # The positive always stays, so that no set is empty and gradients are finite.
-  logits = jnp.where(positive | intra | ~same_image, logits, -jnp.inf)
+  logits = _masked(logits, positive | intra | ~same_image)
   return (jax.nn.logsumexp(logits, -1) - matched).reshape(b, -1)
 
 
 def smooth_l1(prediction, target):
-  """Huber's loss with its corner at 1: half the square of small errors, the absolute value less 1/2 of large ones.
-
-  Args:
-    prediction, target: arrays of one shape, or that broadcast.
-
-  Returns:
-    Array, element by element.
-
-  Example:
-    >>> smooth_l1(jnp.array([0.5, -3.0]), 0.0).tolist()
-    [0.125, 2.5]
-  """
+  """Huber's loss with its corner at 1, element by element."""
+  # `optax.huber_loss` has the same values, but a gradient that adds and subtracts 1 and so rounds small errors.
   error = jnp.abs(prediction - target)
   return jnp.where(error < 1, 0.5 * jnp.square(error), error - 0.5)
 
 
-# Inside every square root of a fidelity, as published: it keeps gradients finite, and moves a perfect loss below 0.
-FIDELITY_EPSILON = 1e-8
-
-
 def fidelity(p, q, g):
-  """How far a Bernoulli distribution is from its target: 1 - sqrt(p g + eps) - sqrt((1 - p)(1 - g) + eps).
+  """Distance of probability p from its target g (arrays): 1 - sqrt(p g + eps) - sqrt((1 - p)(1 - g) + eps).
 
-  The loss of FRank (Tsai et al. 2007), for probabilities.
-
-  Args:
-    p: array, the predicted probability.
-    q: array, 1 - p, which the caller may know more exactly.
-    g: array, the target probability.
-
-  Returns:
-    Array, element by element, from -1e-4 (equal, where one of them is 0) to 1.
-
-  Example:
-    >>> [round(float(fidelity(p, 1 - p, 1.0)), 4) for p in (0.0, 0.5, 1.0)]
-    [0.9998, 0.2928, -0.0001]
+  Tsai et al. 2007 (FRank). q is 1 - p, which the caller may know more exactly.
   """
   return 1 - _root(p * g) - _root(q * (1 - g))
 
@@ -177,8 +151,8 @@ def quality_fidelity(score, mos, group, groups, *, std=None, valid=None):
   """Ranks scores as people do, inside every group; the mean over groups of the mean over their pairs.
 
   The chance that image i is the better one is Phi(score_i - score_j). LIQE (Zhang et al. 2023), as its code has it; the
-  target is 1, 1/2 or 0 by the order of the MOS, so scales of different databases never meet. All pairs of a batch are
-  computed in one matrix; a group without a pair weighs nothing, and counts among the groups.
+  target is 1, 1/2 or 0 by the order of the MOS, so scales of different databases never meet. A group without a pair
+  weighs nothing, and counts among the groups.
 
   Args:
     score: [b] float32.
@@ -202,10 +176,8 @@ def quality_fidelity(score, mos, group, groups, *, std=None, valid=None):
   if std is not None:
     spread = jnp.sqrt(jnp.square(std)[:, None] + jnp.square(std))
     known = spread > 0
-    soft = jax.scipy.stats.norm.cdf((mos[:, None] - mos) / jnp.where(known, spread, 1))
-    target = jnp.where(known, soft, target)
-  cdf = jax.scipy.stats.norm.cdf
-  losses = fidelity(cdf(difference), cdf(-difference), target)
+    target = jnp.where(known, norm.cdf((mos[:, None] - mos) / jnp.where(known, spread, 1)), target)
+  losses = fidelity(norm.cdf(difference), norm.cdf(-difference), target)
   if valid is None:
     valid = jnp.ones(score.shape, bool)
   pairs = jnp.triu(jnp.ones(losses.shape, bool), 1) & (group[:, None] == group) & valid[:, None] & valid
@@ -218,7 +190,7 @@ def quality_fidelity(score, mos, group, groups, *, std=None, valid=None):
 def scene_fidelity(p, present, *, valid=None):
   """Several scenes may be right: the mean over scenes of each one's fidelity, then over images.
 
-  The probabilities of an image sum to 1, so with two labels at least 0.0650 remains. LIQE, as its code has it.
+  LIQE, as its code has it. The probabilities of an image sum to 1, so with two labels at least 0.0650 remains.
 
   Args:
     p: [b, s] float32, probabilities that sum to 1.
@@ -227,10 +199,6 @@ def scene_fidelity(p, present, *, valid=None):
 
   Returns:
     [] float32.
-
-  Example:
-    >>> round(float(scene_fidelity(jnp.full((1, 9), 1 / 9), jnp.arange(9)[None] < 2)), 5)
-    0.19253
   """
   p = jnp.clip(p, 0, 1)
   return _mean(fidelity(p, 1 - p, present.astype(jnp.float32)).mean(-1), valid)
@@ -240,18 +208,7 @@ def distortion_fidelity(p, label, *, valid=None):
   """One distortion is right: 1 - sum over classes of sqrt(p g + eps), then the mean over images.
 
   LIQE, as its code has it: a perfect prediction of 11 classes gives -0.001.
-
-  Args:
-    p: [b, a] float32, probabilities that sum to 1.
-    label: [b] int, in [0, a).
-    valid: [b] bool, False for rows that are padding; None: all count.
-
-  Returns:
-    [] float32.
-
-  Example:
-    >>> round(float(distortion_fidelity(jnp.full((1, 11), 1 / 11), jnp.array([3]))), 5)
-    0.69749
+  Arguments as `scene_fidelity`, with label: [b] int, in [0, a), for p: [b, a].
   """
   target = jax.nn.one_hot(label, p.shape[-1])
   return _mean(1 - _root(jnp.clip(p, 0, 1) * target).sum(-1), valid)
@@ -266,10 +223,6 @@ def dynamic_weights(last, before, temperature=2.0):
 
   Returns:
     [k] float32, k in sum.
-
-  Example:
-    >>> [round(float(x), 4) for x in dynamic_weights(jnp.array([0.4, 0.5, 0.28]), jnp.array([0.5, 0.6, 0.3]))]
-    [0.9722, 0.9886, 1.0392]
   """
   return len(last) * jax.nn.softmax(last / before / temperature)
 
@@ -279,9 +232,7 @@ def _root(x):
 
 
 def _mean(x, valid):
-  if valid is None:
-    return x.mean()
-  return jnp.where(valid, x, 0).sum() / jnp.maximum(valid.sum(), 1)
+  return x.mean() if valid is None else jnp.where(valid, x, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def _masked(logits, mask):

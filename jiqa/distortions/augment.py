@@ -1,8 +1,7 @@
-"""MoCo-v2's augmentations as pure functions on the accelerator, reproducible from a key.
+"""MoCo-v2's augmentations (Chen et al. 2020, arXiv 2003.04297) as pure functions on the accelerator.
 
-Chen et al. 2020 (arXiv 2003.04297), with the ranges of torchvision's transforms: random resized crop, horizontal flip,
-colour jitter, grayscale, Gaussian blur. Images are [h, w, 3] float32 in [0, 1]; map over a batch with `jax.vmap`. Where
-Pillow rounds to 8 bits between two steps we do not, and the blur is a Gaussian, where Pillow's is three box filters.
+The ranges are those of torchvision's transforms. Images are [h, w, 3] float32 in [0, 1]; map over a batch with
+`jax.vmap`. Unlike Pillow we do not round between two steps, and the blur is a Gaussian, not three box filters.
 """
 
 import math
@@ -16,22 +15,12 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 def moco_v2(key, image, size, side):
-  """One view of an image.
-
-  Args:
-    key: jax PRNG key.
-    image: [h, w, 3] float32 in [0, 1], padded.
-    size: [2] int32, height and width that are image.
-    side: of the view, pixels.
-
-  Returns:
-    [side, side, 3] float32 in [0, 1].
-  """
+  """One view, [side, side, 3], of a padded image of which `size` [2] (height, width) is real."""
   crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
   view = resized_crop(image, *draw_crop(crop_key, size), side)
   view = _sometimes(jitter_key, 0.8, color_jitter, view)
   view = _sometimes(gray_key, 0.2, lambda _, x: jnp.broadcast_to(luma(x), x.shape), view)
-  view = _sometimes(blur_key, 0.5, random_blur, view)
+  view = _sometimes(blur_key, 0.5, lambda key, x: blur(x, jax.random.uniform(key, minval=0.1, maxval=2.0)), view)
   return _sometimes(flip_key, 0.5, lambda _, x: x[:, ::-1], view)
 
 
@@ -41,19 +30,10 @@ def _sometimes(key, probability, function, image):
 
 
 def draw_crop(key, size, area=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
-  """Place and size of a random resized crop, as torchvision draws it.
+  """Corner [2] and size [2] of a random resized crop as torchvision draws it: whole float32 pixels, y before x.
 
-  Ten times a share of the area and a ratio of the sides (uniform in its logarithm) are drawn; the first rectangle that
-  fits is taken. If none fits, it is the largest centred one whose ratio is allowed.
-
-  Args:
-    key: jax PRNG key.
-    size: [2] int32, height and width of the image.
-    area: smallest and largest share of the image's area.
-    ratio: smallest and largest width over height.
-
-  Returns:
-    (corner [2] float32, extent [2] float32): whole numbers of pixels, y before x.
+  A share of the area and a ratio of width over height (uniform in its logarithm) are drawn ten times; the first
+  rectangle that fits `size` [2] is taken. If none fits, it is the largest centred one whose ratio is allowed.
   """
   area_key, ratio_key, place_key = jax.random.split(key, 3)
   size = size.astype(jnp.float32)
@@ -61,28 +41,17 @@ def draw_crop(key, size, area=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
   ratios = jnp.exp(jax.random.uniform(ratio_key, (ATTEMPTS,), minval=math.log(ratio[0]), maxval=math.log(ratio[1])))
   extents = jnp.round(jnp.stack([jnp.sqrt(areas / ratios), jnp.sqrt(areas * ratios)], -1))
   fits = ((extents > 0) & (extents <= size)).all(-1)
-  own = size[1] / size[0]
-  widest = jnp.where(
-    own < ratio[0],
-    jnp.stack([jnp.round(size[1] / ratio[0]), size[1]]),
-    jnp.where(own > ratio[1], jnp.stack([size[0], jnp.round(size[0] * ratio[1])]), size),
-  )
+  image_ratio = size[1] / size[0]
+  widest = jnp.where(image_ratio > ratio[1], jnp.stack([size[0], jnp.round(size[0] * ratio[1])]), size)
+  widest = jnp.where(image_ratio < ratio[0], jnp.stack([jnp.round(size[1] / ratio[0]), size[1]]), widest)
   anywhere = jnp.floor(jax.random.uniform(place_key, (2,)) * (size - extents[fits.argmax()] + 1))
   extent = jnp.where(fits.any(), extents[fits.argmax()], widest)
   return jnp.where(fits.any(), anywhere, jnp.floor((size - widest) / 2)), extent
 
 
 def resized_crop(image, corner, extent, side):
-  """Cuts a rectangle and brings it to a square as Pillow does: bilinear, antialiased where it is reduced.
-
-  Args:
-    image: [h, w, 3] float32.
-    corner, extent: [2] float32, whole numbers of pixels, y before x.
-    side: pixels.
-
-  Returns:
-    [side, side, 3] float32.
-  """
+  """Cuts a rectangle from `draw_crop` and brings it to [side, side, 3] as Pillow does: bilinear, antialiased."""
+  # `jax.image.scale_and_translate` would let pixels beside the rectangle in.
   rows, columns = (_triangle_matrix(corner[a], extent[a], image.shape[a], side) for a in (0, 1))
   return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=_EXACT)
 
@@ -103,17 +72,7 @@ def luma(image):
 
 
 def color_jitter(key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1):
-  """Changes brightness, contrast, saturation and hue, in random order.
-
-  Args:
-    key: jax PRNG key.
-    image: [h, w, 3] float32 in [0, 1].
-    brightness, contrast, saturation: the factor is uniform in 1 - x .. 1 + x.
-    hue: the shift is uniform in -x .. x turns.
-
-  Returns:
-    [h, w, 3] float32 in [0, 1].
-  """
+  """Changes brightness, contrast, saturation (factors in 1 - x .. 1 + x) and hue (-x .. x turns), in random order."""
   factor_key, hue_key, order_key = jax.random.split(key, 3)
   reach = jnp.array([brightness, contrast, saturation])
   factors = 1 + reach * jax.random.uniform(factor_key, (3,), minval=-1, maxval=1)
@@ -145,14 +104,7 @@ def adjust_saturation(image, factor):
 
 
 def shift_hue(image, turn):
-  """Turns the hue of HSV.
-
-  Args:
-    image: [h, w, 3] float32 in [0, 1].
-    turn: [] float, 1 is a whole turn.
-
-  Returns:
-    [h, w, 3] float32.
+  """Turns the hue of HSV; 1 is a whole turn.
 
   Example:
     >>> shift_hue(jnp.array([[[1.0, 0.0, 0.0]]]), 1 / 3).round(3).tolist()
@@ -174,28 +126,14 @@ def shift_hue(image, turn):
   return jnp.stack(channels, -1)
 
 
-def random_blur(key, image, sigma=(0.1, 2.0)):
-  """Gaussian blur whose sigma is uniform in a range, pixels; see `blur`."""
-  return blur(image, jax.random.uniform(key, minval=sigma[0], maxval=sigma[1]))
-
-
 def blur(image, sigma):
-  """Gaussian blur with replicated edges.
-
-  Args:
-    image: [h, w, 3] float32.
-    sigma: [] float > 0, pixels, at most 2.
-
-  Returns:
-    [h, w, 3] float32.
-  """
+  """Gaussian blur with replicated edges; sigma: pixels, at most 2."""
   taps = jnp.arange(-BLUR_REACH, BLUR_REACH + 1)
   weights = jnp.exp(-0.5 * (taps / sigma) ** 2)
   weights = weights / weights.sum()
   for axis in (0, 1):
     padding = [(BLUR_REACH, BLUR_REACH) if a == axis else (0, 0) for a in range(3)]
     padded = jnp.pad(image, padding, mode="edge")
-    image = sum(
-      weights[i] * jax.lax.slice_in_dim(padded, i, i + image.shape[axis], axis=axis) for i in range(len(taps))
-    )
+    windows = [jax.lax.slice_in_dim(padded, i, i + image.shape[axis], axis=axis) for i in range(len(taps))]
+    image = sum(weights[i] * window for i, window in enumerate(windows))
   return image

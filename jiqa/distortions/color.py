@@ -1,11 +1,4 @@
-"""Colour: diffusion, shift and two saturations.
-
-Differences of compat='official':
-  all: truncate.
-  color_shift: the published code rolls the padded green plane as one flat array, so that the green shifts to the right
-    only, by the sum of both components, and wraps into the left border from the row above. The default shifts in both
-    axes.
-"""
+"""Colour: diffusion, shift and two saturations."""
 
 import functools
 
@@ -16,38 +9,15 @@ import numpy as np
 from jiqa.distortions import lab, resample, streams
 from jiqa.distortions.planes import by_level, finish
 
-_EDGE_SIGMA = 4
-
-
-@functools.cache
-def _diffusion_bands(size, strengths):
-  return resample.banded([resample.gaussian(size, 1.5 * amount + 2) for amount in strengths])
-
 
 def color_diffusion(planes, levels, seeds=None, compat="fixed", strengths=(1, 3, 6, 8, 12)):
-  """Blurs the Lab colours by sigma = 1.5 strength + 2 pixels and multiplies them by the strength; lightness stays.
-
-  Args:
-    planes: [b, h, 3, w] float32 in [0, 1].
-    levels: [b] int32 in 0..4.
-    seeds: ignored.
-    compat: 'fixed' or 'official'.
-    strengths: the amount for every level.
-
-  Returns:
-    [b, h, 3, w] float32, multiples of 1/255 in [0, 1].
-  """
+  """Blurs the Lab colours by sigma = 1.5 strength + 2 pixels and multiplies them by the strength."""
   f = lab.responses(planes)
   colors = (f - f[:, :, 1:2])[:, :, ::2]  # a / 500 and -b / 200
-  colors = resample.along_columns(_diffusion_bands(planes.shape[3], strengths), levels, colors)
-  colors = resample.along_rows(_diffusion_bands(planes.shape[1], strengths), levels, colors)
+  sigmas = tuple(1.5 * strength + 2 for strength in strengths)
+  colors = resample.separable(resample.gaussian, sigmas, levels, colors)
   colors = jnp.pad(colors, ((0, 0), (0, 0), (0, 1), (0, 0)))[:, :, np.array([0, 2, 1])]
   return finish(lab.rgb(f[:, :, 1:2] + by_level(strengths, levels) * colors), compat)
-
-
-@functools.cache
-def _edge_bands(size):
-  return resample.banded([resample.gaussian(size, _EDGE_SIGMA)])
 
 
 def _stretch(values):
@@ -73,19 +43,17 @@ def _edge_map(planes):
   # The tiny floor keeps the gradient of the root finite on flat images.
   magnitude = jnp.sqrt(jnp.maximum(squared, 1e-20))[:, :, None]
   zero = jnp.zeros(planes.shape[0], jnp.int32)
-  magnitude = resample.along_columns(_edge_bands(planes.shape[3]), zero, magnitude)
-  magnitude = resample.along_rows(_edge_bands(planes.shape[1]), zero, magnitude)[:, :, 0]
+  magnitude = resample.separable(resample.gaussian, (4,), zero, magnitude)[:, :, 0]
   edges = _stretch(jnp.clip(_stretch(magnitude), 0.1, 1))
   flat = jax.lax.stop_gradient(edges)
   return _stretch(jnp.clip(edges, _percentile(flat, 0.01), _percentile(flat, 0.99)))
 
 
 def _mirrored(plane, margin):
-  """Extends a plane on all sides by whole reflections, however small it is."""
+  """Extends a plane on all sides by whole reflections."""
+  # By index: after `jnp.pad` XLA fuses otherwise, and single values round to the other side.
   for axis in (0, 1):
-    size = plane.shape[axis]
-    period = np.concatenate([np.arange(size), np.arange(size)[::-1]])
-    plane = jnp.take(plane, period[np.arange(-margin, size + margin) % (2 * size)], axis=axis)
+    plane = jnp.take(plane, np.pad(np.arange(plane.shape[axis]), margin, mode="symmetric"), axis=axis)
   return plane
 
 
@@ -106,18 +74,7 @@ def _rolled_flat(green, down, right, margin):
 
 
 def color_shift(planes, levels, seeds, compat="fixed", strengths=(1, 3, 6, 8, 12)):
-  """Shifts the green plane down and to the right by `strength` pixels in a random direction, where there are edges.
-
-  Args:
-    planes: [b, h, 3, w] float32 in [0, 1].
-    levels: [b] int32 in 0..4.
-    seeds: [b, 2] uint32.
-    compat: 'fixed' or 'official'.
-    strengths: length of the shift in pixels for every level.
-
-  Returns:
-    [b, h, 3, w] float32, multiples of 1/255 in [0, 1].
-  """
+  """Shifts the green plane down and right in a random direction where there are edges; strengths: length in pixels."""
   direction = streams.uniforms(seeds, 0, 2) + 1e-6
   direction = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
   shift = jnp.round(direction * by_level(strengths, levels)[:, :, 0, 0]).astype(jnp.int32)
@@ -130,16 +87,14 @@ def color_shift(planes, levels, seeds, compat="fixed", strengths=(1, 3, 6, 8, 12
 
 
 def saturation_hsv(planes, levels, seeds=None, compat="fixed", strengths=(0.4, 0.2, 0.1, 0, -0.4)):
-  """Multiplies HSV saturation.
+  """Multiplies HSV saturation by the strength; a negative one turns the hue around, as the published formula does.
 
-  At fixed hue and value a channel is V (1 - S k) with k a function of the hue alone: scaling S scales the distance to
-  V. Negative strengths turn the hue around, as the published formula does. Arguments as `color_diffusion`; strengths
-  are the factors.
+  At fixed hue and value a channel is V (1 - S k), k a function of the hue alone: scaling S scales the distance to V.
   """
   value = jnp.max(planes, axis=2, keepdims=True)
   return finish(value + by_level(strengths, levels) * (planes - value), compat)
 
 
 def saturation_lab(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 3, 6, 9)):
-  """Multiplies the Lab colours; the first level is the identity; arguments as `color_diffusion`."""
+  """Multiplies the Lab colours by the strength; the first level is the identity."""
   return finish(lab.rgb(lab.with_colors_scaled(lab.responses(planes), by_level(strengths, levels))), compat)

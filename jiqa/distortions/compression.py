@@ -1,7 +1,4 @@
-"""JPEG as libjpeg does it, without the entropy coder, which loses nothing.
-
-compat changes nothing: the decoder's 8-bit rounding is part of the format.
-"""
+"""JPEG as libjpeg does it, without the entropy coder, which loses nothing."""
 
 import functools
 
@@ -9,21 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 
-from jiqa.distortions.planes import finish, mix_channels, round_to_grid
+from jiqa.distortions.planes import finish, mix_channels
 
 # ITU-T T.81, tables K.1 and K.2.
-_LUMA = np.array(
-  [
-    [16, 11, 10, 16, 24, 40, 51, 61],
-    [12, 12, 14, 19, 26, 58, 60, 55],
-    [14, 13, 16, 24, 40, 57, 69, 56],
-    [14, 17, 22, 29, 51, 87, 80, 62],
-    [18, 22, 37, 56, 68, 109, 103, 77],
-    [24, 35, 55, 64, 81, 104, 113, 92],
-    [49, 64, 78, 87, 103, 121, 120, 101],
-    [72, 92, 95, 98, 112, 100, 103, 99],
-  ]
-)
+_LUMA = np.array([
+  [16, 11, 10, 16, 24, 40, 51, 61],
+  [12, 12, 14, 19, 26, 58, 60, 55],
+  [14, 13, 16, 24, 40, 57, 69, 56],
+  [14, 17, 22, 29, 51, 87, 80, 62],
+  [18, 22, 37, 56, 68, 109, 103, 77],
+  [24, 35, 55, 64, 81, 104, 113, 92],
+  [49, 64, 78, 87, 103, 121, 120, 101],
+  [72, 92, 95, 98, 112, 100, 103, 99],
+])  # fmt: skip
 _CHROMA = np.full((8, 8), 99)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 # The DCT along the rows and along the columns of a block that is written as a vector of 64, scaled by sqrt(8) each.
@@ -35,46 +30,25 @@ _COLOR_OF_CHROMA = np.array([[0, 0, 1.402], [0, -0.344136286, -0.714136286], [0,
 
 
 def quantization_tables(quality):
-  """libjpeg's luma and chroma tables, baseline (1..255).
-
-  Args:
-    quality: 1..100.
-
-  Returns:
-    [2, 8, 8] int64.
-
-  Example:
-    >>> quantization_tables(43)[0, 0].tolist()
-    [19, 13, 12, 19, 28, 46, 59, 71]
-  """
+  """libjpeg's baseline luma and chroma tables of a quality in 1..100, [2, 8, 8] int64."""
   scale = 5000 // quality if quality < 50 else 200 - 2 * quality
   return np.clip((np.stack([_LUMA, _CHROMA]) * scale + 50) // 100, 1, 255)
 
 
-def _to_blocks(plane):
-  """[b, h, w] with sides of whole blocks -> [b, blocks, 64]."""
-  b, h, w = plane.shape
-  return plane.reshape(b, h // 8, 8, w // 8, 8).swapaxes(2, 3).reshape(b, -1, 64)
-
-
-def _from_blocks(blocks, h, w):
-  """The way back from `_to_blocks`."""
-  return blocks.reshape(-1, h // 8, w // 8, 8, 8).swapaxes(2, 3).reshape(-1, h, w)
-
-
 def _code_plane(plane, table):
-  """Transforms, quantises and restores one plane of 0..255 values; table: [b, 1, 64].
-
-  The rounding between the passes is that of libjpeg's integer transform (two extra bits after the first pass, eighths
-  in the coefficients). Without it, one coefficient of every few blocks falls on the other side of a quantisation step.
-  """
+  """Transforms, quantises and restores one plane of 0..255 values; table: [b, 1, 64]."""
+  # The rounding is that of libjpeg's integer transform: two extra bits after the first pass, then eighths. Without it
+  # one coefficient of every few blocks falls on the other side of a quantisation step.
   product = functools.partial(jnp.matmul, precision="highest")
-  rows = jnp.round(4 * product(_to_blocks(plane - 128), _ALONG_ROWS.T))
+  plane = jnp.pad(plane, ((0, 0), (0, -plane.shape[1] % 8), (0, 0)), mode="edge")
+  b, h, w = plane.shape
+  blocks = (plane - 128).reshape(b, h // 8, 8, w // 8, 8).swapaxes(2, 3).reshape(b, -1, 64)
+  rows = jnp.round(4 * product(blocks, _ALONG_ROWS.T))
   eighths = jnp.round(product(rows, _ALONG_COLUMNS.T) / 4)
   coefficients = jnp.sign(eighths) * jnp.floor(jnp.abs(eighths) / (8 * table) + 0.5) * table
   columns = jnp.round(4 * product(coefficients, _ALONG_COLUMNS))
   blocks = jnp.round(product(columns, _ALONG_ROWS) / 32)
-  return jnp.clip(_from_blocks(blocks, *plane.shape[1:]) + 128, 0, 255)
+  return jnp.clip(blocks.reshape(b, h // 8, w // 8, 8, 8).swapaxes(2, 3).reshape(b, h, w) + 128, 0, 255)
 
 
 def _halve(plane):
@@ -85,41 +59,19 @@ def _halve(plane):
   return jnp.floor((sums + bias) / 4)
 
 
-def _to_whole_blocks(plane):
-  """Repeats the last row up to a multiple of eight."""
-  return jnp.pad(plane, ((0, 0), (0, -plane.shape[1] % 8), (0, 0)), mode="edge")
-
-
-def _interleave(first, second, axis):
-  """Elements of two arrays in turn along an axis."""
-  shape = list(first.shape)
-  shape[axis] *= 2
-  return jnp.stack([first, second], axis=axis + 1).reshape(shape)
-
-
 def _double(plane):
   """Triangle upsampling in integers, weights 9 3 3 1 of 16: libjpeg's h2v2_fancy_upsample."""
-  h, w = plane.shape[1:]
-  tall = jnp.pad(plane, ((0, 0), (1, 1), (1, 1)), mode="edge")
-  upper, here, lower = (tall[:, i : i + h] for i in range(3))
-  columns = _interleave(3 * here + upper, 3 * here + lower, 1)
-  left, middle, right = (columns[..., i : i + w] for i in range(3))
-  return _interleave(jnp.floor((3 * middle + left + 8) / 16), jnp.floor((3 * middle + right + 7) / 16), 2)
+  b, h, w = plane.shape
+  padded = jnp.pad(plane, ((0, 0), (1, 1), (1, 1)), mode="edge")
+  upper, middle, lower = (padded[:, i : i + h] for i in range(3))
+  tall = jnp.stack([3 * middle + upper, 3 * middle + lower], axis=2).reshape(b, 2 * h, w + 2)
+  left, middle, right = (tall[..., i : i + w] for i in range(3))
+  halves = jnp.floor((3 * middle + left + 8) / 16), jnp.floor((3 * middle + right + 7) / 16)
+  return jnp.stack(halves, axis=3).reshape(b, 2 * h, 2 * w)
 
 
 def jpeg(planes, levels, seeds=None, compat="fixed", strengths=(70, 43, 36, 24, 7)):
-  """Saves and loads a baseline JPEG with 4:2:0 chroma.
-
-  Args:
-    planes: [b, h, 3, w] float32 in [0, 1].
-    levels: [b] int32 in 0..4.
-    seeds: ignored.
-    compat: 'fixed' or 'official'.
-    strengths: libjpeg quality for every level.
-
-  Returns:
-    [b, h, 3, w] float32, multiples of 1/255 in [0, 1]. The gradient is zero almost everywhere.
-  """
+  """Saves and loads a baseline JPEG with 4:2:0 chroma; strengths: libjpeg quality. The gradient is mostly zero."""
   _, h, _, w = planes.shape
   # libjpeg repeats the last pixel of a row up to a whole block, but the last row only after halving the chroma.
   padded = jnp.pad(jnp.round(planes * 255), ((0, 0), (0, -h % 2), (0, 0), (0, -w % 16)), mode="edge")
@@ -130,10 +82,8 @@ def jpeg(planes, levels, seeds=None, compat="fixed", strengths=(70, 43, 36, 24, 
 
   tables = np.stack([quantization_tables(quality) for quality in strengths]).reshape(-1, 2, 64).astype(np.float32)
   tables = jnp.asarray(tables)[levels]
-  y = _code_plane(_to_whole_blocks(y), tables[:, :1])[:, :h, :w]
+  y = _code_plane(y, tables[:, :1])[:, :h, :w]
   half_h, half_w = (h + 1) // 2, (w + 1) // 2  # the decoder repeats the last real chroma sample, not the padding
-  cb, cr = (
-    _double(_code_plane(_to_whole_blocks(c), tables[:, 1:])[:, :half_h, :half_w])[:, :h, :w] - 128 for c in (cb, cr)
-  )
+  cb, cr = (_double(_code_plane(c, tables[:, 1:])[:, :half_h, :half_w])[:, :h, :w] - 128 for c in (cb, cr))
   planes = y[:, :, None] + jnp.round(mix_channels(_COLOR_OF_CHROMA, jnp.stack([y, cb, cr], axis=2)))
-  return finish(planes / 255, compat, official=round_to_grid)
+  return finish(planes / 255)

@@ -1,4 +1,4 @@
-"""One canvas of all distortions: a row for every kind, a column for every level.
+"""One image of all distortions: a row for every kind, a column for every level.
 
 python -m jiqa.distortions.contact_sheet --image=photo.png --out=sheet.png
 """
@@ -20,27 +20,23 @@ _LABEL_WIDTH = 150
 _GAP = 2
 
 
-def render(canvas, side, bank="reiqa26", compat="fixed", seed=0):
-  """Draws the sheet.
+def render(image, side, bank="reiqa26", compat="fixed", seed=0):
+  """Draws the sheet, a PIL RGB image: the undistorted tile, then kinds from top to bottom, levels from left to right.
 
   Args:
-    canvas: PIL canvas of any size and mode.
-    side: length of a tile's side in pixels; tiles show the centre of the canvas, at its own resolution where it is
-      large enough.
+    image: PIL image of any size and mode; tiles show its centre, at its own resolution where it is large enough.
+    side: of a tile, pixels.
     bank: 'reiqa26' or 'kadid25'.
     compat: 'fixed' or 'official'.
     seed: of the random kinds.
-
-  Returns:
-    PIL RGB canvas: the undistorted tile, then kinds from top to bottom, levels from left to right.
   """
   names = banks.names(bank)
-  canvas = canvas.convert("RGB")
-  if min(canvas.size) < side:
-    scale = side / min(canvas.size)
-    canvas = canvas.resize([max(side, round(length * scale)) for length in canvas.size])
-  left, top = ((length - side) // 2 for length in canvas.size)
-  tile = np.asarray(canvas.crop((left, top, left + side, top + side)))
+  image = image.convert("RGB")
+  if min(image.size) < side:
+    scale = side / min(image.size)
+    image = image.resize([max(side, round(length * scale)) for length in image.size])
+  left, top = ((length - side) // 2 for length in image.size)
+  tile = np.asarray(image.crop((left, top, left + side, top + side)))
 
   sheet = Image.new("RGB", (_LABEL_WIDTH + banks.LEVELS * (side + _GAP), (len(names) + 1) * (side + _GAP)), "white")
   draw = ImageDraw.Draw(sheet)
@@ -63,25 +59,26 @@ def _distort_all(tile, count, bank, compat, seed):
 
 
 def main(
-  image: Annotated[pathlib.Path, typer.Option(help="canvas to distort")],
+  image: Annotated[pathlib.Path, typer.Option(help="image to distort")],
   out: Annotated[pathlib.Path, typer.Option(help="where to write the sheet; the ending chooses the format")],
   side: Annotated[int, typer.Option(help="side of a tile in pixels")] = 160,
   bank: Annotated[str, typer.Option(help="reiqa26 or kadid25")] = "reiqa26",
   compat: Annotated[str, typer.Option(help="fixed or official")] = "fixed",
 ):
-  """Renders every kind of distortion at every level into one canvas."""
+  """Renders every kind of distortion at every level into one image."""
   try:
-    with Image.open(image) as canvas:
-      sheet = render(canvas, side, bank, compat)
+    with Image.open(image) as opened:
+      sheet = render(opened, side, bank, compat)
   except OSError as error:
-    raise UserError(f"{image}: not a readable canvas ({error})") from error
+    raise UserError(f"{image}: not a readable image ({error})") from error
   unfinished = out.with_name(f".{out.stem}.unfinished{out.suffix}")
   try:
     sheet.save(unfinished)
   except (OSError, ValueError) as error:
     unfinished.unlink(missing_ok=True)
-    advice = "give an existing folder and an ending such as .png"
-    raise UserError(f"{out}: cannot be written ({error}); {advice}") from error
+    raise UserError(
+      f"{out}: cannot be written ({error}); give an existing folder and an ending such as .png"
+    ) from error
   os.replace(unfinished, out)
   print(f"wrote {out}, {sheet.width}x{sheet.height}")
 

@@ -1,14 +1,9 @@
 """JPEG2000 at a given compression ratio, approximated by quantising its wavelet transform.
 
-What is exact: the irreversible colour transform, five levels of the CDF 9/7 wavelet, the dead-zone quantiser with
-mid-point reconstruction (ITU-T T.800, annexes E to G). What is approximated is the rate control: the real coder
-truncates bit planes until the file fits; here one step serves all coefficients of an image, found by bisection so
-that the estimated code length
-
-  bits = 3.7 sum log2(1 + |q|)
-
-meets the budget 24 h w / ratio. 3.7 was calibrated on photographs against OpenJPEG, whose PSNR is met within 1.5 dB at
-ratios from 16 to 170.
+Exact: the irreversible colour transform, five levels of the CDF 9/7 wavelet, the dead-zone quantiser with mid-point
+reconstruction (ITU-T T.800, annexes E to G). Approximated: the rate control. The real coder truncates bit planes until
+the file fits; here one step serves all coefficients of an image, found by bisection so that the estimated code length,
+3.7 sum log2(1 + |q|) bits, meets the budget 24 h w / ratio. 3.7 was calibrated on photographs against OpenJPEG.
 """
 
 import functools
@@ -18,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jiqa.distortions import resample
-from jiqa.distortions.planes import by_level, finish, mix_channels, round_to_grid
+from jiqa.distortions.planes import by_level, finish, mix_channels
 
 _DEPTH = 5
 _BITS = 3.7
@@ -53,50 +48,35 @@ def _bands(size):
 
 
 def decompose(planes):
-  """The wavelet transform of every plane.
-
-  Args:
-    planes: [b, h, 3, w] float32.
-
-  Returns:
-    (approximation, details): the last low-pass plane, and for every level, finest first, its three detail planes.
-  """
+  """The wavelet transform of [b, h, 3, w]: (approximation, [three detail planes of every level, finest first])."""
   zero, details = jnp.zeros(planes.shape[0], jnp.int32), []
   while len(details) < _DEPTH and min(planes.shape[1], planes.shape[3]) >= 2:
     half_h, half_w = (planes.shape[1] + 1) // 2, (planes.shape[3] + 1) // 2
-    both = resample.along_rows(_bands(planes.shape[1])[0], zero, planes)
-    both = resample.along_columns(_bands(planes.shape[3])[0], zero, both)
+    both = resample.along(1, _bands(planes.shape[1])[0], zero, planes)
+    both = resample.along(3, _bands(planes.shape[3])[0], zero, both)
     details.append((both[:, :half_h, :, half_w:], both[:, half_h:, :, :half_w], both[:, half_h:, :, half_w:]))
     planes = both[:, :half_h, :, :half_w]
   return planes, details
 
 
-def _join(along, low, high, axis):
+def _join(axis, low, high):
   """Synthesis along one axis."""
   _, from_low, from_high = _bands(low.shape[axis] + high.shape[axis])
   zero = jnp.zeros(low.shape[0], jnp.int32)
-  return along(from_low, zero, low) + along(from_high, zero, high)
+  return resample.along(axis, from_low, zero, low) + resample.along(axis, from_high, zero, high)
 
 
 def recompose(planes, details):
   """The way back from `decompose`."""
   for right, below, corner in reversed(details):
     left, right = jnp.concatenate([planes, below], axis=1), jnp.concatenate([right, corner], axis=1)
-    both = _join(resample.along_columns, left, right, 3)
-    planes = _join(resample.along_rows, both[:, : planes.shape[1]], both[:, planes.shape[1] :], 1)
+    both = _join(3, left, right)
+    planes = _join(1, both[:, : planes.shape[1]], both[:, planes.shape[1] :])
   return planes
 
 
 def _step_for(coefficients, budget):
-  """The step at which every image meets its budget.
-
-  Args:
-    coefficients: list of [b, ...] float32.
-    budget: [b] float32, bits.
-
-  Returns:
-    [b] float32.
-  """
+  """The quantiser's step at which every image's coefficients, arrays [b, ...], meet its budget [b] in bits: [b]."""
   magnitudes = jnp.concatenate([jnp.abs(c).reshape(c.shape[0], -1) for c in coefficients], axis=1)
 
   def halve(_, bounds):
@@ -110,18 +90,7 @@ def _step_for(coefficients, budget):
 
 
 def jpeg2000(planes, levels, seeds=None, compat="fixed", strengths=(16, 32, 45, 120, 170)):
-  """Compresses by a given ratio as JPEG2000 would.
-
-  Args:
-    planes: [b, h, 3, w] float32 in [0, 1].
-    levels: [b] int32 in 0..4.
-    seeds: ignored.
-    compat: 'fixed' or 'official'; no difference.
-    strengths: ratio of 24 bits per pixel to the compressed size, for every level.
-
-  Returns:
-    [b, h, 3, w] float32, multiples of 1/255 in [0, 1]. The gradient is zero almost everywhere.
-  """
+  """Compresses as JPEG2000 would; strengths: ratio of 24 bits per pixel to the compressed size."""
   colors = mix_channels(_COLOR, 255 * planes)
   offset = np.array([128, 0, 0], np.float32)[:, None]
   coefficients, tree = jax.tree.flatten(decompose(colors - offset))
@@ -133,4 +102,4 @@ def jpeg2000(planes, levels, seeds=None, compat="fixed", strengths=(16, 32, 45, 
     return jnp.sign(values) * step * jnp.where(whole > 0, whole + 0.5, 0)
 
   colors = recompose(*jax.tree.unflatten(tree, [quantize(c) for c in coefficients])) + offset
-  return finish(mix_channels(np.linalg.inv(_COLOR), colors) / 255, compat, official=round_to_grid)
+  return finish(mix_channels(np.linalg.inv(_COLOR), colors) / 255)

@@ -1,12 +1,8 @@
-"""CIE Lab (D65, 2 degrees) on colour planes, in the form that costs least.
-
-Lab is a linear function of three responses f = cube root (with a linear toe) of X/Xn, Y/Yn, Z/Zn:
+"""CIE Lab (D65, 2 degrees) on colour planes as the three responses f that it is linear in; constants of scikit-image.
 
   L = 116 f_y - 16,   a = 500 (f_x - f_y),   b = 200 (f_y - f_z).
 
-The distortions change lightness or scale the colours, which in terms of f is adding one number to all three, or
-scaling the distances to f_y. So the planes stay in f. Constants are scikit-image's. Powers are `exp(p log x)`, which
-vectorises on every backend; on a CPU `x ** p` and `cbrt` call libm, 7 to 16 times slower.
+A change of lightness adds one number to all f; scaling the colours scales their distances to f_y.
 """
 
 import jax.numpy as jnp
@@ -23,7 +19,7 @@ _LEAST_RESPONSE = np.array([-np.inf, -np.inf, 0], np.float32)[:, None]
 
 
 def _power(x, exponent):
-  """x ** exponent for x > 0."""
+  """x ** exponent for x > 0; on a CPU `**` and `cbrt` call libm for every element, which does not vectorise."""
   return jnp.exp(exponent * jnp.log(x))
 
 
@@ -46,14 +42,7 @@ def _cube(f):
 
 
 def responses(planes):
-  """sRGB planes to f.
-
-  Args:
-    planes: [b, h, 3, w] float32 sRGB, nominally in [0, 1].
-
-  Returns:
-    [b, h, 3, w] float32: f_x, f_y, f_z.
-  """
+  """f_x, f_y, f_z of sRGB planes, [b, h, 3, w] float32."""
   return _root(mix_channels(_TO_XYZ, _linear(planes)))
 
 
@@ -73,12 +62,5 @@ def with_colors_scaled(f, factor):
 
 
 def rgb(f):
-  """f to sRGB planes; colours outside sRGB are not yet clipped.
-
-  Args:
-    f: [b, h, 3, w] float32.
-
-  Returns:
-    [b, h, 3, w] float32.
-  """
+  """sRGB planes of responses, [b, h, 3, w] float32; colours outside sRGB are not yet clipped."""
   return _gamma(mix_channels(_TO_RGB, _cube(jnp.maximum(f, _LEAST_RESPONSE))))

@@ -1,14 +1,12 @@
 """Fewer colours and fewer grey levels, with a palette fitted to every image by Lloyd's algorithm (1982).
 
-KADID-10k used MATLAB's rgb2ind (minimum variance, no dither) and multithresh (Otsu's classes). Both minimise the
-squared error of the replacement, as Lloyd's iteration does, so that the palettes agree in kind, not colour by colour.
+It minimises what KADID-10k's rgb2ind and multithresh do, so palettes agree in kind, not colour by colour.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jiqa.distortions.planes import finish, round_to_grid
+from jiqa.distortions.planes import finish
 
 _SAMPLES = 64  # the palette is fitted to at most 64 x 64 pixels of a regular grid
 _ITERATIONS = 12
@@ -22,16 +20,7 @@ def _sample(planes):
 
 
 def _fit(points, palette, alive):
-  """Lloyd's iteration: every entry moves to the mean of the points nearest to it; an entry without points stays.
-
-  Args:
-    points: [b, n, c] float32.
-    palette: [b, k, c] float32, where it starts.
-    alive: [b, k] bool, the entries in use.
-
-  Returns:
-    [b, k, c] float32.
-  """
+  """Moves every entry of a palette [b, k, c] to the mean of the nearest of points [b, n, c]; alive: [b, k], in use."""
 
   def move(_, palette):
     score = jnp.einsum("bnc,bkc->bnk", points, palette, precision="highest") - jnp.sum(palette**2, -1)[:, None] / 2
@@ -45,19 +34,8 @@ def _fit(points, palette, alive):
 
 
 def color_quantization(planes, levels, seeds=None, compat="fixed", strengths=(64, 48, 32, 16, 8)):
-  """Replaces every colour by the nearest of a few.
-
-  Args:
-    planes: [b, h, 3, w] float32 in [0, 1].
-    levels: [b] int32 in 0..4.
-    seeds: ignored.
-    compat: 'fixed' or 'official'; no difference.
-    strengths: number of colours for every level.
-
-  Returns:
-    [b, h, 3, w] float32, multiples of 1/255 in [0, 1]. The gradient is that of the palette.
-  """
-  count = jnp.asarray(np.asarray(strengths))[levels][:, None]
+  """Replaces every colour by the nearest of a few; strengths: their number. The gradient is that of the palette."""
+  count = jnp.array(strengths)[levels][:, None]
   entries = jnp.arange(max(strengths))
   points = _sample(planes)
   # Start from the colours at equal steps of the luma's distribution.
@@ -76,15 +54,12 @@ def color_quantization(planes, levels, seeds=None, compat="fixed", strengths=(64
 
   start = jnp.full(planes[:, :, :1].shape, -jnp.inf), planes
   _, chosen = jax.lax.fori_loop(0, max(strengths), compare, start)
-  return finish(chosen, compat, official=round_to_grid)
+  return finish(chosen)
 
 
 def quantization(planes, levels, seeds=None, compat="fixed", strengths=(20, 16, 13, 10, 7)):
-  """Replaces every value of every channel by the nearest of a few grey levels; strengths are their number.
-
-  Arguments as `color_quantization`.
-  """
-  count = jnp.asarray(np.asarray(strengths))[levels][:, None]
+  """Replaces every value of every channel by the nearest of a few grey levels; strengths: their number."""
+  count = jnp.array(strengths)[levels][:, None]
   entries = jnp.arange(max(strengths))
   points = _sample(planes).reshape(planes.shape[0], -1)[:, ::3, None]  # every third value, the channels in turn
   start = jnp.minimum((entries + 0.5) / count, 1)[..., None]
@@ -96,4 +71,4 @@ def quantization(planes, levels, seeds=None, compat="fixed", strengths=(20, 16, 
   for i in range(max(strengths) - 1):
     low, high = (filled[:, j].reshape(-1, 1, 1, 1) for j in (i, i + 1))
     result = jnp.where(planes > (low + high) / 2, jnp.maximum(high, result), result)
-  return finish(result, compat, official=round_to_grid)
+  return finish(result)

@@ -1,9 +1,19 @@
-"""The layout every distortion works in, and the way back to an 8-bit image.
+"""What all distortions share: their form, their layout and the way back to an 8-bit image.
 
-Colour planes lie inside the rows: `[b, h, 3, w]`. A vertical filter is then one matrix product over contiguous rows of
-`3 w` numbers, a horizontal one over contiguous rows of `w`, and an elementwise formula runs along contiguous memory,
-with the three colours as a broadcast axis. From `[b, h, w, 3]` only the last two axes change places.
+A distortion is `function(planes, levels, seeds, compat, strengths)`:
+
+  planes: [b, h, 3, w] float32 in [0, 1].
+  levels: [b] int32 in 0..4.
+  seeds: [b, 2] uint32, see streams.py; deterministic distortions ignore them.
+  compat: 'fixed' does what the name says, 'official' what the published code of Re-IQA does, bugs included.
+  strengths: a number for every level; each distortion says what it measures.
+
+It returns [b, h, 3, w] float32, multiples of 1/255 in [0, 1]. Colour planes lie inside the rows: a vertical filter is
+one matrix product over contiguous rows of `3 w` numbers, a horizontal one over contiguous rows of `w`, and an
+elementwise formula runs along contiguous memory with the three colours as a broadcast axis.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +26,15 @@ COMPAT = ("fixed", "official")
 
 
 def to_planes(images):
-  """Opens images into colour planes.
-
-  Args:
-    images: [b, h, w, 3] float32 in [0, 1], both sides at least `MIN_SIDE`.
-
-  Returns:
-    [b, h, 3, w] float32.
-
-  Raises:
-    UserError: the shape or type is not that of a batch of colour images, or a side is too short.
-  """
+  """[b, h, w, 3] to [b, h, 3, w] float32; refuses what is no batch of float images with sides of `MIN_SIDE`."""
   shape = tuple(images.shape)
   if len(shape) != 4 or shape[-1] != 3:
     raise UserError(f"images have shape {shape}; expected [b, h, w, 3]")
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(f"images are {images.dtype}; expected float32 in [0, 1]: divide 8-bit images by 255")
-  if min(shape[1:3]) < MIN_SIDE:
-    raise UserError(
-      f"images are {shape[1]}x{shape[2]}; distortions need sides of at least {MIN_SIDE}: use larger crops or images"
-    )
+  _, h, w, _ = shape
+  if min(h, w) < MIN_SIDE:
+    raise UserError(f"images are {h}x{w}; distortions need sides of at least {MIN_SIDE}: use larger crops or images")
   return jnp.swapaxes(images, 2, 3)
 
 
@@ -45,75 +44,32 @@ def to_images(planes):
 
 
 def by_level(strengths, levels):
-  """Every image's own strength.
-
-  The table is read twice for every image, because XLA makes a dynamic slice of a single read, fuses that into the
-  loop over the pixels, and there it costs the loop its vector instructions (five times the time for one image on a
-  CPU).
-
-  Args:
-    strengths: one number for every level.
-    levels: [b] int32.
-
-  Returns:
-    [b, 1, 1, 1] float32.
-  """
-  table = jnp.asarray(np.asarray(strengths, np.float32))
+  """Every image's own strength, [b, 1, 1, 1] float32."""
+  # Read twice: XLA would fuse a single read as a dynamic slice into the loop over the pixels, which then loses its
+  # vector instructions.
+  table = jnp.array(strengths, jnp.float32)
   return table[jnp.concatenate([levels, levels])][: levels.shape[0]].reshape(-1, 1, 1, 1)
 
 
 def mix_channels(matrix, planes):
-  """Applies a constant 3x3 matrix to the colours of every pixel.
-
-  Written with the output colour as a broadcast axis: XLA then keeps one fused loop along contiguous memory, where
-  joining three separately computed planes would compute all of them for each.
-
-  Args:
-    matrix: [3, 3] numpy array, row = output colour.
-    planes: [b, h, 3, w] float32.
-
-  Returns:
-    [b, h, 3, w] float32.
-  """
+  """Applies a constant [3, 3] matrix, row = output colour, to the colours of every pixel of [b, h, 3, w]."""
+  # With the output colour as a broadcast axis XLA keeps one fused loop along contiguous memory.
   columns = np.asarray(matrix, np.float32).T[:, :, None]
   return sum(columns[i] * planes[:, :, i : i + 1] for i in range(3))
 
 
-@jax.custom_jvp
-def round_to_grid(values):
-  """Rounds to the nearest multiple of 1/255; the gradient passes straight through."""
-  return jnp.round(values * 255) / 255
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def to_grid(rounding, values):
+  """Multiples of 1/255 by `jnp.round` or `jnp.floor` (as a cast to uint8); the gradient passes straight through."""
+  return rounding(values * 255) / 255
 
 
-@jax.custom_jvp
-def truncate_to_grid(values):
-  """Rounds down to a multiple of 1/255, as a cast to uint8 does; the gradient passes straight through."""
-  return jnp.floor(values * 255) / 255
+@to_grid.defjvp
+def _straight_through(rounding, primals, tangents):
+  return to_grid(rounding, *primals), tangents[0]
 
 
-@round_to_grid.defjvp
-def _round_jvp(primals, tangents):
-  return round_to_grid(*primals), tangents[0]
-
-
-@truncate_to_grid.defjvp
-def _truncate_jvp(primals, tangents):
-  return truncate_to_grid(*primals), tangents[0]
-
-
-def finish(planes, compat, official=truncate_to_grid):
-  """Clips to [0, 1] and returns to the 8-bit grid.
-
-  Both modes end on the grid, so that a distorted image cannot be told from a pristine 8-bit one by its unused
-  decimals. The published code mostly truncates, which darkens every distorted image by half a grey level.
-
-  Args:
-    planes: [b, h, 3, w] float32.
-    compat: 'fixed' rounds to the nearest level; 'official' does what `official` says.
-    official: the published code's own rounding for this kind.
-
-  Returns:
-    [b, h, 3, w] float32, multiples of 1/255 in [0, 1].
-  """
-  to_grid = official if compat == "official" else round_to_grid
-  return to_grid(jnp.clip(planes, 0, 1))
+def finish(planes, compat="fixed"):
+  """Clips to [0, 1] and returns to the 8-bit grid: 'fixed' rounds, 'official' truncates."""
+  # On the grid a distorted image cannot be told from a pristine one by its unused decimals.
+  return to_grid(jnp.floor if compat == "official" else jnp.round, jnp.clip(planes, 0, 1))

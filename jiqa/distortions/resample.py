@@ -1,11 +1,8 @@
-"""Linear filters as constant banded matrices, built once on the host and applied as matrix products.
+"""Linear filters as constant banded matrices: of one shape whatever the level, so that images share a batched product.
 
-Resizing, separable blurring and pixelating along one axis is a matrix; whatever the level, the matrix has the same
-shape, so that images of different levels share one batched product. The matrices are narrow bands: the output is cut
-into blocks of rows, and each block multiplies only the input rows that it can see.
+`jax.image.resize` and `jax.scipy` take one scale or kernel for all, and cut their kernels otherwise than PIL.
 """
 
-import dataclasses
 import functools
 import math
 
@@ -13,66 +10,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_BLOCK = 64
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bands:
-  """A stack of banded matrices: block i of the output rows is `blocks[i] @ inputs[starts[i] : stops[i]]`."""
-
-  starts: tuple[int, ...]
-  stops: tuple[int, ...]
-  blocks: tuple[np.ndarray, ...]  # each [levels, rows, stop - start] float32
-
-
-def banded(matrices, block=_BLOCK):
-  """Cuts a stack of matrices into blocks of rows with the columns that any of the stack uses.
-
-  Args:
-    matrices: sequence of [rows, columns] float64 arrays of one shape.
-    block: output rows in a block.
+def banded(matrices, block=64):
+  """Cuts a stack of [rows, columns] matrices into blocks of rows with the columns that any of the stack uses.
 
   Returns:
-    Bands.
+    tuple of (start, weights [matrices, block, n] float32): the block sees inputs[start : start + n].
   """
-  stack = np.stack(matrices).astype(np.float32)
-  starts, stops, blocks = [], [], []
+  stack, bands = np.stack(matrices).astype(np.float32), []
   for top in range(0, stack.shape[1], block):
     rows = stack[:, top : top + block]
     used = np.flatnonzero(np.any(rows != 0, axis=(0, 1)))
-    starts.append(int(used[0]))
-    stops.append(int(used[-1]) + 1)
-    blocks.append(np.ascontiguousarray(rows[:, :, starts[-1] : stops[-1]]))
-  return Bands(tuple(starts), tuple(stops), tuple(blocks))
+    bands.append((int(used[0]), np.ascontiguousarray(rows[:, :, used[0] : used[-1] + 1])))
+  return tuple(bands)
 
 
-def along_rows(bands, which, planes):
-  """Filters vertically.
-
-  Args:
-    bands: Bands over the height.
-    which: [b] int32, the matrix for every image.
-    planes: [b, h, c, w] float32.
-
-  Returns:
-    [b, rows, c, w] float32.
-  """
-  product = functools.partial(jnp.einsum, "brj,bjcw->brcw", precision=jax.lax.Precision.HIGHEST)
-  parts = [
-    product(jnp.asarray(block)[which], planes[:, start:stop])
-    for start, stop, block in zip(bands.starts, bands.stops, bands.blocks, strict=True)
-  ]
-  return jnp.concatenate(parts, axis=1)
+@functools.cache
+def bands(matrix, size, settings):
+  """`banded` of `matrix(size, setting)` for every setting."""
+  return banded([matrix(size, setting) for setting in settings])
 
 
-def along_columns(bands, which, planes):
-  """Filters horizontally; arguments as `along_rows`, with bands over the width."""
-  product = functools.partial(jnp.einsum, "bhcj,brj->bhcr", precision=jax.lax.Precision.HIGHEST)
-  parts = [
-    product(planes[..., start:stop], jnp.asarray(block)[which])
-    for start, stop, block in zip(bands.starts, bands.stops, bands.blocks, strict=True)
-  ]
-  return jnp.concatenate(parts, axis=-1)
+def along(axis, bands, which, planes):
+  """Filters [b, h, c, w] along axis 1 or 3 by bands over its size; which: [b] int32, the matrix of every image."""
+  product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  parts = []
+  for start, weights in bands:
+    window = jax.lax.slice_in_dim(planes, start, start + weights.shape[2], axis=axis)
+    weights = jnp.asarray(weights)[which]
+    if axis == 1:
+      parts.append(product("brj,bjcw->brcw", weights, window))
+    else:
+      parts.append(product("bhcj,brj->bhcr", window, weights))
+  return jnp.concatenate(parts, axis)
+
+
+def separable(matrix, settings, which, planes):
+  """Filters [b, h, c, w] horizontally and vertically by `matrix(size, settings[which])`; `settings` is hashable."""
+  for axis in (3, 1):
+    planes = along(axis, bands(matrix, planes.shape[axis], settings), which, planes)
+  return planes
 
 
 def convolution(size, offsets, weights):
@@ -103,14 +80,13 @@ def box(size, radius):
   """A box of fractional radius: weight 1/(2 radius + 1) inside, the remainder on two border pixels (PIL BoxBlur)."""
   whole = math.floor(radius)
   weight = 1 / (2 * radius + 1)
-  edge = (1 - (2 * whole + 1) * weight) / 2
   weights = np.full(2 * whole + 3, weight)
-  weights[0] = weights[-1] = edge
+  weights[0] = weights[-1] = (1 - (2 * whole + 1) * weight) / 2
   return convolution(size, np.arange(-whole - 1, whole + 2), weights)
 
 
 def gaussian_box(size, sigma):
-  """The box blur that, done three times, is PIL's GaussianBlur: its fractional radius gives the variance sigma^2 / 3.
+  """The box blur of variance sigma^2 / 3: done three times it is PIL's GaussianBlur.
 
   Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering", eq. 8-12.
   """
@@ -120,41 +96,37 @@ def gaussian_box(size, sigma):
   return box(size, whole + fraction)
 
 
-def _bicubic(x):
-  x, a = abs(x), -0.5
-  if x < 1:
-    return ((a + 2) * x - (a + 3)) * x * x + 1
-  return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
+def gaussian_boxes(size, sigma):
+  """PIL's GaussianBlur along one axis without its rounding."""
+  return np.linalg.matrix_power(gaussian_box(size, sigma), 3)
 
 
-def _bilinear(x):
-  return max(1 - abs(x), 0.0)
+def cubic(distance, a, where=np.where):
+  """Keys' cubic kernel (1981, eq. 8); where: `jnp.where` for jax arrays."""
+  x = abs(distance)
+  near = ((a + 2) * x - (a + 3)) * x * x + 1
+  far = (((x - 5) * x + 8) * x - 4) * a
+  return where(x < 1, near, where(x < 2, far, 0))
 
 
-def _lanczos(x):
-  return float(np.sinc(x) * np.sinc(x / 3)) if abs(x) < 3 else 0.0
-
-
-_FILTERS = {"bicubic": (_bicubic, 2), "bilinear": (_bilinear, 1), "lanczos": (_lanczos, 3)}
+# PIL's kernels and how far they reach.
+_FILTERS = {
+  "bicubic": (functools.partial(cubic, a=-0.5), 2),
+  "bilinear": (lambda x: np.maximum(1 - abs(x), 0), 1),
+  "lanczos": (lambda x: np.where(abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0), 3),
+}
 
 
 def resize(new, old, method):
-  """PIL's `Image.resize` along one axis: antialiased on the way down, normalised at the borders.
+  """PIL's `Image.resize` along one axis, [new, old] float64: antialiased on the way down, normalised at the borders.
 
-  Args:
-    new: output length.
-    old: input length.
-    method: 'bicubic' (a = -0.5), 'bilinear', 'lanczos' (three lobes) or 'nearest'.
-
-  Returns:
-    [new, old] float64.
+  method: 'bicubic' (a = -0.5), 'bilinear', 'lanczos' (three lobes) or 'nearest'.
   """
   matrix = np.zeros((new, old))
   if method == "nearest":
-    position, step = 0.5 * old / new, old / new
-    for row in range(new):
-      matrix[row, min(int(position), old - 1)] = 1
-      position += step  # accumulated, because PIL's rounding at exact pixel borders depends on it
+    # Accumulated, because PIL's rounding at exact pixel borders depends on it.
+    positions = np.cumsum([0.5 * old / new, *[old / new] * (new - 1)])
+    matrix[np.arange(new), np.minimum(positions.astype(int), old - 1)] = 1
     return matrix
   kernel, support = _FILTERS[method]
   stretch = max(old / new, 1.0)
@@ -162,7 +134,7 @@ def resize(new, old, method):
     centre = (row + 0.5) * old / new
     first = max(int(centre - support * stretch + 0.5), 0)
     last = min(int(centre + support * stretch + 0.5), old)
-    weights = np.array([kernel((column - centre + 0.5) / stretch) for column in range(first, last)])
+    weights = kernel((np.arange(first, last) - centre + 0.5) / stretch)
     matrix[row, first:last] = weights / weights.sum()
   return matrix
 
@@ -173,17 +145,11 @@ def down_and_up(size, small, method):
 
 
 def disc(radius):
-  """The share of every pixel covered by a disc, normalised: an out-of-focus lens (MATLAB fspecial 'disk').
-
-  Returns:
-    [2 radius + 1, 2 radius + 1] float64, sum 1.
-  """
+  """The share of every pixel in a disc, [2 radius + 1, 2 radius + 1] of sum 1 (MATLAB fspecial 'disk')."""
   steps = 2000
   coordinate = (np.arange(steps) + 0.5) / steps - 0.5
   cells = np.arange(-radius, radius + 1)
-  rows = cells[:, None] + coordinate
-  half_chord = np.sqrt(np.maximum(radius**2 - rows**2, 0))  # [rows, steps]
-  right = np.clip(half_chord[:, None], cells[None, :, None] - 0.5, cells[None, :, None] + 0.5)
-  left = np.clip(-half_chord[:, None], cells[None, :, None] - 0.5, cells[None, :, None] + 0.5)
+  half_chord = np.sqrt(np.maximum(radius**2 - (cells[:, None] + coordinate) ** 2, 0))[:, None]  # [rows, 1, steps]
+  left, right = (np.clip(end, cells[:, None] - 0.5, cells[:, None] + 0.5) for end in (-half_chord, half_chord))
   cover = (right - left).mean(axis=-1)
   return cover / cover.sum()

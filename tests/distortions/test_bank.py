@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jiqa.distortions import bank, blur, streams
 from jiqa.distortions.planes import to_images, to_planes
 from jiqa.errors import UserError
+from jiqa.runtime.sharding import batch_sharding, make_mesh
 
 SHAPE = (33, 47)
+COLLECTIVES = re.compile(r" (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\(")
 IMAGES, VERSIONS = 16, 11
 distort = jax.jit(bank.distort, static_argnames=("compat", "bank", "tile"))
 distort_versions = jax.jit(bank.distort_versions, static_argnames=("allowed", "groups", "compat", "bank", "mesh"))
@@ -23,6 +24,11 @@ def _images(count=IMAGES, shape=SHAPE, seed=0):
   """Smooth random images on the 8-bit grid."""
   coarse = np.random.default_rng(seed).random((count, 5, 6, 3)).astype(np.float32)
   return jnp.round(jax.image.resize(coarse, (count, *shape, 3), "cubic").clip(0, 1) * 255) / 255
+
+
+def _sharded(*parts):
+  mesh = make_mesh(jax.devices())
+  return mesh, [jax.device_put(part, batch_sharding(mesh)) for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +74,12 @@ def requests(batch):
   return images[image], kinds.ravel(), levels.ravel(), _version_keys(keys).ravel()
 
 
-def test_a_image_does_not_depend_on_its_batch(batch, requests):
-  wanted = batch[-1].reshape(-1, *SHAPE, 3)
-  order = np.random.default_rng(0).permutation(len(wanted))
+def test_an_image_does_not_depend_on_its_batch(batch, requests):
+  expected = batch[-1].reshape(-1, *SHAPE, 3)
+  order = np.random.default_rng(0).permutation(len(expected))
   for rows in (order[:26], np.sort(order[26:52]), np.tile(order[:2], 13)):
     got = distort(*(part[rows] for part in requests), tile=3)
-    np.testing.assert_array_equal(got, wanted[rows])
+    np.testing.assert_array_equal(got, expected[rows])
 
 
 def test_skewed_requests_are_all_served(requests):
@@ -93,10 +99,9 @@ def test_sharded_over_devices_without_moving_images(batch):
   # One kind of every sort. Lens blur, an FFT on a CPU only, has its own test: XLA gathers a batch for an FFT.
   allowed = (2, 3, 6, 11, 18, 20, 21, 25)
   kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS, allowed)
-  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (images, kinds, levels, keys)]
+  _, parts = _sharded(images, kinds, levels, keys)
   program = distort_versions.lower(*parts, groups=8, allowed=allowed).compile()
-  assert not re.search(r" (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\(", program.as_text())
+  assert not COLLECTIVES.search(program.as_text())
   out = program(*parts)
   assert out.sharding.shard_shape(out.shape)[0] == IMAGES // 8
   rows = np.arange(26)
@@ -109,10 +114,9 @@ def test_each_device_computes_its_group_for_itself_whatever_the_kinds(batch):
   images, _, levels, keys, _ = batch
   allowed = (1, 7, 13)  # lens blur, an FFT on a CPU, is among them
   kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS, allowed)
-  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (images, kinds, levels, keys)]
+  mesh, parts = _sharded(images, kinds, levels, keys)
   program = distort_versions.lower(*parts, groups=8, allowed=allowed, mesh=mesh).compile()
-  assert not re.search(r" (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\(", program.as_text())
+  assert not COLLECTIVES.search(program.as_text())
   expected = distort_versions(images, kinds, levels, keys, groups=8, allowed=allowed)
   np.testing.assert_allclose(program(*parts), expected, atol=1.01 / 255)
   assert np.mean(np.asarray(program(*parts)) != np.asarray(expected)) < 1e-3
@@ -123,9 +127,7 @@ def test_both_forms_of_lens_blur_agree_and_products_stay_on_their_device():
   forms = [functools.partial(form, strengths=(1, 2, 4, 6, 8)) for form in (blur.disc_by_fft, blur.disc_by_products)]
   first, second = (jax.jit(form)(planes, levels) for form in forms)
   np.testing.assert_allclose(first, second, atol=0.1 / 255)
-  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  parts = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("data"))) for part in (planes, levels)]
-  assert not re.search(r" (all-gather|all-to-all|all-reduce)", jax.jit(forms[1]).lower(*parts).compile().as_text())
+  assert not COLLECTIVES.search(jax.jit(forms[1]).lower(*_sharded(planes, levels)[1]).compile().as_text())
 
 
 def test_only_allowed_kinds_are_computed_and_others_are_not_passed_over(batch):

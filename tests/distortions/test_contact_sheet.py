@@ -10,9 +10,9 @@ from jiqa.errors import UserError
 
 
 def test_sheet_has_a_row_for_every_kind_and_a_column_for_every_level(tmp_path):
-  canvas, out = tmp_path / "photo.png", tmp_path / "sheet.png"
-  Image.fromarray(photos.bundled(50, 60)[0]).save(canvas)
-  contact_sheet.main(image=canvas, out=out, side=8)  # the smallest side that the bank takes
+  image, out = tmp_path / "photo.png", tmp_path / "sheet.png"
+  Image.fromarray(photos.bundled(50, 60)[0]).save(image)
+  contact_sheet.main(image=image, out=out, side=8)  # the smallest side that the bank takes
   sheet = np.asarray(Image.open(out))
   assert sheet.shape == (27 * 10, 150 + 5 * 10, 3)
   tiles = sheet[:, 150:].reshape(27, 10, 5, 10, 3)[:, :8, :, :8].swapaxes(1, 2)

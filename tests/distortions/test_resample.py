@@ -66,9 +66,9 @@ def test_bands_multiply_as_the_whole_matrices():
   rows = [resample.down_and_up(150, 40, "lanczos"), resample.gaussian(150, 2)]
   columns = [resample.gaussian(70, 3), resample.box(70, 2.5)]
   planes, which = rng.random((3, 150, 3, 70)).astype(np.float32), jnp.asarray([1, 0, 1])
-  got = resample.along_rows(resample.banded(rows), which, planes)
-  got = resample.along_columns(resample.banded(columns), which[::-1], got)
+  got = resample.along(1, resample.banded(rows), which, planes)
+  got = resample.along(3, resample.banded(columns), which[::-1], got)
   picks = zip(planes, (1, 0, 1), strict=True)  # which, read backwards, is the same
   wanted = [np.einsum("ij,jcw,vw->icv", rows[pick], plane, columns[pick]) for plane, pick in picks]
   np.testing.assert_allclose(got, wanted, atol=1e-5)
-  assert sum(block[0].size for block in resample.banded(rows).blocks) < 0.8 * 150 * 150
+  assert sum(weights[0].size for _, weights in resample.banded(rows)) < 0.8 * 150 * 150
