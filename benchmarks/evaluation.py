@@ -63,7 +63,7 @@ def ridge_rows(n, d, splits, alphas, sklearn_fits):
   for i, (k, a) in enumerate(jobs):
     if i == len(jobs) // 2:
       ours_s, (scores, heads) = seconds(ours)
-      print(f"ridge   ours: {show(ours_s)} with compilation; {heads.steps.max()} float64 steps", flush=True)
+      print(f"ridge   ours: {show(ours_s)} with compilation, error at most {heads.error.max():.1e}", flush=True)
     kind = list(times)[i % 2]
     with threadpoolctl.threadpool_limits(1 if i % 2 == 0 else None):
       took, prediction = seconds(lambda: theirs((k, a)))  # noqa: B023
@@ -98,7 +98,7 @@ def bootstrap_rows(n, resamples, repeats):
       found.append((stats.spearmanr(x[drawn], y[drawn])[0], stats.pearsonr(x[drawn], y[drawn])[0]))
     return np.array(found)
 
-  ours = lambda: bootstrap.resample((x,), y, units, ("srcc", "plcc"), resamples, 0)  # noqa: E731
+  ours = lambda: bootstrap.resample(x, y, units, ("srcc", "plcc"), resamples, 0)  # noqa: E731
   ours()
   times = [(seconds(ours)[0], seconds(theirs)[0] * resamples / share) for _ in range(repeats)]
   ours_s, theirs_s = np.median(np.array(times), axis=0)

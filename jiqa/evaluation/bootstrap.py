@@ -42,12 +42,6 @@ def interval(prediction, target, *, groups=None, measures=MEASURES, resamples=10
 
   Returns:
     dict from measure to `Interval`; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
-
-  Example:
-    >>> x = np.arange(50.0)
-    >>> srcc = interval(x, x + 5 * np.sin(x))["srcc"]
-    >>> srcc.low < srcc.value < srcc.high
-    True
   """
   values = {measure: getattr(correlation, measure)(prediction, target) for measure in measures}
   if np.isnan(list(values.values())).all():
@@ -129,18 +123,12 @@ def _ties(ordered):
 def _correlate(counts, units, x, y, by_y, ties_x, ties_y, *, measures):
   """counts [b, units] -> [measures, b] float64; everything below has the layout [n, b]."""
   counts = counts.astype(jnp.float32).T[units]
-  correlations = []
-  for measure in measures:
-    if measure == "plcc":
-      correlations.append(_weighted_pearson(counts, x, y))
-    elif measure == "srcc":
-      place = jnp.zeros_like(by_y).at[by_y].set(jnp.arange(len(by_y), dtype=by_y.dtype), unique_indices=True)
-      correlations.append(_rank_pearson(counts, _ranks(counts, ties_x), _ranks(counts[by_y], ties_y)[place]))
-    elif measure == "krcc":
-      correlations.append(_kendall(counts, x, y, by_y, ties_x, ties_y))
-    else:
-      raise ValueError(f"there is no bootstrap of {measure}")
-  return jnp.stack(correlations)
+  of = {
+    "srcc": lambda: _spearman(counts, by_y, ties_x, ties_y),
+    "krcc": lambda: _kendall(counts, x, y, by_y, ties_x, ties_y),
+    "plcc": lambda: _pearson(counts, x, y),
+  }
+  return jnp.stack([of[measure]() for measure in measures])
 
 
 def _matmul(a, b):
@@ -164,27 +152,20 @@ def _running_sum(counts):
 def _tie_sums(counts, ties):
   """For every element in sorted order: how many draws stand before its tie group, and how many up to its end."""
   upto = _running_sum(counts)
-  if ties is None:
-    return upto - counts, upto
-  first, last = ties
-  return (upto - counts)[first], upto[last]
+  return (upto - counts, upto) if ties is None else ((upto - counts)[ties[0]], upto[ties[1]])
 
 
-def _ranks(counts, ties):
-  """Average ranks, halves exact in float32, of elements in sorted order that are drawn `counts` times."""
-  before, upto = _tie_sums(counts, ties)
-  return (before + upto + 1) / 2
-
-
-def _rank_pearson(counts, x, y):
-  middle = (counts.sum(0) + 1) / 2  # the mean of all average ranks
-  x, y = x - middle, y - middle
+def _spearman(counts, by_y, ties_x, ties_y):
+  # Average ranks, halves exact in float32, of elements that are drawn `counts` times; less their mean.
+  ranks = lambda counts, ties: (sum(_tie_sums(counts, ties)) - counts.sum(0)) / 2  # noqa: E731
+  place = jnp.zeros_like(by_y).at[by_y].set(jnp.arange(len(by_y), dtype=by_y.dtype), unique_indices=True)
+  x, y = ranks(counts, ties_x), ranks(counts[by_y], ties_y)[place]
   weighted = counts * x
   norm = _dot(weighted, x) * _dot(counts * y, y)
   return _dot(weighted, y) / jnp.sqrt(jnp.where(norm > 0, norm, jnp.nan))
 
 
-def _weighted_pearson(counts, x, y):
+def _pearson(counts, x, y):
   x, y = x - x.mean(), y - y.mean()
   sums = jnp.stack([jnp.ones_like(x), x, y, x * x, y * y, x * y]) @ counts.astype(jnp.float64)
   count, x, y, xx, yy, xy = sums

@@ -11,7 +11,7 @@ import rich.console
 import rich.table
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, gmad_session, realignment, report, study, tables
+from jiqa.evaluation import correlation, gmad_session, outputs, realignment, report, study, tables
 
 
 def evaluate(
@@ -20,17 +20,11 @@ def evaluate(
   """Evaluates a table of scores, writes the report and prints the results.
 
   Args:
-    scores, mos, group, split: as `study.compare_table` takes them.
-    methods: columns of the methods; none: all columns of numbers that are not used otherwise.
-    by: columns to break the results down by.
+    scores, mos, methods, group, by, split: as `study.compare_table` takes them, `by` as its labels.
     cross: column of the database names; the report is then what `study.cross_database` says.
-    out: folder of the report.
-    title: its heading; None: the name of the table.
+    out, title: folder of the report and its heading; None: the name of the table.
     unit: name of the human scale.
     **options: of the bootstrap, `resamples` and `seed`.
-
-  Raises:
-    UserError: a file, a column or a value is missing or wrong; or `cross` has company that it does not use.
   """
   if cross and (group or by or split):
     raise UserError(f"--cross={cross}: compares inside every database and takes no --group, --by or --split")
@@ -40,8 +34,8 @@ def evaluate(
       found = study.cross_database(scores, mos, cross, scores=methods)
     else:
       found = study.compare_table(scores, mos, scores=methods, group=group, labels=by, split=split, **options)
-  undefined = (w for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning))
-  notes = list(dict.fromkeys(str(w.message) for w in undefined))
+  kind = correlation.UndefinedCorrelationWarning
+  notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, kind)))
   for name, method in found["methods"].items():
     if (srcc := method["value"].get("srcc", 0)) < 0:
       notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
@@ -86,7 +80,9 @@ def realign(scores, *, score, mos, database, fitted=None, out):
   if may_fit is not None and may_fit.all():
     raise UserError(f"{scores}: column {fitted!r} holds no 'test'")
   found = realignment.realign(tables.numbers(table, score, scores), raw, of, may_fit)
-  realignment.write(out, names, of, raw, found)
+  columns = {"image_name": names, "database": of, "mos": raw}
+  columns |= {"realigned_mos": found["realigned"], "linear_mos": found["linear"]}
+  outputs.write_csv(out, [columns, *zip(*(values.tolist() for values in columns.values()), strict=True)])
   rows = [[kind, f"{m['srcc']:.4f}", f"{m['plcc']:.4f}"] for kind, m in found["pooled"].items()]
   where = "all images (the curves were fitted to them)" if fitted is None else "the test images"
   _print(f"Model against human scores, pooled over the databases, {where}", ["human scores", "SRCC", "PLCC"], rows)

@@ -22,42 +22,22 @@ def srcc(prediction, target):
 
 
 def krcc(prediction, target):
-  """Kendall's rank correlation, tau-b: float in [-1, 1], or nan.
-
-  Example:
-    >>> round(krcc([1, 2, 3, 4], [1, 2, 4, 3]), 4)
-    0.6667
-  """
+  """Kendall's rank correlation, tau-b: float in [-1, 1], or nan."""
   return _measure("KRCC", prediction, target, lambda x, y: float(stats.kendalltau(x, y).statistic))
 
 
 def plcc(prediction, target):
-  """Pearson's linear correlation: float in [-1, 1], or nan.
-
-  Example:
-    >>> plcc([1, 2, 3], [10, 20, 30])
-    1.0
-  """
+  """Pearson's linear correlation: float in [-1, 1], or nan."""
   return _measure("PLCC", prediction, target, _pearson)
 
 
 def rmse(prediction, target):
-  """Root of the mean squared difference, in the unit of the two: float >= 0, or nan.
-
-  Example:
-    >>> rmse([1, 2], [4, 6])
-    3.5355339059327378
-  """
+  """Root of the mean squared difference, in the unit of the two: float >= 0, or nan."""
   return _measure("RMSE", prediction, target, lambda x, y: float(np.sqrt(np.mean((x - y) ** 2))), difference=True)
 
 
 def mae(prediction, target):
-  """Mean absolute difference, in the unit of the two: float >= 0, or nan.
-
-  Example:
-    >>> mae([1, 2], [4, 6])
-    3.5
-  """
+  """Mean absolute difference, in the unit of the two: float >= 0, or nan."""
   return _measure("MAE", prediction, target, lambda x, y: float(np.mean(np.abs(x - y))), difference=True)
 
 

@@ -16,22 +16,12 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_swe
 
   Args:
     features, target, rows, alphas: as for `ridge.fit`.
-    l1_ratio: share of the absolute values in the penalty, in (0, 1].
+    l1_ratio: share of the absolute values in the penalty, in (0, 1], else a ValueError.
     tolerance: the descent ends where the duality gap is below this share of the variance of the target.
-    max_sweeps: bound of the sweeps over all features; where it ends them, a `ridge.UnsettledWarning` says so.
+    max_sweeps: bound of the sweeps over all features; where it ends them, a RuntimeWarning says so.
 
   Returns:
     `ridge.Heads`; `error` [k, a] is the relative duality gap reached.
-
-  Raises:
-    UserError: see `ridge.fit`.
-    ValueError: `l1_ratio` is outside (0, 1].
-
-  Example:
-    >>> x = np.random.default_rng(0).normal(size=(50, 3))
-    >>> heads = fit(x, 2 * x[:, 0], np.ones((1, 50), bool), [0.1], l1_ratio=1.0)
-    >>> (heads.weights[0, 0] != 0).tolist()
-    [True, False, False]
   """
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import enet_path
@@ -39,8 +29,7 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_swe
   if not 0 < l1_ratio <= 1:
     raise ValueError(f"l1_ratio is {l1_ratio}, expected a number in (0, 1]; `ridge` is the case 0")
   features, target, rows, alphas = ridge.checked(features, target, rows, alphas)
-  order = np.argsort(-alphas, kind="stable")
-  place = np.argsort(order, kind="stable")
+  falling, place = np.unique(-alphas, return_inverse=True)
   fitted = []
   for row in rows:
     with jax.enable_x64(True):
@@ -49,7 +38,7 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_swe
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", ConvergenceWarning)  # said below, for all splits together
       options = {"precompute": len(z) > z.shape[1], "tol": tolerance, "max_iter": max_sweeps}
-      _, weights, gaps = enet_path(z, y, l1_ratio=l1_ratio, alphas=alphas[order], **options)
+      _, weights, gaps = enet_path(z, y, l1_ratio=l1_ratio, alphas=-falling, **options)
     error = gaps[place] / max(y @ y / len(y), np.finfo(float).tiny)
     fitted.append((weights.T[place], target[row].mean(), mean, scale, error))
   heads = ridge.Heads(*map(np.stack, zip(*fitted, strict=True)))

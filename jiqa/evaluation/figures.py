@@ -49,17 +49,14 @@ def residuals(prediction, mos, curve, *, title="", unit="MOS"):
   return _png(figure)
 
 
-def bars(conditions, *, title="", measure="srcc"):
-  """A measure inside every condition, one bar a method, of the first 30 conditions by name.
-
-  `conditions` is a dict from method to dict from condition to dict of measures.
-  """
+def bars(conditions, *, title=""):
+  """SRCC inside the first 30 conditions by name, a bar a method: dict from method to what `protocol.breakdown` says."""
   names = sorted({name for found in conditions.values() for name in found}, key=natural)[:MAX_BARS]
   size = (5.8, max(1.6, 0.5 + len(names) * (0.14 + 0.13 * len(conditions))))
-  figure, axes = _axes(size, title, measure.upper())
+  figure, axes = _axes(size, title, "SRCC")
   height = 0.8 / len(conditions)
   for k, (method, found) in enumerate(conditions.items()):
-    values = [found.get(name, {}).get(measure, np.nan) for name in names]
+    values = [found.get(name, {}).get("srcc", np.nan) for name in names]
     middle = np.arange(len(names)) + (k - (len(conditions) - 1) / 2) * height
     axes.barh(middle, values, height, color=COLOURS[k % 10], label=method)
   axes.set_yticks(range(len(names)), [name or "none" for name in names], fontsize=9)
@@ -71,13 +68,13 @@ def bars(conditions, *, title="", measure="srcc"):
   return _png(figure)
 
 
-def heat_map(matrix, rows, columns, *, title="", low=0.0, high=1.0, row_title="", column_title=""):
-  """A matrix [rows, columns] as colours from `low`, the lightest, to `high`, with the numbers; nan is left empty."""
+def heat_map(matrix, rows, columns, *, title="", high=1.0, row_title="", column_title=""):
+  """A matrix [rows, columns] as colours from 0, the lightest, to `high`, with the numbers; nan is left empty."""
   matrix = np.asarray(matrix, np.float64)
   figure, axes = _axes((2.2 + 0.75 * len(columns), 1.5 + 0.5 * len(rows)), title, column_title, row_title)
-  axes.imshow(matrix, vmin=low, vmax=high, cmap="Blues", aspect="auto")
+  axes.imshow(matrix, vmin=0, vmax=high, cmap="Blues", aspect="auto")
   for i, j in np.argwhere(np.isfinite(matrix)):
-    colour = "white" if (matrix[i, j] - low) / (high - low) > 0.6 else "black"
+    colour = "white" if matrix[i, j] > 0.6 * high else "black"
     axes.text(j, i, f"{matrix[i, j]:.{2 if high > 10 else 3}g}", ha="center", va="center", color=colour)
   axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=9)
   axes.set_yticks(range(len(rows)), rows, fontsize=9)

@@ -32,12 +32,7 @@ class Pairs(NamedTuple):
 
 
 def by_quantile(scores):
-  """Common scale without labels: the percentage of the pool that a method puts below an image, both [j, n].
-
-  Example:
-    >>> by_quantile(np.array([[3.0, 1.0, 2.0]])).tolist()
-    [[100.0, 0.0, 50.0]]
-  """
+  """Common scale without labels: the percentage of the pool that a method puts below an image, both [j, n]."""
   scores = _finite(scores)
   return (stats.rankdata(scores, axis=1) - 1) / max(scores.shape[1] - 1, 1) * 100
 
@@ -45,15 +40,8 @@ def by_quantile(scores):
 def by_logistic(scores, anchors, mos):
   """Common scale from labelled images: a logistic maps every method onto the human scale, 0 to 100.
 
-  Args:
-    scores: [j, n] float, scores of the methods on the pool.
-    anchors, mos: [j, m] and [m] float, scores of the same methods on labelled images, and the human ones.
-
-  Returns:
-    [j, n] float64.
-
-  Raises:
-    UserError: a method falls where the human scores rise.
+  scores are [j, n] on the pool, anchors [j, m] those of the same methods on labelled images, mos [m] the human ones. A
+  method that falls where the human scores rise is a UserError.
   """
   scores, anchors, mos = _finite(scores), _finite(anchors), np.asarray(mos, np.float64)
   curves = [logistic.fit(anchor, (mos - mos.min()) / np.ptp(mos) * 100) for anchor in anchors]
@@ -66,9 +54,8 @@ def by_logistic(scores, anchors, mos):
 def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=1):
   """Lets every method attack every other.
 
-  The range of the defender's scores is cut into equal levels; an image belongs to a level where it lies within
-  `half_width` of its centre. Of these the attacker takes the `top` worst and best. No content appears twice among
-  the images of one defender, attacker and level.
+  The range of the defender's scores is cut into equal levels, to which the images within `half_width` of the centre
+  belong. Of these the attacker takes the `top` worst and best. No content appears twice in a level.
 
   Args:
     scores: [j, n] float on a common scale of 0 to 100, from `by_quantile` or `by_logistic`.
@@ -78,9 +65,6 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
 
   Returns:
     `Pairs`, in the order of defender, attacker, level, rank. A level with fewer than two contents gives none.
-
-  Raises:
-    UserError: fewer than two methods, or a score is not finite.
 
   Example:
     >>> pairs = compete(by_quantile(np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]])), levels=1, half_width=51)
@@ -159,9 +143,8 @@ def matrices(pairs, preferences, methods):
   """How hard every method attacks, and how well it stands attacks (Ma et al. 2020, eq. 4-7).
 
   Args:
-    pairs: `Pairs`.
+    pairs: `Pairs` of `methods` methods.
     preferences: [pairs] float in [-100, 100], 100 where people clearly agree with the attacker; nan: not answered.
-    methods: their number.
 
   Returns:
     (aggressiveness [j, j], row j attacks column i, >= 0; resistance [j, j], row i resists column j), both in [0, 100],
@@ -183,10 +166,6 @@ def rank(matrix):
 
   Tsukida and Gupta 2011, sec. 3: maximise sum_ij M_ij log Phi(mu_i - mu_j) - sum_i mu_i^2 / 2 with sum mu = 0.
   The matrix [j, j] says how much row i outdoes column j (nan: not compared); higher scores [j] are better.
-
-  Example:
-    >>> np.round(rank(np.array([[0.0, 3.0], [1.0, 0.0]])), 3).tolist()
-    [0.275, -0.275]
   """
   won = np.nan_to_num(np.asarray(matrix, np.float64))
   np.fill_diagonal(won, 0)

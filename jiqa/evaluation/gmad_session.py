@@ -12,9 +12,7 @@ import PIL.ImageDraw
 from jiqa.errors import UserError
 from jiqa.evaluation import figures, gmad, outputs, tables
 
-# Longest side of an image on the subjects' page, and on a contact sheet.
-PAGE_SIDE = 1024
-SHEET_SIDE = 256
+PAGE_SIDE, SHEET_SIDE = 1024, 256  # longest side of an image on the subjects' page, and on a contact sheet
 
 
 def run(
@@ -23,8 +21,7 @@ def run(
   """Picks the pairs and writes what people need to compare them; with answers, writes who has won.
 
   Args:
-    score_files: tables with `image_name` and one column of numbers a method; a lone column `score` is called after
-      its file.
+    score_files: tables with `image_name` and a column of numbers a method; a lone `score` is called after its file.
     out: folder for `pairs.csv`; with `images` also `index.html`, `images/` and `sheets/`; with answers `answers.csv`
       (means and rejected subjects), `aggressiveness.csv`, `resistance.csv`, `ranking.csv` and a figure of each matrix.
     images: folder that the image names start from; None writes no images.
@@ -37,9 +34,6 @@ def run(
   Returns:
     dict with `methods`, `pairs` (`gmad.Pairs`), and with answers `aggressiveness`, `resistance` [j, j] and
     `aggressiveness_rank`, `resistance_rank` [j].
-
-  Raises:
-    UserError: a table, an image or an answer is missing or wrong; the message names it.
   """
   if answers and proxy:
     raise UserError("give the answers of people or a proxy, not both")
@@ -57,7 +51,11 @@ def run(
     contents = tables.words(table, column, score_files[0])
   pairs = gmad.compete(scale, contents=contents, levels=levels, top=top)
   out = pathlib.Path(out)
-  outputs.write_csv(out / "pairs.csv", _pair_rows(pairs, names, methods))
+  rows = [
+    [n, methods[d], methods[a], level + 1, rank + 1, names[low], names[high], f"{gap:.4f}", f"{share:.6f}"]
+    for n, (d, a, level, rank, low, high, gap, share) in enumerate(zip(*pairs, strict=True))
+  ]
+  outputs.write_csv(out / "pairs.csv", [["pair", *gmad.Pairs._fields], *rows])
   if images is not None:
     _write_images(out, pathlib.Path(images), pairs, names, methods)
   outcome = {}
@@ -86,15 +84,6 @@ def _pool(files, used):
   if len(scores) < 2:
     raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
   return first, scores
-
-
-def _pair_rows(pairs, names, methods):
-  head = ["pair", "defender", "attacker", "level", "rank", "low", "high", "gap", "share"]
-  rows = [
-    [n, methods[d], methods[a], level + 1, rank + 1, names[low], names[high], f"{gap:.4f}", f"{share:.6f}"]
-    for n, (d, a, level, rank, low, high, gap, share) in enumerate(zip(*pairs, strict=True))
-  ]
-  return [head, *rows]
 
 
 def _write_images(out, folder, pairs, names, methods):
@@ -166,7 +155,7 @@ def _answered(files, count, out):
   answers = np.stack(list(subjects.values()))
   mean, kept = gmad.screen(answers)
   given = np.isfinite(answers[kept]).sum(0)
-  rows = [[n, f"{value:.4f}", int(given[n])] for n, value in enumerate(mean)]
+  rows = [[n, f"{value:.4f}", given[n]] for n, value in enumerate(mean)]
   outputs.write_csv(out / "answers.csv", [["pair", "preference", "answers"], *rows])
   rejected = [name for name, keep in zip(subjects, kept, strict=True) if not keep]
   if rejected:
@@ -175,14 +164,15 @@ def _answered(files, count, out):
 
 
 def _outcome(out, pairs, preferences, methods):
+  import pandas as pd
+
   attack, stand = gmad.matrices(pairs, preferences, len(methods))
   outcome = {"aggressiveness": attack, "resistance": stand}
   ranks = {f"{name}_rank": gmad.rank(matrix) for name, matrix in outcome.items()}
   roles = ("attacker", "defender")
   for (name, matrix), row, column in zip(outcome.items(), roles, roles[::-1], strict=True):
-    cells = [["" if np.isnan(v) else f"{v:.4f}" for v in values] for values in matrix]
-    rows = [[method, *values] for method, values in zip(methods, cells, strict=True)]
-    outputs.write_csv(out / f"{name}.csv", [[row, *methods], *rows])
+    text = pd.DataFrame(matrix, methods, methods).to_csv(index_label=row, float_format="%.4f", lineterminator="\n")
+    outputs.write_bytes(out / f"{name}.csv", text.encode())
     image = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)
     outputs.write_bytes(out / f"{name}.png", image)
   order = np.argsort(-ranks["resistance_rank"])

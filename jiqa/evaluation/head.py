@@ -23,8 +23,7 @@ class Head:
   """One fitted regressor.
 
   Attributes:
-    weights, mean, scale: [d] float64.
-    intercept: [] float64.
+    weights, mean, scale, intercept: [d] float64, the last one [].
     card: dict of plain values: 'features' (which experts, in their order), 'database', 'range' ([low, high] of its
       scores), 'direction' ('higher is better'), 'regressor', 'alpha', 'l1_ratio', 'split', 'split_sha256',
       'labels_sha256', 'images' (fitted), 'weights_sha256' of the experts, 'test' (SRCC and PLCC on the test part).

@@ -12,13 +12,11 @@ from scipy import optimize, special
 
 from jiqa.evaluation import correlation
 
-# The plane in standard units of the prediction: from a straight line to a step. A centre far outside
-# the data leaves an exponential.
+# The plane in standard units of the prediction: from a straight line to a step; a far centre leaves an exponential.
 SLOPES = (1e-4, 1e4)
 CENTRES = (-300.0, 300.0)
 # A slope beyond these cannot be told from a straight line, or from a step: its parameters mean nothing.
 SETTLED = (0.02, 1e3)
-MAX_EVALUATIONS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,5 +96,5 @@ def _polish(x, y, start):
   residual = lambda free: _project(x, y, free[0], np.exp(free[1]))[1]  # noqa: E731
   bounds = ([CENTRES[0], np.log(SLOPES[0])], [CENTRES[1], np.log(SLOPES[1])])
   return optimize.least_squares(
-    residual, start, bounds=bounds, jac="3-point", ftol=1e-12, xtol=1e-10, gtol=1e-10, max_nfev=MAX_EVALUATIONS
+    residual, start, bounds=bounds, jac="3-point", ftol=1e-12, xtol=1e-10, gtol=1e-10, max_nfev=200
   )

@@ -19,7 +19,7 @@ MEASURES = ("srcc", "krcc", "plcc", "rmse", "mae")
 
 
 def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_ratios=(), groups=None):
-  """Fits a head on every split and tests it.
+  """Fits a head on every split and tests it: the `Result`.
 
   Args:
     features: [n, d] float32, one row an image.
@@ -31,12 +31,8 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
     l1_ratios: [r] float in (0, 1], the shares of absolute values that the elastic net tries.
     groups: [n] str, the reference of every image; a reference on both sides of a split is warned about.
 
-  Returns:
-    `Result`.
-
   Raises:
-    UserError: features or scores are not finite, a part is too small, no penalty has a defined SRCC on the validation
-      part, or there is no such regressor.
+    UserError: a value is not finite, a part is too small, or no penalty has a defined SRCC on the validation part.
 
   Example:
     >>> x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -79,9 +75,6 @@ def head_of(result, split, card):
     split: int: the head of this split, fitted to its training and validation part. None: one fitted to all images
       with the median of the penalties chosen; what it is worth is the median over the splits.
     card: dict, see `Head`; 'alpha', 'images', 'test', 'direction' and 'split' or 'tested' are filled in where missing.
-
-  Returns:
-    Head.
   """
   if split is None:
     middle = np.argsort(result.alpha, kind="stable")[len(result.alpha) // 2]
@@ -101,23 +94,15 @@ def head_of(result, split, card):
 
 
 def scored(scores, mos, splits, *, names=None):
-  """Compares a method's own scores, to which no head is fitted, on the test part of every split.
+  """The `Scored` of a method's own scores, to which no head is fitted, on the test part of every split.
 
   Args:
     scores: [n] float, nan where the method was not asked.
     mos, splits: as for `fit_heads`.
     names: [n] str, image names for the error message.
 
-  Returns:
-    `Scored`.
-
   Raises:
     UserError: a score of a test part is missing or infinite, or a test part is too small.
-
-  Example:
-    >>> result = scored(np.arange(6.0), np.arange(6.0) ** 2, np.full((1, 6), TEST))
-    >>> result.summary()["median"]["srcc"]
-    1.0
   """
   scores, mos, splits = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
   _check_splits(splits, mos, needed={TEST: "test"})
@@ -138,11 +123,6 @@ def breakdown(prediction, mos, labels):
 
   From prediction, mos [n] float and labels [n] to a dict from label to dict of `images` and the `measures`. Images
   without a prediction (nan) do not count.
-
-  Example:
-    >>> parts = breakdown(np.arange(6.0), np.array([1, 2, 3, 6, 5, 4.0]), ["a", "a", "a", "b", "b", "b"])
-    >>> parts["a"]["srcc"], parts["b"]["srcc"]
-    (1.0, -1.0)
   """
   prediction, mos, labels = np.asarray(prediction, np.float64), np.asarray(mos, np.float64), np.asarray(labels)
   known = np.isfinite(prediction)
@@ -151,10 +131,7 @@ def breakdown(prediction, mos, labels):
 
 
 def summarise(result, domains):
-  """`result.summary()`, and under 'domains' the median SRCC and PLCC inside each part of the database.
-
-  `domains` is [n] str, the part of every image, '' for none.
-  """
+  """`result.summary()`, and under 'domains' the median SRCC and PLCC inside each; domains is [n] str, '' for none."""
   inside = {}
   for domain in sorted(set(domains) - {""}):
     parts = [np.isfinite(row) & (domains == domain) for row in result.predictions]
@@ -208,10 +185,6 @@ class Result(Scored):
     heads = self.heads
     arrays = {"weights": heads.weights[:, 0], "intercept": heads.intercept, "mean": heads.mean, "scale": heads.scale}
     outputs.write_npz(directory / f"heads_{stem}.npz", **arrays, alpha=self.alpha)
-
-
-class SharedReferencesWarning(UserWarning):
-  """A method is tested on content that it was fitted to."""
 
 
 def _validation_srcc(features, mos, splits, alphas, ratio):
@@ -276,4 +249,4 @@ def _warn_if_shared(splits, groups):
     shared = np.intersect1d(groups[fitted], groups[split == TEST])
     if len(shared):
       message = f"split {k}: {len(shared)} reference(s) stand in both the fitted and the test part, e.g. {shared[0]}"
-      warnings.warn(message, SharedReferencesWarning, stacklevel=3)
+      warnings.warn(message, stacklevel=3)

@@ -7,7 +7,7 @@ one monotone logistic from its raw scores to the model's; the baseline is a line
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, logistic, outputs
+from jiqa.evaluation import correlation, logistic
 
 
 def realign(scores, mos, databases, fitted=None):
@@ -25,12 +25,6 @@ def realign(scores, mos, databases, fitted=None):
 
   Raises:
     UserError: a value is not finite, a database has fewer than 4 images to fit, or its curve falls.
-
-  Example:
-    >>> y = np.linspace(0, 1, 20)
-    >>> pooled = realign(np.r_[y, y], np.r_[y * 100, 1 + y * 4], ["a"] * 20 + ["b"] * 20)["pooled"]
-    >>> pooled["raw"]["srcc"] < 0.8 < 0.99 < pooled["realigned"]["srcc"]
-    True
   """
   scores, mos, databases = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.asarray(databases)
   fitted = np.ones(len(mos), bool) if fitted is None else np.asarray(fitted, bool)
@@ -56,10 +50,3 @@ def realign(scores, mos, databases, fitted=None):
     x, y = scores[tested], y[tested]
     pooled[kind] = {"srcc": correlation.srcc(x, y), "plcc": correlation.plcc(x, y)}
   return {"realigned": realigned, "linear": linear, "curves": curves, "pooled": pooled}
-
-
-def write(path, names, databases, mos, realigned):
-  """Writes image_name, database, mos, realigned_mos, linear_mos as CSV; `realigned` is what `realign` returned."""
-  columns = (names, databases, mos, realigned["realigned"], realigned["linear"])
-  rows = ([name, database, *map(float, values)] for name, database, *values in zip(*columns, strict=True))
-  outputs.write_csv(path, [["image_name", "database", "mos", "realigned_mos", "linear_mos"], *rows])

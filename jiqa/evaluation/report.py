@@ -12,6 +12,7 @@ import string
 
 import numpy as np
 
+import jiqa
 from jiqa.evaluation import correlation, figures, logistic, outputs, protocol
 
 NAMES = {
@@ -19,7 +20,6 @@ NAMES = {
   "rmse_logistic": "RMSE (logistic)", "rmse": "RMSE", "mae": "MAE",
 }  # fmt: skip
 BRIEF = ("srcc", "plcc")
-PACKAGES = ("jax", "numpy", "scipy")
 
 
 def scatter(path, predictions, mos, *, title="", labels=None, unit="MOS"):
@@ -41,7 +41,7 @@ def scatter(path, predictions, mos, *, title="", labels=None, unit="MOS"):
 
 
 def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None):
-  """Writes `index.html` (self-contained), `report.md`, `report.json` and `report.csv`.
+  """Writes `index.html` (self-contained; its path is returned), `report.md`, `report.json` and `report.csv`.
 
   Args:
     folder: files of an earlier report are replaced, each when its successor is complete.
@@ -50,17 +50,13 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
     unit: name of the human scale.
     warnings: texts that a reader has to see first.
     extra: dict of further facts for `report.json`, such as config and checksums.
-
-  Returns:
-    pathlib.Path of `index.html`.
   """
   folder = pathlib.Path(folder)
   facts = {"title": title, "command": command, "versions": versions(), "warnings": list(warnings), **(extra or {})}
   data = {"cross_database": None} | {key: value for key, value in found.items() if key not in ("mos", "labels")}
   drawn = ("prediction", "curve")
   data["methods"] = {n: {k: v for k, v in m.items() if k not in drawn} for n, m in found["methods"].items()}
-  cross = data["cross_database"]
-  sections = [cross_database(cross)] if cross else _sections(found, unit)
+  sections = [cross_database(found["cross_database"])] if "cross_database" in found else _sections(found, unit)
   made = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
   markdown = [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections)]
   markdown += ["## How this was made", "", "```", command, "```", "", made, ""]
@@ -69,11 +65,10 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   page.append(f'<p class="soft">{html.escape(made)}</p>')
   template = importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
   page = string.Template(template).substitute(title=html.escape(title), body="\n".join(page))
-  text = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False)
-  outputs.write_bytes(folder / "report.json", text.encode())
+  data = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False)
   outputs.write_csv(folder / "report.csv", _rows(found))
-  outputs.write_bytes(folder / "report.md", "\n".join(markdown).encode())
-  outputs.write_bytes(folder / "index.html", page.encode())
+  for name, text in {"report.json": data, "report.md": "\n".join(markdown), "index.html": page}.items():
+    outputs.write_bytes(folder / name, text.encode())
   return folder / "index.html"
 
 
@@ -85,9 +80,7 @@ def checksum(path):
 
 def versions():
   """Versions of jiqa, Python and the packages that the numbers depend on."""
-  import jiqa
-
-  packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+  packages = {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")}
   return {"jiqa": jiqa.__version__, "python": platform.python_version(), **packages}
 
 
@@ -130,9 +123,8 @@ def _results(found, unit):
     f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {settings['resamples']} resamples"
     f" of {settings['resampled']}" + (f", split {found['shown_split'] + 1})." if len(images) > 1 else ").")
   )
-  stuck = [f"{name}: {m['logistic']['message']}" for name, m in methods.items() if not m["logistic"]["converged"]]
-  if stuck:
-    note += " The logistic has not settled on a finite curve for " + "; ".join(stuck) + "."
+  stuck = "; ".join(f"{n}: {m['logistic']['message']}" for n, m in methods.items() if not m["logistic"]["converged"])
+  note += f" The logistic has not settled on a finite curve for {stuck}." if stuck else ""
   rows = []
   for name, m in methods.items():
     limits = {key: f"|[{_number(low)}, {_number(high)}]" for key, (low, high) in m["interval"].items()}
@@ -162,10 +154,8 @@ def cross_database(inside):
   """The section of what `study.cross_database` found."""
   databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
   srcc = [[tested.get(name, {"srcc": np.nan})["srcc"] for name in databases] for tested in inside.values()]
-  rows = [
-    [method, *(_number(tested[name]["srcc"]) if name in tested else "" for name in databases)]
-    for method, tested in inside.items()
-  ]
+  cells = [["" if np.isnan(value) else _number(value) for value in row] for row in srcc]
+  rows = [[method, *row] for method, row in zip(inside, cells, strict=True)]
   image = figures.heat_map(srcc, list(inside), databases, title="SRCC", row_title="method", column_title="tested on")
   note = "SRCC inside every database. Rows: the methods; columns: the database tested."
   shown = [(image, "SRCC of every method on every database.", "wide")]
@@ -228,9 +218,8 @@ def _rows(found):
         rows.append([name, f"split {k + 1}", images[k], key, _exact(of_split), "", ""])
     for kind, conditions in method["conditions"].items():
       for label, measured in conditions.items():
-        rows += [
-          [name, f"{kind} {label}", measured["images"], key, _exact(measured[key]), "", ""] for key in protocol.MEASURES
-        ]
+        part = [name, f"{kind} {label}", measured["images"]]
+        rows += [[*part, key, _exact(measured[key]), "", ""] for key in protocol.MEASURES]
   return rows
 
 

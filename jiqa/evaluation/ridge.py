@@ -28,10 +28,6 @@ PANEL = 1024
 CHUNK = 1024
 
 
-class UnsettledWarning(RuntimeWarning):
-  """A head is less exact than was asked for."""
-
-
 class Heads(NamedTuple):
   """Fitted regressors of `k` splits x `a` alphas: score = (x - mean) / scale @ weights + intercept.
 
@@ -47,9 +43,9 @@ class Heads(NamedTuple):
 
 
 def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
-  """Fits ridge regressors to standardised features for every split and every alpha.
+  """Fits ridge regressors (Hoerl and Kennard 1970) to standardised features for every split and every alpha.
 
-  Hoerl and Kennard 1970; the objective and the unpenalised intercept are those of scikit-learn's `Ridge`.
+  The objective and the unpenalised intercept are those of scikit-learn's `Ridge`.
 
   Args:
     features: [n, d] float32 or float64.
@@ -58,10 +54,10 @@ def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
     alphas: [a] float > 0, weight of the squared norm; or [k, a], each split its own.
     tolerance: relative error at which the float64 steps end, in the norm of the system; 1e-6 is enough to choose
       alpha, 1e-11 gives float64 answers.
-    max_steps: bound of the float64 steps; where it ends them, an `UnsettledWarning` says so.
+    max_steps: bound of the float64 steps; where it ends them, a RuntimeWarning says so.
 
   Returns:
-    `Heads` of NumPy arrays.
+    `Heads`.
 
   Raises:
     UserError: a value is not finite, an alpha is not positive, a split fits fewer than 2 rows.
@@ -78,14 +74,13 @@ def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
   # LAPACK's own threads would wait in a loop for cores that XLA is using.
   with jax.enable_x64(True), threadpoolctl.threadpool_limits(1, "blas"):
     for row, size, of_split in zip(rows, count, groups, strict=True):
-      x = np.zeros((count.max(), features.shape[1]), features.dtype)
-      y = np.zeros(count.max())
+      x, y = np.zeros((count.max(), features.shape[1]), features.dtype), np.zeros(count.max())
       x[:size], y[:size] = features[row], target[row]
       fitted.append(jax.device_get(_fit(x, y, size, of_split, tolerance, dual=dual, max_steps=max_steps)))
-  heads = Heads(*map(np.stack, zip(*fitted, strict=True)))
-  heads = heads._replace(weights=heads.weights[:, : alphas.shape[1]], error=heads.error[:, : alphas.shape[1]])
-  warn_if_unsettled(heads.error, tolerance)
-  return heads
+  weights, *moments, error = map(np.stack, zip(*fitted, strict=True))
+  error = error[:, : alphas.shape[1]]  # without what has filled the last group
+  warn_if_unsettled(error, tolerance)
+  return Heads(weights[:, : alphas.shape[1]], *moments, error)
 
 
 def predict(features, heads):
@@ -103,13 +98,13 @@ def warn_if_unsettled(error, tolerance):
   """Warns where a search was ended by its bound and not by its tolerance; error is [k, a]."""
   if not (error <= tolerance).all():
     message = f"{int((~(error <= tolerance)).sum())} of {error.size} heads have not settled: error {np.max(error):.1e}"
-    warnings.warn(f"{message}, asked for {tolerance:.0e}; larger alphas settle sooner", UnsettledWarning, stacklevel=3)
+    warnings.warn(f"{message}, asked for {tolerance:.0e}; larger alphas settle sooner", RuntimeWarning, stacklevel=3)
 
 
 def checked(features, target, rows, alphas):
   """The arguments of `fit` as arrays of the right types; see its errors."""
   features = np.asarray(features)
-  features = features if features.dtype in (np.float32, np.float64) else features.astype(np.float32)
+  features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
   target, rows = np.asarray(target, np.float64), np.atleast_2d(np.asarray(rows, bool))
   alphas = np.atleast_1d(np.asarray(alphas, np.float64))
   if features.ndim != 2 or target.shape != features.shape[:1] or rows.shape[1:] != target.shape:
@@ -169,13 +164,9 @@ def _fit(x, y, count, groups, tolerance, *, dual, max_steps):
 def _solve(matrix, multiply, right, alphas, *, tolerance, max_steps):
   """Solves (A + alpha I) x = right for the alphas of a group; `matrix` is A in float32, `multiply` A in float64."""
   factor = _factorise(matrix, jnp.sqrt(alphas.min() * alphas.max()).astype(jnp.float32))
-
-  def precondition(residual):
-    size = jnp.linalg.norm(residual, axis=0)
-    unit = (residual / jnp.where(size > 0, size, 1)).astype(jnp.float32)
-    return jax.scipy.linalg.cho_solve((factor, True), unit).astype(residual.dtype) * size
-
-  rough = lambda v: _matmul(matrix, v.astype(jnp.float32)).astype(v.dtype) + alphas * v  # noqa: E731
+  in_float32 = lambda of, v: of(v.astype(jnp.float32)).astype(v.dtype)  # noqa: E731
+  precondition = functools.partial(in_float32, lambda r: jax.scipy.linalg.cho_solve((factor, True), r))
+  rough = lambda v: in_float32(lambda v: _matmul(matrix, v), v) + alphas * v  # noqa: E731
   exact = lambda v: multiply(v) + alphas * v  # noqa: E731
   right = jnp.broadcast_to(right[:, None], (len(right), len(alphas)))
   start, _ = _conjugate_gradients(rough, precondition, right, jnp.zeros_like(right), 1e-5, 30)

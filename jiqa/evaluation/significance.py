@@ -19,12 +19,6 @@ def meng(first, second, target, measure="srcc"):
 
   Returns:
     (z, p): z > 0 where the first correlates better, two-sided p-value; (nan, nan) where a correlation is undefined.
-
-  Example:
-    >>> x = np.arange(40.0)
-    >>> z, p = meng(x, np.cos(x), x + 3 * np.sin(x))
-    >>> z > 5, p < 1e-6
-    (True, True)
   """
   of = {"srcc": correlation.srcc, "plcc": correlation.plcc}[measure]
   r1, r2, between, n = of(first, target), of(second, target), of(first, second), len(target)
@@ -49,10 +43,6 @@ def wilcoxon(first, second):
   """Two-sided p-value of Wilcoxon's signed-rank test over the splits, a measure [k] of each of two methods.
 
   Too generous where the training parts of random splits overlap; 1 where all pairs are equal, nan for undefined values.
-
-  Example:
-    >>> wilcoxon([0.9, 0.8, 0.85, 0.95, 0.7, 0.75], [0.8, 0.75, 0.7, 0.9, 0.6, 0.7])
-    0.03125
   """
   gain = np.asarray(first, np.float64) - np.asarray(second, np.float64)
   if not np.isfinite(gain).all():
@@ -88,12 +78,6 @@ def win_tie_loss(methods, target, level=0.05):
   Returns:
     (table [m, m] int8: 1 the row wins, -1 it loses, 0 no difference shown; p [m, m] float64 corrected, nan on the
     diagonal), in the order of `methods`.
-
-  Example:
-    >>> x = np.arange(40.0)
-    >>> table, p = win_tie_loss({"good": x, "bad": np.cos(x)}, x + 3 * np.sin(x))
-    >>> table.tolist()
-    [[0, 1], [-1, 0]]
   """
   z, p = zip(*(meng(*pair, target) for pair in itertools.combinations(methods.values(), 2)), strict=True)
   p = symmetric(holm(p), len(methods))

@@ -53,8 +53,8 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
       pairs = itertools.combinations((m["splits"]["srcc"] for m in described.values()), 2)
       p = significance.holm([significance.wilcoxon(*pair) for pair in pairs])
       comparison["over_splits"] = significance.symmetric(p, len(scores))
-  settings = {"resamples": resamples, "level": level, "seed": seed}
-  settings["resampled"] = "images" if groups is None else "references"
+  resampled = "images" if groups is None else "references"
+  settings = {"resamples": resamples, "level": level, "seed": seed, "resampled": resampled}
   return {
     "methods": described, "comparison": comparison, "mos": np.where(part, mos, np.nan), "labels": labels,
     "images": tested.sum(1).tolist(), "shown_split": shown, "settings": settings,
@@ -74,10 +74,7 @@ def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **
     **options: handed to `compare`.
 
   Returns:
-    what `compare` returns.
-
-  Raises:
-    UserError: a file, a column or a value is missing or wrong; the message names it.
+    what `compare` returns; what is missing or wrong is a UserError that names it.
   """
   table, mos = tables.join(tables.read(path), path, mos, "mos")
   if group is not None:
@@ -100,15 +97,8 @@ def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **
 def cross_database(path, mos, database, *, scores=()):
   """Measures of every method inside every database, such as of methods that were trained on one database each.
 
-  Args:
-    path, mos, scores: as for `compare_table`; the scores of a method may be empty on whole databases.
-    database: column of the database names.
-
-  Returns:
-    dict with `cross_database`: dict from method to what `protocol.breakdown` says of the databases that it scores.
-
-  Raises:
-    UserError: a file, a column or a value is missing or wrong, or a method scores a database in part.
+  The scores of a method may be empty on whole databases; `database` is the column of their names, the rest as for
+  `compare_table`. Returns a dict with `cross_database`: dict from method to what `protocol.breakdown` says.
   """
   table, mos = tables.join(tables.read(path), path, mos, "mos")
   target, databases = tables.numbers(table, mos, path), tables.words(table, database, path)

@@ -28,16 +28,10 @@ def read(path):
 def numbers(table, column, path, empty=False):
   """A column of finite numbers.
 
-  Args:
-    table, path: what `read` returned, and of which file.
-    column: its name.
-    empty: whether a cell may be empty; it is nan then.
+  table and path are what `read` returned, and of which file. With `empty` an empty cell is nan.
 
   Returns:
-    [n] float64.
-
-  Raises:
-    UserError: the column is missing, or a value is not a finite number.
+    [n] float64; a missing column or another value is a UserError.
   """
   import pandas as pd
 
