@@ -1,9 +1,8 @@
 # %% [markdown]
-# # Evaluate on a database, or on ratings of your own
+# # Evaluate on a database, or on your own ratings
 #
-# A ridge head is fitted to frozen features and judged on images that it has not seen: images of one content are
-# never on both sides, the strength of the ridge is chosen on a validation part, and the test part is looked at once
-# for every split.
+# A ridge head is fitted to frozen features and tested on held-out images: images of one content are never on both
+# sides of a split, the strength of the ridge is chosen on a validation part, and every test part is used once.
 
 # %%
 REPOSITORY = ""  # OWNER/NAME on GitHub; needed on Colab only, where the package is installed from it
@@ -25,8 +24,8 @@ else:
 
 # %% [markdown]
 # Your own ratings: a folder of images and a CSV file with the columns `image_name` (from the folder on), `mos`
-# (higher is better) and, where several images show the same thing, `content`. As it stands, a part of the demo set is
-# taken. Its labels are SSIM to the pristine image: a proxy that shows how the evaluation works, not a human score.
+# (higher is better) and, where several images show the same scene, `content`. By default a part of the demo set is
+# used. Its labels are SSIM to the pristine image: a proxy that shows how the evaluation works, not a human score.
 
 # %%
 FOLDER = None  # of images
@@ -74,8 +73,8 @@ results = fit(
 name, result = next(iter(results.items()))
 
 # %% [markdown]
-# The report in `report/index.html` holds everything; here are the medians over splits, and of the split that lies in
-# the middle the interval of 95 % (from resampling contents) and the scatter plot.
+# The full report is `report/index.html`; here are the medians over splits, and for the middle split the 95 %
+# interval (from resampling contents) and the scatter plot.
 
 # %%
 import json
@@ -106,7 +105,7 @@ curve = logistic.fit(prediction[tested], mos[tested])
 Image(figures.scatter(prediction[tested], mos[tested], curve, title=f"{name}, test part of one split", unit="label"))
 
 # %% [markdown]
-# The head is a file: it scores images on the scale of the ratings that it was fitted to.
+# The head is a file; it scores images on the scale of the ratings.
 
 # %%
 scorer = jiqa.load(weights=WEIGHTS, head=head)

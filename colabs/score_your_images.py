@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Score your own images
 #
-# Scores say how good an image looks, without a pristine one to compare with. The weights that come with the package
-# are small; their card, printed below, says what they were trained on and how far they can be trusted.
+# A score says how good an image looks, without a reference image. The weights that come with the package are small;
+# their card, printed below, says what they were trained on and how accurate they are.
 
 # %%
 REPOSITORY = ""  # OWNER/NAME on GitHub; needed on Colab only, where the package is installed from it
@@ -23,8 +23,8 @@ else:
   subprocess.run(command, check=True)
 
 # %% [markdown]
-# Put your own files, folders or web addresses here. As it stands, photographs that scikit-image bundles are scored,
-# and one of them also blurred, noisy and strongly compressed.
+# Put your own files, folders or URLs here. By default photographs that scikit-image bundles are scored, and one of
+# them also blurred, noisy and strongly compressed.
 
 # %%
 IMAGES = []  # such as ["holiday/", "photo.jpg", "https://example.org/a.png"]
@@ -44,12 +44,12 @@ from jiqa.inference.inputs import expand
 def examples():
   """Name -> path or image."""
   folder = pathlib.Path(skimage.__file__).parent / "data"
-  found = {name: folder / name for name in ("astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")}
-  coffee = Image.open(found["coffee.png"]).convert("RGB")
+  images = {name: folder / name for name in ("astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")}
+  coffee = Image.open(images["coffee.png"]).convert("RGB")
   noise = np.random.default_rng(0).normal(0, 30, (coffee.height, coffee.width, 3))
   compressed = io.BytesIO()
   coffee.save(compressed, format="JPEG", quality=4)
-  return found | {
+  return images | {
     "coffee, blurred": coffee.filter(ImageFilter.GaussianBlur(4)),
     "coffee, noisy": Image.fromarray(np.clip(coffee + noise, 0, 255).astype(np.uint8)),
     "coffee, compressed": Image.open(compressed),
@@ -93,9 +93,9 @@ plt.close(figure)
 display.Image(preview.getvalue())
 
 # %% [markdown]
-# Read the order with the card in mind: the small weights that come with the package rank the images of their own
-# database with an SRCC of about 0.62. Compressed, noisy and blurred coffee score below the original, as they
-# should, although over many images the same weights say next to nothing of such distortions.
+# Keep the card in mind: the small weights that come with the package rank the images of their own database with an
+# SRCC of about 0.62. Compressed, noisy and blurred coffee score below the original, as they should, although over
+# many images the same weights say next to nothing about such distortions.
 
 # %%
 import tempfile
@@ -103,5 +103,5 @@ import tempfile
 table.to_csv(pathlib.Path(tempfile.gettempdir()) / "scores.csv", index=False)
 
 # %% [markdown]
-# The command line does the same for any number of files, goes on where it was interrupted, and gives a row with the
-# reason for every file that cannot be read: `jiqa score holiday --out=scores.csv`. In the browser: `jiqa serve`.
+# The command line does the same for any number of files, resumes after an interruption, and reports every file that
+# cannot be read in a row of its own: `jiqa score holiday --out=scores.csv`. In the browser: `jiqa serve`.

@@ -1,11 +1,11 @@
 # %% [markdown]
-# # Train a tiny Re-IQA encoder and judge it
+# # Train and evaluate a tiny Re-IQA encoder
 #
-# The whole road in a minute on a CPU: an encoder learns without labels from photographs that scikit-image and
-# scikit-learn bundle, a ridge head is fitted to its frozen features, and both are judged on photographs that the head
-# has not seen, beside the same network untrained.
+# All steps in a minute on a CPU: an encoder learns without labels from photographs that scikit-image and
+# scikit-learn bundle, a ridge head is fitted to its frozen features, and both are tested on photographs that the head
+# has not seen, next to the same network untrained.
 #
-# The labels of this set are SSIM to the pristine image, a proxy and no human score. Thirty steps of a very
+# The labels of this set are SSIM to the pristine image, a proxy, not a human score. Thirty steps of a very
 # small network teach it little: the numbers show that everything works, not how good the method is.
 
 # %%
@@ -27,8 +27,8 @@ else:
   subprocess.run(command, check=True)
 
 # %% [markdown]
-# A config is a plain Python object. We take the demo's and make it smaller still; `python launch.py
-# --config=configs/reiqa.py:demo --workdir=runs/demo` runs it at its full length of a few minutes.
+# A config is a plain Python object. We take the demo's and make it smaller; `python launch.py
+# --config=configs/reiqa.py:demo --workdir=runs/demo` runs it in full, in a few minutes.
 
 # %%
 import pathlib
@@ -50,8 +50,8 @@ workdir = pathlib.Path(tempfile.mkdtemp(prefix="jiqa_tiny_"))
 print(config.data)
 
 # %% [markdown]
-# Training. The demo set is prepared when it is first used. The same call goes on where an interrupted run stopped: the
-# workdir holds the checkpoints.
+# Training. The demo set is prepared when it is first used. The same call resumes an interrupted run from the
+# checkpoints in the workdir.
 
 # %%
 from jiqa.train import train
@@ -71,8 +71,8 @@ axes.set_ylabel("contrastive loss")
 plt.show()
 
 # %% [markdown]
-# Evaluation: features of all images, a ridge head for every split whose strength is chosen on the validation part,
-# one look at the test part. Images of one photograph are never on both sides.
+# Evaluation: features of all images, a ridge head for every split, its strength chosen on the validation part,
+# and one test on the test part. Images of one photograph are never on both sides of a split.
 
 # %%
 from jiqa.evaluate import evaluate
@@ -93,4 +93,4 @@ pd.DataFrame(rows).T[["srcc", "plcc"]].round(3)
 # metric("photo.jpg").score
 # ```
 #
-# What it takes to get numbers worth having stands in `docs/results.md`.
+# For larger runs see `docs/results.md`.

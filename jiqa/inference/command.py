@@ -122,7 +122,7 @@ def as_row(scored, likeliest):
   """An image's result as a flat row: path, score, classes, further numbers, crops, sizes, seconds, error.
 
   Args:
-    scored: metric.Scored.
+    scored: predictor.Prediction.
     likeliest: function, see `Metric.likeliest`.
   """
   row = {"path": scored.name}
