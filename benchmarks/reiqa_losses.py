@@ -26,10 +26,10 @@ from jiqa.data.source import open_database
 from jiqa.data.splits import TEST
 from jiqa.data.splits.run import run_splits
 from jiqa.evaluation import protocol
-from jiqa.inference.predictor import Predictor
+from jiqa.inference.predictor import Network, predict_database
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
-from jiqa.train import build, init_state, train
+from jiqa.train import build, build_optimizer, init_state, train
 
 UNUSED = -1
 DATABASE = "biq2021"
@@ -63,8 +63,8 @@ def judge(config, state, method, mesh):
     dict from what to the median over the choices of the validation part.
   """
   database = open_database(DATABASE)
-  predict = Predictor(method, mesh, config.evaluation.pixels_per_batch)
-  features = predict(state, database, np.arange(len(database)), DATABASE)["features"]
+  network = Network.of_state(method, state, mesh)
+  features = predict_database(network, database, np.arange(len(database)), DATABASE)["features"]
   splits = run_splits(config, database.table, DATABASE, "official")
   mos, domains = database.table.mos.to_numpy(), np.array(database.domains)
   alphas = np.geomspace(*config.evaluation.alphas[:2], int(config.evaluation.alphas[2]))

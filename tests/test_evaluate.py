@@ -18,7 +18,7 @@ from jiqa.data.decode import decode_rgb
 from jiqa.data.source import open_database
 from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
-from jiqa.inference.predictor import Predictor
+from jiqa.inference.predictor import Network, predict_database
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import check
@@ -89,9 +89,10 @@ def test_saved_heads_give_the_reported_correlations(run, data_dir):
   config, workdir, results = run
   database = open_database("csv/noisy", data_dir)
   mesh = make_mesh(jax.devices()[:1])
-  method, tx, _, _ = loop.build(config, mesh, len(database))
+  method, (tx, _, _) = loop.build(config, mesh), loop.build_optimizer(config, len(database))
   state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
-  features = Predictor(method, mesh, 4 * 64 * 64)(state, database, np.arange(len(database)), "test")["features"]
+  network = Network.of_state(method, state, mesh)
+  features = predict_database(network, database, np.arange(len(database)), "test")["features"]
   heads = np.load(workdir / "heads_csv_noisy.npz")
   splits = run_splits(config, database.table, "csv/noisy", "folds")
   for k in range(3):
@@ -106,7 +107,7 @@ def test_saved_heads_give_the_reported_correlations(run, data_dir):
     views = method.preprocess_eval(decode_rgb(database[i]["image"]))
     batch = {name: view[None] for name, view in views.items()}
     batch |= {name + "_size": np.int32([view.shape[:2]]) for name, view in views.items()}
-    expected = np.asarray(alone(state, batch)["features"])[0]
+    expected = np.asarray(alone(*network.weights, batch)["features"])[0]
     np.testing.assert_allclose(features[i], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
@@ -134,7 +135,7 @@ def test_images_that_a_run_was_trained_on_are_never_tested(run, tmp_path):
     check(json.loads(trained.to_json_best_effort()) | {"data_sha256": told["data_sha256"]}, tmp_path)
   trained.evaluation.protocol = "official"
   with pytest.raises(UserError, match="trained on what protocol 'folds' leaves it"):
-    evaluation.check_protocol(trained, "csv/noisy")
+    evaluation.check_trained_protocol(trained, "csv/noisy")
 
 
 def test_another_config_than_the_trained_one_is_refused(run):

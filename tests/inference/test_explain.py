@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
 
 def test_an_explanation_is_what_the_score_is_made_of(folders):
   method, state, _, image = folders
-  found = method.explain(state.params, state.extra["teacher"], image)
+  found = method.explain(state.params, {}, {"teacher": state.extra["teacher"]}, image)
   crops = method.preprocess_eval(image)["crops"]
   np.testing.assert_array_equal(found["crops"], crops)
   scores = jax.jit(lambda p, x: merge_module(method.graphdef, p, {})(x)["score"])(state.params, crops)
@@ -62,7 +62,7 @@ def test_a_run_is_explained_by_its_teacher_and_weights_by_themselves(folders, tm
     for name in ("weights", "run")
   }
   for name, teacher in (("weights", state.params), ("run", state.extra["teacher"])):
-    expected = method.explain(state.params, teacher, image)
+    expected = method.explain(state.params, {}, {"teacher": teacher}, image)
     salient = int(expected["saliency"].argmax())
     assert f"score {expected['score']:.3f}" in lines[name]
     assert f"salient crop {salient + 1} of 5 with {expected['scores'][salient]:.3f}" in lines[name]
@@ -73,9 +73,9 @@ def test_a_run_is_explained_by_its_teacher_and_weights_by_themselves(folders, tm
 
 def test_the_salient_crop_is_the_one_in_colour(folders):
   method, state, _, image = folders
-  found = method.explain(state.params, state.extra["teacher"], image)
+  found = method.explain(state.params, {}, {"teacher": state.extra["teacher"]}, image)
   salient = int(found["saliency"].argmax())
-  figure = explain.draw(found)
+  figure = explain.draw({"image": image, **found})
   titles = [(axis.get_title(), axis.title.get_color()) for axis in figure.get_axes()]
   coloured = [title for title, colour in titles if colour == explain.CHOSEN]
   assert len(coloured) == 1 and coloured[0].startswith(f"{salient + 1}: score {found['scores'][salient]:.2f}")
@@ -86,7 +86,7 @@ def test_the_salient_crop_is_the_one_in_colour(folders):
 @pytest.mark.parametrize(
   ("name", "image", "weights", "out", "message"),
   [
-    ("liqe", "image.png", "weights", "x.png", "'liqe' cannot be explained"),
+    ("liqe", "image.png", "weights", "x.png", "holds weights of 'lml', not of 'liqe'"),
     ("lml", "nothing.png", "weights", "x.png", "nothing.png: no such file"),
     ("lml", "image.png", "weights", "x.doc", "x.doc: cannot be written"),
     ("lml", "weights/card.json", "weights", "x.png", "card.json: not an image"),

@@ -51,7 +51,7 @@ def test_runs_without_this_package(metric, tmp_path):
   assert set(sheet["inputs"]) == {"full", "full_size", "half", "half_size"}
   assert json.loads((tmp_path / "model.json").read_text())["card"]["method"] == "reiqa"
   example = np.load(tmp_path / "example.npz")
-  assert float(metric(export.image())) == pytest.approx(float(example["score"][0]), abs=1e-4)
+  assert float(metric(export.synthetic_image())) == pytest.approx(float(example["score"][0]), abs=1e-4)
   image = made.images([(70, 90)])[0]
   np.save(tmp_path / "image.npy", image)
   answer = subprocess.run([sys.executable, "-c", STRANGER], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -65,13 +65,14 @@ def test_views_of_one_shape_and_scores_of_the_method(brightness, tmp_path):
   shapes = export.symbolic({"crops": np.zeros((15, 224, 224, 3), np.uint8)})
   assert shapes["crops"].shape[1:] == (15, 224, 224, 3)
   with pytest.raises(UserError, match="export them one by one"):
-    export.export(Metric([*metric.models, *metric.models], None, metric.mesh, {}), tmp_path)
+    export.export(Metric([*metric.models, *metric.models]), tmp_path)
 
 
 class Rated:
   """A prepared database as far as packaging looks."""
 
-  name, metadata = "demo", {"range": [0.0, 1.0], "score": "spread of the pixels", "labels_sha256": "ab"}
+  name, label = "demo", "spread of the pixels"
+  metadata = {"range": [0.0, 1.0], "score": "spread of the pixels", "labels_sha256": "ab"}
 
   def __init__(self, folder, table):
     self.folder, self.table = folder, table

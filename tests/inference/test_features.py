@@ -37,8 +37,7 @@ def photos(tmp_path_factory):
 
 
 def one_device(monkeypatch):
-  for module in (rooms, metric_module):
-    monkeypatch.setattr(module, "make_mesh", lambda *_: make_mesh(jax.devices()[:1]))
+  monkeypatch.setattr(metric_module, "make_mesh", lambda *_: make_mesh(jax.devices()[:1]))
 
 
 def test_rows_are_the_features_of_each_image_alone(weights, photos, tmp_path, monkeypatch):
@@ -64,25 +63,24 @@ def test_rows_are_the_features_of_each_image_alone(weights, photos, tmp_path, mo
       views = model.method.preprocess_eval(np.asarray(Image.open(photos / f"{i}.png")))
       batch = {name: view[None] for name, view in views.items()}
       batch |= {name + "_size": np.int32([view.shape[:2]]) for name, view in views.items()}
-      alone = np.asarray(model(batch)["features"])[0]
+      alone = np.asarray(model.run(model.program(batch).result(), batch)["features"])[0]
       np.testing.assert_allclose(found[i, columns], alone, rtol=1e-5, atol=1e-5 * np.abs(alone).max())
 
 
-def test_one_program_a_frame(weights, monkeypatch):
-  one_device(monkeypatch)
-  experts = rooms.Experts([weights / "quality"])
-  rng = np.random.default_rng(1)
+def test_one_program_a_bucket_whatever_came_before(weights):
   sizes = [(33, 40), (40, 35), (64, 50), (47, 64), (33, 34), (60, 60)]
-  found = experts(lambda i: rng.integers(0, 256, (*sizes[i], 3), dtype=np.uint8), len(sizes), "test", 2 * 64 * 64)
-  assert np.isfinite(found["quality"]).all() and len(np.unique(found["quality"], axis=0)) == len(sizes)
-  assert len(experts._encoders["quality"]._programs) == 3  # frames of 48 x 48, 64 x 64 and 48 x 64
+  rng = np.random.default_rng(1)
+  images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+  for order in (images, images[::-1]):
+    metric = metric_module.load(weights=weights / "quality", devices=jax.devices()[:1])
+    features = metric.features(order)
+    assert np.isfinite(features).all() and len(np.unique(features, axis=0)) == len(sizes)
+    assert len(metric.models[0].programs._programs) == 3  # buckets of 48 x 48, 64 x 64 and 48 x 64
 
 
 def test_mistakes_are_refused(weights, photos, tmp_path, monkeypatch):
   one_device(monkeypatch)
   quality = weights / "quality"
-  with pytest.raises(UserError, match="a second quality expert"):
-    rooms.Experts([quality, quality])
 
   def refuse(match, names=(photos,), folders=(quality,), model=None, out=tmp_path / "f.npz"):
     with pytest.raises(UserError, match=match):

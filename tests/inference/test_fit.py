@@ -15,7 +15,7 @@ from jiqa.errors import UserError
 from jiqa.inference import fit
 from jiqa.inference.loading import Model
 from jiqa.inference.metric import Metric
-from jiqa.inference.predictor import Predictor
+from jiqa.inference.predictor import predict_database
 from jiqa.runtime.sharding import make_mesh
 from tests.inference import made
 
@@ -50,7 +50,7 @@ def rated(tmp_path_factory):
 def bare(weights):
   """The metric without a head."""
   mesh = make_mesh(jax.devices()[:1])
-  return Metric([Model(weights, mesh)], None, mesh, {})
+  return Metric([Model(weights, mesh)])
 
 
 def run(metric, rated, tmp_path, table=None, **options):
@@ -65,13 +65,11 @@ def run(metric, rated, tmp_path, table=None, **options):
 def test_equals_the_evaluation_on_the_same_splits(bare, weights, rated, tmp_path):
   results, out = run(bare, rated, tmp_path)
   folder, table = rated
-  # As launch.py --mode=evaluate does it: its own prediction loop, its own judge.
+  # As launch.py --mode=evaluate does it.
   splits = assign(table, "mine", "official", num_splits=10, seed=0)
   config = made.config()
-  model = bare.models[0]
-  predictor = Predictor(model.method, bare.mesh, 2**16)
-  outputs = predictor(model.state, Ratings(table, folder), np.arange(COUNT), "features")
-  expected = evaluate.judge(config, "mine", table, splits, np.arange(COUNT), outputs)
+  outputs = predict_database(bare.models[0], Ratings(table, folder), np.arange(COUNT), "features", 2**16)
+  expected = evaluate.test(config, "mine", table, splits, np.arange(COUNT), outputs)
   np.testing.assert_allclose(results["reiqa"].srcc, expected.srcc, atol=1e-9)
   np.testing.assert_array_equal(results["reiqa"].alpha, expected.alpha)
   # And the head that was saved, on images scored anew, is that of the first split.
@@ -112,7 +110,7 @@ def test_without_a_split_of_its_own_all_ratings_count(bare, weights, rated, tmp_
 def test_joined_features_are_compared_with_the_best_single_ones(weights, rated, tmp_path, capsys):
   content = made.weights(tmp_path / "content", seed=5, with_head=False, expert="reiqa_content")
   mesh = make_mesh(jax.devices()[:1])
-  metric = Metric([Model(weights, mesh), Model(content, mesh)], None, mesh, {})
+  metric = Metric([Model(weights, mesh), Model(content, mesh)])
   results, out = run(metric, rated, tmp_path)
   assert list(results) == ["reiqa", "reiqa_content", "concat"]
   fit.print_results(results, out, tmp_path / "report")
@@ -152,7 +150,7 @@ def test_other_refusals(bare, rated, brightness, weights, tmp_path):
   with pytest.raises(UserError, match=r"head.npz: a head is a .safetensors file"):
     fit.fit(bare, tmp_path, "mos.csv", out="head.npz", report_folder=tmp_path, command="")
   mesh = make_mesh(jax.devices()[:1])
-  with pytest.raises(UserError, match=r"'brightness' gives scores and no features"):
-    run(Metric([Model(brightness, mesh)], None, mesh, {}), rated, tmp_path)
+  with pytest.raises(UserError, match=r"Brightness' gives scores and no features"):
+    run(Metric([Model(brightness, mesh)]), rated, tmp_path)
   with pytest.raises(UserError, match=r"two of the weights are of 'reiqa'"):
-    run(Metric([Model(weights, mesh), Model(weights, mesh)], None, mesh, {}), rated, tmp_path)
+    run(Metric([Model(weights, mesh), Model(weights, mesh)]), rated, tmp_path)

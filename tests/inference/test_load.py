@@ -113,7 +113,7 @@ def test_a_queue_is_not_needed(optional, tmp_path):
   params, stats = made.network(config=made.config(loss="queue", queue=256))
   config = json.loads(made.config(loss="queue", queue=256).to_json_best_effort())
   save_weights(tmp_path / "queue", params, stats, {"method": "reiqa", "config": config})
-  assert load(tmp_path / "queue").models[0].state.extra == {}
+  assert load(tmp_path / "queue").models[0].weights[2] == {}
 
 
 @pytest.mark.parametrize("key", [None, False])
@@ -124,7 +124,7 @@ def test_how_the_scales_were_trained_on_does_not_matter(key, tmp_path):
     if key is not None:
       config.every_scale = key
   save_weights(tmp_path / "w", *made.network(), {"method": "reiqa", "config": json.loads(config.to_json_best_effort())})
-  assert load(tmp_path / "w").models[0].gives() == {"features": (64,)}
+  assert load(tmp_path / "w").models[0].outputs() == {"features": (64,)}
 
 
 def test_published_weights_need_no_config(tmp_path):
@@ -135,7 +135,7 @@ def test_published_weights_need_no_config(tmp_path):
   assert metric.features(IMAGE).shape == (1, 64)
   assert metric.card["weights"][0]["trained_on"] == "see the paper; converted from q.pth"
   save_weights(tmp_path / "start", params, stats, {**card, "expert": "imagenet"})
-  with pytest.raises(UserError, match=r"start a training .* but give no scores themselves"):
+  with pytest.raises(UserError, match=r"no method predicts with weights of model .reiqa., expert .imagenet."):
     load(tmp_path / "start")
 
 

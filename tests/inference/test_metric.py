@@ -15,16 +15,14 @@ from PIL import Image
 
 import jiqa
 from jiqa.errors import UserError
-from jiqa.inference.buckets import MAX_BUCKETS, Buckets
 from jiqa.inference.inputs import Item
-from jiqa.inference.metric import MOST_HELD
+from jiqa.inference.predictor import MAX_HELD
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights.store import load_weights
 from tests.inference import made
 
 IMAGES = made.images()
-ONE_LARGE = ((96, 96, 3), (48, 48, 3))
 
 
 @functools.cache
@@ -52,13 +50,9 @@ def expected(weights):
 @given(
   order=st.lists(st.integers(0, len(IMAGES) - 1), min_size=1, max_size=12),
   devices=st.sampled_from([1, 4]),
-  large=st.booleans(),
 )
-def test_score_depends_on_the_image_alone(weights, expected, order, devices, large):
+def test_score_depends_on_the_image_alone(weights, expected, order, devices):
   metric = on_devices(weights, devices)
-  metric._frames = Buckets()
-  if large:
-    metric._frames.in_use = [ONE_LARGE] * MAX_BUCKETS
   scores = metric([IMAGES[i] for i in order]).score
   np.testing.assert_allclose(scores, expected[order], rtol=0, atol=1e-4)
   assert np.ptp(expected) > 1  # and the images do differ
@@ -180,7 +174,7 @@ def test_images_pass_those_whose_program_is_still_being_made(metric, monkeypatch
     return late
 
   monkeypatch.setattr(model, "program", slow)
-  many = len(metric.mesh.devices)
+  many = metric.models[0].mesh.size
   stream = metric.stream([Item("", large)] * many + [Item("", small)] * 3 * many, threads=2)
   early = [next(stream) for _ in range(2 * many)]
   assert asked and all(found.width < 200 for found in early)
@@ -194,7 +188,7 @@ def test_images_pass_those_whose_program_is_still_being_made(metric, monkeypatch
 def test_no_more_than_a_few_batches_wait_for_a_program(metric, monkeypatch):
   model, never, taken = metric.models[0], futures.Future(), []
   monkeypatch.setattr(model, "program", lambda batch: never)
-  many = len(metric.mesh.devices)
+  many = metric.models[0].mesh.size
 
   def items():
     for i in range(100 * many):
@@ -207,7 +201,7 @@ def test_no_more_than_a_few_batches_wait_for_a_program(metric, monkeypatch):
   monkeypatch.setattr(futures, "wait", give_up)
   with pytest.raises(UserError, match="no memory to compile it"):
     next(metric.stream(items(), threads=2))
-  assert len(taken) <= (MOST_HELD + 1) * many + 6
+  assert len(taken) <= (MAX_HELD + 1) * many + 6
 
 
 def test_card_says_what_it_is(metric, weights):
@@ -227,7 +221,7 @@ def test_other_methods_scores_and_columns(brightness):
   mean = np.array([image.mean() / 255 for image in IMAGES])
   np.testing.assert_allclose(found.score, 2 * mean, atol=1e-5)
   np.testing.assert_allclose(found.columns["brightness"], mean, atol=1e-5)
-  with pytest.raises(UserError, match="'brightness' gives scores and no features"):
+  with pytest.raises(UserError, match="Brightness' gives scores and no features"):
     metric.features(IMAGES)
 
 

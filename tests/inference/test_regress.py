@@ -11,7 +11,6 @@ from configs import reiqa as config_file
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
 from jiqa.evaluation import head
-from jiqa.inference import features as rooms
 from jiqa.inference import regress as room
 from jiqa.runtime.sharding import make_mesh
 from tests import tiny_experts
@@ -38,7 +37,7 @@ def run(data_dir, tmp_path_factory):  # noqa: F811
     tiny_experts.save(place, expert, seed)
   config, workdir = config_of(data_dir, **weights), folder / "run"
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(rooms, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    patch.setattr(room, "make_mesh", lambda _: make_mesh(jax.devices()[:1]))
     results = room.regress(config, workdir)
     kept = workdir / "features_csv_noisy.npz"
     before = kept.stat().st_mtime_ns
@@ -91,9 +90,12 @@ def test_one_expert_is_enough_and_none_is_refused(run, data_dir, tmp_path, monke
   (tmp_path / "one").mkdir()
   alone = config_of(data_dir, quality=config.weights.quality)
   alone.regressors = ("ridge",)
-  monkeypatch.setattr(rooms, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+  monkeypatch.setattr(room, "make_mesh", lambda _: make_mesh(jax.devices()[:1]))
   found = room.regress(alone, tmp_path / "one")["databases"]["csv/noisy"]
   assert set(found["candidates"]) == {"quality ridge"}
+  swapped = config_of(data_dir, quality=config.weights.content)
+  with pytest.raises(UserError, match=r"holds the content expert, but config.weights.quality names it"):
+    room.regress(swapped, tmp_path / "swapped")
   alone.features = ("content",)
   with pytest.raises(UserError, match="none of them can be had"):
     room.regress(alone, tmp_path / "one")
