@@ -54,13 +54,10 @@ class Step:
 
   def __init__(self, config, devices=None):
     self.mesh, self.images = make_mesh(devices), config.batch_size
-    self.method, (tx, schedule, _) = (
-      loop.build(config, self.mesh),
-      loop.build_optimizer(config, 100 * config.batch_size),
-    )
+    self.method = loop.build(config, self.mesh)
+    tx, schedule, _ = loop.build_optimizer(config, 100 * config.batch_size)
     self.state = loop.init_state(config, self.method, tx, self.mesh)
-    places = jax.tree.map(lambda x: x.sharding, self.state)
-    step = loop.make_step(self.method, tx, schedule, 0, places=places, accumulate=config.accumulate, remat=config.remat)
+    step = loop.step_of(config, self.method, tx, schedule, self.state)
     self.batch = put_batch(example(self.method, config, config.batch_size), self.mesh)
     self.program, self.operations = loop.compile_step(step, self.state, self.batch)
 

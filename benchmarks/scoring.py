@@ -83,7 +83,7 @@ start, cpu = time.perf_counter(), time.process_time()
 metric = jiqa.load(sys.argv[1])
 command.score(metric, json.load(open(sys.argv[2])), out=sys.argv[3])
 found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-print(json.dumps({**found, "frames": len(metric._frames.in_use)}))
+print(json.dumps({**found, "buckets": len(metric.models[0].programs._programs)}))
 """
 
 
@@ -154,7 +154,7 @@ def compare(folder, mixture, flags):
   for turn in range(2 if flags.warm else 1):
     ours, memory, scores = our_side(folder, files, mixture)
     what = "jiqa, " + ("compiled before" if turn else "compiling")
-    print(f"{what}: {rates(ours, len(names))}, {ours['frames']} programs")
+    print(f"{what}: {rates(ours, len(names))}, {ours['buckets']} programs")
     print("  memory of the process, MiB, in tenths of the time: " + " ".join(f"{m:.0f}" for m in memory))
     if theirs:
       worst = np.abs(np.array(scores) - np.array(theirs["scores"])).max()
