@@ -5,16 +5,15 @@ import contextlib
 import importlib.resources
 import time
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 import jiqa
-from jiqa.errors import UserError
 from jiqa.serve import upload
-from jiqa.serve.batcher import Batcher, Full
+from jiqa.serve.batcher import Batcher
 from jiqa.serve.guard import Guard
-from jiqa.serve.limits import Limits
+from jiqa.serve.limits import Limits, Refused, busy
 
 PAGE = {
   "/": ("index.html", "text/html; charset=utf-8"),
@@ -22,6 +21,9 @@ PAGE = {
   "/app.js": ("app.js", "text/javascript; charset=utf-8"),
   "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+FORM = {"type": "object", "required": ["files"], "properties": {"files": FILES}}
+BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
 
 
 class Scored(BaseModel):
@@ -62,148 +64,101 @@ def create_app(backend, limits=None, *, local=True):
   Args:
     backend: backend.Backend.
     limits: Limits; None: the usual ones.
-    local: True where it is served on the loopback address, see `Guard`.
+    local: see `Guard`.
 
   Returns:
-    fastapi.FastAPI. Its lifespan starts the scoring thread, and on the way out scores what still waits.
+    fastapi.FastAPI. At its end it waits for the images that are still to be scored.
   """
   limits = limits or Limits()
   batcher = Batcher(backend.score, limits)
 
   @contextlib.asynccontextmanager
   async def lifespan(_):
-    batcher.start()
     yield
-    await asyncio.to_thread(batcher.close)
+    await batcher.close()
 
-  # The usual pages of FastAPI's documentation load scripts from elsewhere; docs/serve.md is ours.
-  app = FastAPI(
-    title="jiqa", version=jiqa.__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json",
-    lifespan=lifespan,
-  )  # fmt: skip
+  # FastAPI's own documentation pages load scripts from elsewhere; docs/serve.md is ours.
+  options = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
+  app = FastAPI(title="jiqa", version=jiqa.__version__, lifespan=lifespan, **options)
+  app.state.backend, app.state.limits, app.state.batcher, app.state.bytes_in_flight = backend, limits, batcher, 0
   app.add_middleware(Guard, local=local)
-  app.add_exception_handler(upload.Refused, _refused)
-  app.state.batcher = batcher
-  for path, (name, kind) in PAGE.items():
-    app.add_api_route(path, _static(name, kind), include_in_schema=False)
-  app.add_api_route("/api/about", _about(backend, limits), response_model=About)
-  app.add_api_route("/healthz", _health(batcher))
-  app.add_api_route(
-    "/api/score", _score(backend, batcher, limits), methods=["POST"], response_model=Scores, openapi_extra=_BODY
-  )
+  app.add_exception_handler(Refused, _refused)
+  for path, (name, media_type) in PAGE.items():
+    app.add_api_route(path, _static(name, media_type), include_in_schema=False)
+  app.include_router(router)
   return app
 
 
-_BODY = {
-  "requestBody": {
-    "required": True,
-    "content": {
-      "multipart/form-data": {
-        "schema": {
-          "type": "object",
-          "required": ["files"],
-          "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-        }
-      }
-    },
-  }
-}
+router = APIRouter()
+
+
+@router.get("/api/about")
+async def about(request: Request) -> About:
+  backend, limits = request.app.state.backend, request.app.state.limits
+  return About(
+    version=jiqa.__version__,
+    model=backend.name,
+    card=backend.card,
+    scale=backend.scale,
+    saliency=backend.saliency,
+    limits={key: getattr(limits, key) for key in ("file_bytes", "files", "pixels", "request_bytes")},
+  )
+
+
+@router.get("/healthz")
+async def health(request: Request):
+  batcher = request.app.state.batcher
+  state = {"status": "stopping" if batcher.closing else "ok", "unfinished": batcher.unfinished}
+  return JSONResponse(state, 503 if batcher.closing else 200)
+
+
+@router.post("/api/score", openapi_extra=BODY)
+async def score(request: Request, saliency: bool = False) -> Scores:
+  server, stream = request.app.state, request.stream()
+  size = upload.declared_bytes(request.headers, server.limits)
+  try:
+    server.batcher.check_room()
+    if server.bytes_in_flight + size > server.limits.bytes_in_flight:
+      raise busy(1)
+    server.bytes_in_flight += size
+    try:
+      images = await upload.receive(stream, request.headers, server.limits)
+      started = time.perf_counter()
+      results = await _results(server, images, saliency and server.backend.saliency)
+    finally:
+      server.bytes_in_flight -= size
+  except Refused:
+    await upload.drain(stream, server.limits)
+    raise
+  seconds = round(time.perf_counter() - started, 3)
+  name, checksum = server.backend.name, server.backend.weights_sha256
+  return Scores(model=name, weights_sha256=checksum, seconds=seconds, results=results)
+
+
+async def _results(server, images, saliency):
+  """Waits for the scores of the images that are without error."""
+  futures = server.batcher.submit([image for image in images if image.error is None], saliency)
+  seconds = server.limits.score_seconds
+  try:
+    async with asyncio.timeout(seconds):
+      rows = iter(await asyncio.gather(*futures))
+  except TimeoutError as error:
+    raise Refused(504, f"no scores within {seconds:g} s; send fewer files") from error
+  results = []
+  for image in images:
+    row = next(rows) if image.error is None else {"error": image.error}
+    results.append(Scored(name=image.name, width=image.width, height=image.height, **row))
+  return results
 
 
 async def _refused(_, refused):
-  headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
-  return JSONResponse({"error": refused.message}, refused.status, headers)
+  return JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
 
 
-def _static(name, kind):
+def _static(name, media_type):
   body = (importlib.resources.files("jiqa.serve") / "static" / name).read_bytes()
 
   async def static():
-    return Response(body, media_type=kind)
+    return Response(body, media_type=media_type)
 
   return static
-
-
-def _about(backend, limits):
-  taken = {key: getattr(limits, key) for key in ("file_bytes", "files", "pixels", "request_bytes")}
-
-  async def about():
-    return About(
-      version=jiqa.__version__, model=backend.name, card=backend.card, scale=backend.scale,
-      saliency=backend.saliency, limits=taken,
-    )  # fmt: skip
-
-  return about
-
-
-def _health(batcher):
-  async def health():
-    state = {"status": "ok" if batcher.alive else "stopping", "unfinished": batcher.unfinished}
-    return JSONResponse(state, 200 if batcher.alive else 503)
-
-  return health
-
-
-def _score(backend, batcher, limits):
-  in_flight = 0
-
-  async def score(request: Request, saliency: bool = False):
-    nonlocal in_flight
-    size = upload.declared_bytes(request.headers, limits)
-    stream = request.stream()
-    try:
-      _check_room(batcher, in_flight + size, limits)
-      in_flight += size
-      try:
-        images = await upload.receive(stream, request.headers.get("content-type", ""), limits)
-        started = time.perf_counter()
-        results = await _scored(batcher, images, saliency and backend.saliency, limits)
-      finally:
-        in_flight -= size
-    except upload.Refused:
-      await upload.drain(stream, limits)
-      raise
-    return Scores(
-      model=backend.name, weights_sha256=backend.weights_sha256, results=results,
-      seconds=round(time.perf_counter() - started, 3),
-    )  # fmt: skip
-
-  return score
-
-
-def _check_room(batcher, bytes_in_flight, limits):
-  try:
-    batcher.check_room()
-  except Full as full:
-    raise _busy(full.retry_after) from full
-  if bytes_in_flight > limits.bytes_in_flight:
-    raise _busy(1)
-
-
-def _busy(retry_after):
-  return upload.Refused(503, f"busy; try again in {retry_after} s", retry_after)
-
-
-async def _scored(batcher, images, saliency, limits):
-  """Waits for the scores of the images that are without error."""
-  good = [image for image in images if image.error is None]
-  try:
-    futures = [asyncio.wrap_future(future) for future in batcher.submit(good, saliency)]
-  except Full as full:
-    raise _busy(full.retry_after) from full
-  try:
-    async with asyncio.timeout(limits.score_seconds):
-      rows = await asyncio.gather(*futures, return_exceptions=True)
-  except TimeoutError as error:
-    raise upload.Refused(504, f"no scores within {limits.score_seconds:g} s; send fewer files") from error
-  answers = dict(zip(map(id, good), rows, strict=True))
-  return [_result(image, answers.get(id(image))) for image in images]
-
-
-def _result(image, row):
-  facts = {"name": image.name, "width": image.width, "height": image.height}
-  if isinstance(row, UserError):
-    return Scored(**facts, error=str(row))
-  if isinstance(row, BaseException):
-    raise row
-  return Scored(**facts, error=image.error) if row is None else Scored(**facts, **row)

@@ -18,17 +18,13 @@ DARKEST = 205  # of 255: how opaque the shade is where the model looks least
 
 
 class Backend:
-  """What the server needs of a metric.
-
-  Args:
-    metric: what `jiqa.load` gives.
+  """What the server needs of a metric, which is what `jiqa.load` gives.
 
   Attributes:
-    name: of the method.
-    weights_sha256: checksum of its weights.
-    card: dict of plain values: what it was trained on, licence, ...; without the folders of this machine.
+    name, weights_sha256: of the metric.
+    card: that of the metric, without the folders of this machine.
     scale: dict of 'low', 'high' (None where the card has no range) and 'higher_is_better'.
-    saliency: True where its method says what it looks at (`explain`).
+    saliency: True where it can say what it looks at.
   """
 
   def __init__(self, metric):
@@ -38,21 +34,15 @@ class Backend:
     score = metric.card["score"]
     low, high = score["range"] or (None, None)
     self.scale = {"low": low, "high": high, "higher_is_better": score["direction"] == "higher is better"}
-    self._model = metric.models[0]
-    self.saliency = len(metric.models) == 1 and hasattr(self._model.method, "explain")
-    self._teacher = teacher.of(self._model) if self.saliency else None
+    self._map = _saliency(metric)
+    self.saliency = self._map is not None
 
   def warm_up(self):
-    """Scores a gray image: a metric that cannot score is found before anybody waits for it.
-
-    Raises:
-      UserError: it cannot.
-    """
+    """Scores a gray image; raises a UserError where the metric cannot, before anybody waits for it."""
     self._metric.check_scores()
-    gray = np.full((256, 256, 3), 127, np.uint8)
-    for row in self.score([gray], [True]):
-      if isinstance(row, UserError):
-        raise row
+    (row,) = self.score([np.full((256, 256, 3), 127, np.uint8)], [True])
+    if "error" in row:
+      raise UserError(row["error"])
 
   def score(self, images, saliency):
     """Scores images.
@@ -62,16 +52,15 @@ class Backend:
       saliency: list of bool: for which of them a map is wanted.
 
     Returns:
-      list of dict with 'score', 'columns' (what else the metric says) and 'saliency' (data URI of a PNG, or None); in
-      place of the dict a UserError for an image that cannot be scored.
+      list of dict with 'score', 'columns' (what else the metric says) and 'saliency' (data URI of a PNG, or None), or
+      with 'error' alone.
     """
     rows = [None] * len(images)
-    for found in self._metric.stream([Item("the image", image) for image in images]):
-      rows[found.index] = UserError(found.error) if found.error else _row(found.outputs)
+    for scored in self._metric.stream([Item("the image", image) for image in images]):
+      rows[scored.index] = {"error": scored.error} if scored.error else _row(scored.outputs)
     for image, row, wanted in zip(images, rows, saliency, strict=True):
-      if wanted and self.saliency and isinstance(row, dict):
-        params = self._model.state.params
-        row["saliency"] = map_as_png(self._model.method.explain(params, self._teacher, image)["map"])
+      if wanted and self.saliency and "error" not in row:
+        row["saliency"] = map_as_png(self._map(image))
     return rows
 
 
@@ -79,10 +68,19 @@ def _without_folders(network):
   return {key: pathlib.Path(value).name if key == "folder" else value for key, value in network.items()}
 
 
+def _saliency(metric):
+  """The function from an image to a map of what the metric looks at, or None."""
+  model = metric.models[0]
+  if len(metric.models) > 1 or not hasattr(model.method, "explain"):
+    return None
+  teacher_params = teacher.of(model)
+  return lambda image: model.method.explain(model.state.params, teacher_params, image)["map"]
+
+
 def _row(outputs):
   score = float(outputs["score"])
   if not math.isfinite(score):
-    return UserError(f"the score is {score}: the image, or the weights, are out of the ordinary")
+    return {"error": f"the score is {score}: the image, or the weights, are out of the ordinary"}
   columns = {}
   for name, (likeliest, probability) in probabilities(outputs).items():
     columns |= {name: likeliest, f"{name}_probability": round(probability, 4)}
@@ -93,13 +91,7 @@ def _row(outputs):
 
 
 def map_as_png(values):
-  """A saliency map as the data URI of a PNG: a shade that lets through what the model looks at.
-
-  Args:
-    values: [g, g'] float; stretched over the whole image. Only differences inside the map count.
-
-  Returns:
-    str.
+  """A saliency map, [g, g'] float, as the data URI of a PNG: a shade that lets through what the model looks at.
 
   Example:
     >>> map_as_png(np.eye(2))[:30]

@@ -12,17 +12,11 @@ FAREWELL = 30  # seconds that running requests have when the server is told to s
 
 
 def check_extra():
-  """Refuses to start where the packages of the extra `serve` are missing.
-
-  Raises:
-    UserError: with the command that installs them.
-  """
-  missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+  """Raises a UserError that says what to install where the packages of the extra `serve` are missing."""
+  missing = " ".join(package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None)
   if missing:
-    raise UserError(
-      f"jiqa serve needs {', '.join(missing)}, which is not installed: pip install {' '.join(missing)} (or the extra "
-      "'serve' of this package)"
-    )
+    command = f"pip install {missing} (or the extra 'serve' of this package)"
+    raise UserError(f"jiqa serve needs {missing.replace(' ', ', ')}, which is not installed: {command}")
 
 
 def serve(model, weights, head, *, host, port, sizes):
@@ -30,10 +24,8 @@ def serve(model, weights, head, *, host, port, sizes):
 
   Args:
     model, weights, head: as `jiqa.load`.
-    host: address to listen on.
-    port: 0 to 65535; 0 takes any free one.
-    sizes: dict of 'max_megabytes' (of a file), 'max_files' (of a request), 'max_megapixels' (of an image) and 'queue'
-      (images that may wait).
+    host, port: to listen on; port 0 takes any free one.
+    sizes: dict of the arguments of `Limits.of`.
 
   Raises:
     UserError: a package is missing, the metric cannot be loaded or gives no scores, the port is taken.
@@ -62,17 +54,15 @@ def run(backend, *, host, port, limits):
   from jiqa.serve.app import create_app
 
   app = create_app(backend, limits, local=is_loopback(host))
-  config = uvicorn.Config(
-    app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=FAREWELL
-  )
+  quiet = {"log_level": "warning", "server_header": False}
+  config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=FAREWELL, **quiet)
   try:
     listening = config.bind_socket()
   except (OSError, SystemExit) as error:
     raise UserError(f"cannot listen on {host}:{port}; is the port taken? Choose another --port") from error
   listening.listen(config.backlog)  # from now on nobody is turned away
-  port = listening.getsockname()[1]
   shown = f"[{host}]" if ":" in host else host
-  print(f"{backend.name}: http://{shown}:{port}", flush=True)
+  print(f"{backend.name}: http://{shown}:{listening.getsockname()[1]}", flush=True)
   # Uvicorn raises the signal that stopped it once more when all is done; it has then served its purpose.
   earlier = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
@@ -83,12 +73,7 @@ def run(backend, *, host, port, limits):
 
 
 def is_loopback(host):
-  """True for addresses that only this machine reaches.
-
-  Example:
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "example.org")]
-    [True, True, True, False, False]
-  """
+  """True for addresses that only this machine reaches."""
   try:
     return host == "localhost" or ipaddress.ip_address(host).is_loopback
   except ValueError:

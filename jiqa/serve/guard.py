@@ -1,9 +1,9 @@
 """What stands before every request: who may ask, and what browsers may do with the answers."""
 
-import json
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # The page brings everything along; blob: and data: are thumbnails and saliency maps.
@@ -22,15 +22,11 @@ HEADERS = {
 
 
 class Guard:
-  """ASGI middleware: refuses other sites' requests with 403 and adds HEADERS to all answers.
+  """ASGI middleware around `app`: refuses other sites' requests with 403 and adds HEADERS to all answers.
 
-  A page of another site can make a visitor's browser send images to a server on the visitor's own machine. Such a
-  request says where it comes from (`Origin`, `Sec-Fetch-Site`). A site whose name was made to point at 127.0.0.1 says
-  its own name in `Host`, so a server for this machine alone answers to this machine's names alone.
-
-  Args:
-    app: ASGI application.
-    local: True where the server listens on the loopback address.
+  A page of another site can make a visitor's browser send images here; its request says where it comes from (`Origin`,
+  `Sec-Fetch-Site`). A site whose name was made to point at 127.0.0.1 says its own name in `Host`, so a server that
+  listens on the loopback address (`local`) answers to this machine's names alone.
   """
 
   def __init__(self, app, local):
@@ -46,39 +42,25 @@ class Guard:
       await send(message)
 
     reason = refusal(Headers(scope=scope), self.local)
-    if reason is None:
-      return await self.app(scope, receive, send_with_headers)
-    body = json.dumps({"error": reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send_with_headers({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    answer = self.app if reason is None else JSONResponse({"error": reason}, 403)
+    await answer(scope, receive, send_with_headers)
 
 
 def refusal(headers, local):
-  """Why a request is not served, or None.
-
-  Args:
-    headers: starlette.datastructures.Headers of the request.
-    local: see `Guard`.
+  """Why a request with these headers is not served, or None.
 
   Example:
-    >>> refusal({"host": "localhost:8000", "origin": "http://localhost:8000"}, True) is None
-    True
-    >>> refusal({"host": "localhost:8000", "origin": "https://elsewhere.org"}, True)
+    >>> refusal({"host": "localhost:8000", "origin": "https://elsewhere.org"}, local=True)
     'requests from other sites are not served'
-    >>> refusal({"host": "rebound.org"}, True)
-    "this server answers to localhost, not to 'rebound.org'"
   """
   host, origin = headers.get("host", ""), headers.get("origin")
-  if local:
-    try:
-      name = urlsplit(f"//{host}").hostname
-    except ValueError:
-      name = None
-    if name not in LOOPBACK:
-      return f"this server answers to localhost, not to {host!r}"
-  if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
-    return "requests from other sites are not served"
-  if origin is not None and origin.partition("://")[2] != host:
+  try:
+    name = urlsplit(f"//{host}").hostname
+  except ValueError:
+    name = None
+  if local and name not in LOOPBACK:
+    return f"this server answers to localhost, not to {host!r}"
+  cross_site = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
+  if cross_site or (origin is not None and origin.partition("://")[2] != host):
     return "requests from other sites are not served"
   return None
