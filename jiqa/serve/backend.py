@@ -9,9 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jiqa.errors import UserError
-from jiqa.inference import teacher
 from jiqa.inference.inputs import Item
-from jiqa.inference.metric import probabilities
 
 MAP_SIDE = 64  # pixels of a saliency map, at most; the page stretches it over the image
 DARKEST = 205  # of 255: how opaque the shade is where the model looks least
@@ -34,8 +32,7 @@ class Backend:
     score = metric.card["score"]
     low, high = score["range"] or (None, None)
     self.scale = {"low": low, "high": high, "higher_is_better": score["direction"] == "higher is better"}
-    self._map = _saliency(metric)
-    self.saliency = self._map is not None
+    self.saliency = metric.can_explain
 
   def warm_up(self):
     """Scores a gray image; raises a UserError where the metric cannot, before anybody waits for it."""
@@ -57,10 +54,10 @@ class Backend:
     """
     rows = [None] * len(images)
     for scored in self._metric.stream([Item("the image", image) for image in images]):
-      rows[scored.index] = {"error": scored.error} if scored.error else _row(scored.outputs)
+      rows[scored.index] = {"error": scored.error} if scored.error else _row(scored.outputs, self._metric.likeliest(scored.outputs))
     for image, row, wanted in zip(images, rows, saliency, strict=True):
       if wanted and self.saliency and "error" not in row:
-        row["saliency"] = map_as_png(self._map(image))
+        row["saliency"] = map_as_png(self._metric.explain(image)["map"])
     return rows
 
 
@@ -68,22 +65,13 @@ def _without_folders(network):
   return {key: pathlib.Path(value).name if key == "folder" else value for key, value in network.items()}
 
 
-def _saliency(metric):
-  """The function from an image to a map of what the metric looks at, or None."""
-  model = metric.models[0]
-  if len(metric.models) > 1 or not hasattr(model.method, "explain"):
-    return None
-  teacher_params = teacher.of(model)
-  return lambda image: model.method.explain(model.state.params, teacher_params, image)["map"]
-
-
-def _row(outputs):
+def _row(outputs, likeliest):
   score = float(outputs["score"])
   if not math.isfinite(score):
     return {"error": f"the score is {score}: the image, or the weights, are out of the ordinary"}
   columns = {}
-  for name, (likeliest, probability) in probabilities(outputs).items():
-    columns |= {name: likeliest, f"{name}_probability": round(probability, 4)}
+  for name, (label, probability) in likeliest.items():
+    columns |= {name: label, f"{name}_probability": round(probability, 4)}
   for name, value in outputs.items():
     if name not in ("score", *columns) and np.ndim(value) == 0:
       columns[name] = np.asarray(value).item()

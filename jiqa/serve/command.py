@@ -39,7 +39,7 @@ def serve(model, weights, head, *, host, port, sizes):
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1e9")
   os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
   startup.prepare()
-  from jiqa.inference.load import load
+  from jiqa.inference.metric import load
   from jiqa.serve.backend import Backend
 
   backend = Backend(load(model, weights, head))
