@@ -184,7 +184,7 @@ def load(model=None, weights=None, head=None, devices=None):
 
 def load_models(model=None, weights=None, devices=None):
   """The networks of `load`: list of Model."""
-  if model is not None and model not in names() and ":" not in model:
+  if model is not None and model not in names() and ":" not in str(model):
     if weights is not None or not pathlib.Path(model).exists():
       raise UserError(f"{model!r} is neither a method ({', '.join(names())}) nor a folder of weights")
     model, weights = None, model
