@@ -54,7 +54,8 @@ class Backend:
     """
     rows = [None] * len(images)
     for scored in self._metric.stream([Item("the image", image) for image in images]):
-      rows[scored.index] = {"error": scored.error} if scored.error else _row(scored.outputs, self._metric.likeliest(scored.outputs))
+      outputs = scored.outputs
+      rows[scored.index] = {"error": scored.error} if scored.error else _row(outputs, self._metric.likeliest(outputs))
     for image, row, wanted in zip(images, rows, saliency, strict=True):
       if wanted and self.saliency and "error" not in row:
         row["saliency"] = map_as_png(self._metric.explain(image)["map"])

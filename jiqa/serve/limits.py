@@ -59,7 +59,7 @@ class Limits:
 
 
 def check_image(data, limits):
-  """Refuses a file by its size and its header, before anything is decoded.
+  """Refuses a file by its header, before anything is decoded.
 
   Args:
     data: bytes of the file.
@@ -69,12 +69,10 @@ def check_image(data, limits):
     (width, height) in pixels.
 
   Raises:
-    UserError: the file is empty, too large, no image of a known format, or has too many pixels or scans.
+    UserError: the file is empty, no image of a known format, or has too many pixels or scans.
   """
   if not data:
     raise UserError("the file is empty")
-  if len(data) > limits.file_bytes:
-    raise UserError(f"larger than {limits.file_bytes / (1 << 20):g} MiB; save the image smaller")
   most = f"at most {limits.pixels / 1e6:g} megapixels are taken, scale the image down"
   try:
     with Image.open(io.BytesIO(data), formats=formats()) as image:

@@ -97,6 +97,8 @@ async def _checked(file, limits):
   data = await file.read()
   await file.close()
   try:
+    if len(data) > limits.file_bytes:
+      raise UserError(f"larger than {limits.file_bytes / (1 << 20):g} MiB; save the image smaller")
     image.width, image.height = await asyncio.to_thread(check_image, data, limits)
     image.data = data
   except UserError as error:
