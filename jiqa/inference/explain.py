@@ -73,9 +73,7 @@ def draw(parts, title=""):
   count = len(parts.get("crops", ()))
   rows = math.ceil(count / 6)
   figure = plt.figure(figsize=(12, 5.2 + 2.2 * rows), layout="constrained")
-  above, *below = np.atleast_1d(
-    figure.subfigures(2 if count else 1, 1, height_ratios=(5.2, 2.2 * rows)[: 1 + bool(count)])
-  )
+  above, below = figure.subfigures(2, 1, height_ratios=(5.2, 2.2 * rows)) if count else (figure, None)
   above.suptitle(f"{title}: score {parts['score']:.2f}" + (f", the mean over {count} crops" if count else ""))
   left, right = above.subplots(1, 2)
   _boxes(left, parts)

@@ -75,7 +75,7 @@ def test_one_program_a_bucket_whatever_came_before(weights):
     metric = metric_module.load(weights=weights / "quality", devices=jax.devices()[:1])
     features = metric.features(order)
     assert np.isfinite(features).all() and len(np.unique(features, axis=0)) == len(sizes)
-    assert len(metric.models[0].programs._programs) == 3  # buckets of 48 x 48, 64 x 64 and 48 x 64
+    assert len(metric.models[0].programs._programs) == 4  # buckets of 36 x 48, 48 x 36, 64 x 64 and 48 x 64
 
 
 def test_mistakes_are_refused(weights, photos, tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_scores_are_validated_and_judged_on_parts_never_trained_on(config, tmp_p
 def test_the_best_state_survives_a_kill_between_checkpoint_and_validation(config, tmp_path):
   assert loop.train(config, tmp_path / "whole", jax.devices()[:1])
   config.checkpoint_every = 4  # a checkpoint at step 8, then the end before its validation
-  judge, judged = Validation.judge, []
+  judge, judged = Validation.evaluate, []
 
   class Killed(Exception):
     pass
@@ -106,7 +106,7 @@ def test_the_best_state_survives_a_kill_between_checkpoint_and_validation(config
     judge(self, step, state, log)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Validation, "judge", kill_at_8)
+    patch.setattr(Validation, "evaluate", kill_at_8)
     with pytest.raises(Killed):
       loop.train(config, tmp_path / "cut", jax.devices()[:1])
   assert loop.train(config, tmp_path / "cut", jax.devices()[:1])
