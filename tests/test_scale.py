@@ -189,7 +189,7 @@ def test_micro_batches_of_a_queue_hand_on_all_keys():
 )
 def test_what_devices_cannot_share_is_refused(changes, message):
   with pytest.raises(UserError, match=message):
-    loop.build(config_of("lml", "", steps=4, **changes), make_mesh(), 64)
+    loop.build(config_of("lml", "", steps=4, **changes), make_mesh())
 
 
 def test_a_step_that_waits_for_the_host_is_refused(brightness_run, monkeypatch):

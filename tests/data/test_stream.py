@@ -1,7 +1,6 @@
-"""Windows, frames and the training stream."""
+"""Windows and the training stream."""
 
 import collections
-import math
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from PIL import Image
 
 from jiqa.data.crops import random_window
 from jiqa.data.mixture import Subset, training_batches
-from jiqa.inference.buckets import LADDER, Buckets, bucket_side, bucketed_batches
 
 
 class Squares:
@@ -142,76 +140,3 @@ def test_window_of_a_small_image_is_mirrored_and_says_how_much_is_real():
   assert list(random_window(image, 32, 16, np.random.default_rng(0))["size"]) == [16, 32]
   tiny = random_window(image[:1, :1], 32, 16, np.random.default_rng(0))
   assert (tiny["image"] == image[0, 0]).all()
-
-
-@pytest.mark.parametrize("extremes", [(300, 800), (40, 200), (20, 3000), (4000, 9000)])
-def test_a_folder_of_fifty_sizes_needs_a_handful_of_frames(extremes):
-  for pixels in (1, 32, 33, 500, 9999, 30000):
-    assert bucket_side(pixels) >= pixels
-  assert all(bucket_side(side) == side for side in LADDER)
-  assert bucket_side(12_300) == 13_312  # not the next power of two, which would be a gigabyte
-  rng, choice, padded, real = np.random.default_rng(0), Buckets(), 0, 0
-  for _ in range(50):
-    height, width = (int(n) for n in rng.integers(*extremes, 2))
-    shapes = {"full": (height, width, 3), "half": (height // 2, width // 2, 3)}
-    views = {name: np.broadcast_to(np.uint8(0), shape) for name, shape in shapes.items()}
-    for (name, shape), frame in zip(shapes.items(), choice.choose(views), strict=True):
-      assert all(n <= side for n, side in zip(shape, frame, strict=True)), name
-    padded, real = padded + math.prod(choice.choose(views)[0]), real + math.prod(shapes["full"])
-  assert len(choice.in_use) <= 10
-  assert padded < (3 if extremes[0] > 20 else 4) * real
-
-
-def test_huge_images_are_padded_little_whatever_came_before():
-  choice = Buckets()
-  for side in (64, 128, 256, 512, 1024, 2048, 12_700):
-    views = {"full": np.broadcast_to(np.uint8(0), (side, side, 3))}
-    frame = choice.choose(views)[0]
-  assert frame == (13_312, 13_312, 3)
-
-
-def test_frames_of_one_size_never_change():
-  choice = Buckets()
-  exact = {"full": np.zeros((768, 1024, 3), np.uint8), "half": np.zeros((384, 512, 3), np.uint8)}
-  assert choice.choose(exact) == ((768, 1024, 3), (384, 512, 3))
-  for height in (100, 150, 200, 300, 400, 600, 900, 1500):
-    choice.choose({"full": np.zeros((height, 64, 3), np.uint8), "half": np.zeros((height // 2, 32, 3), np.uint8)})
-  assert choice.choose(exact) == ((768, 1024, 3), (384, 512, 3))
-  assert choice.in_use[-1] == ((2048, 1024, 3), (1024, 512, 3))  # one more, which all that are higher can share
-
-
-def test_views_of_one_size_are_stacked_as_they_are():
-  crops = [np.full((3, 8, 8, 3), i, np.uint8) for i in range(5)]
-  batches = list(bucketed_batches(((i, {"crops": c}) for i, c in enumerate(crops)), 2 * 3 * 8 * 8, multiple=1))
-  assert [indices for indices, _ in batches] == [[0, 1], [2, 3], [4]]
-  assert all(batch["crops"].shape == (2, 3, 8, 8, 3) and set(batch) == {"crops"} for _, batch in batches)
-  assert [int(batch["crops"][0, 0, 0, 0, 0]) for _, batch in batches] == [0, 2, 4]
-
-
-def test_stacks_of_different_numbers_of_crops_never_meet():
-  choice = Buckets()
-  crops = [np.full((n, 8, 8, 3), n, np.uint8) for n in (1, 2, 3, 4, 5, 6, 7, 9, 7, 8, 1)]
-  batches = list(bucketed_batches(((i, {"crops": c}) for i, c in enumerate(crops)), 1, 2, choice))
-  assert sorted(i for indices, _ in batches for i in indices) == list(range(len(crops)))
-  for indices, batch in batches:
-    for row, index in enumerate(indices):
-      np.testing.assert_array_equal(batch["crops"][row], crops[index])
-
-
-def test_framed_batches_give_back_every_image_once():
-  rng = np.random.default_rng(0)
-  images = [rng.integers(0, 256, (*rng.integers(20, 120, 2), 3), dtype=np.uint8) for _ in range(23)]
-  items = ((i, {"full": image, "half": image[::2, ::2]}) for i, image in enumerate(images))
-  seen, shapes = [], collections.defaultdict(set)
-  for indices, batch in bucketed_batches(items, pixels_per_batch=5 * 64 * 64, multiple=2):
-    assert batch["full"].shape[0] % 2 == 0
-    shapes[batch["full"].shape[1:], batch["half"].shape[1:]].add(batch["full"].shape[0])
-    for row, index in enumerate(indices):
-      height, width = batch["full_size"][row]
-      assert (batch["full"][row, :height, :width] == images[index]).all()
-      assert not batch["full"][row, height:].any() and not batch["full"][row, :, width:].any()
-      height, width = batch["half_size"][row]
-      assert (batch["half"][row, :height, :width] == images[index][::2, ::2]).all()
-      seen.append(index)
-  assert sorted(seen) == list(range(23))
-  assert all(len(sizes) == 1 for sizes in shapes.values())  # one program a frame

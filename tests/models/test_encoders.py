@@ -94,10 +94,9 @@ def test_reiqa_trains_and_predicts_with_a_vit(loss):
     config.update(encoder=VIT, embedding=8, window=64, crop=24, scales=(1, 2), versions=3, kinds=(6, 7, 13))
     config.update(batch_size=4, loss=loss, queue=48)
     config.optimizer.warmup_steps = 0
-  mesh = make_mesh(jax.devices()[:1])
-  method = build_method(config, 1)
+  method = build_method(config, make_mesh(jax.devices()[:1]))
   tx, schedule = optimizer.build(config.optimizer, 10, 10)
-  state = method.init(jax.random.key(0), mesh)
+  state = method.init(jax.random.key(0))
   state = state.replace(opt_state=tx.init(state.params))
   step = make_step(method, tx, schedule, config.seed)
   rng = np.random.default_rng(0)
@@ -118,7 +117,7 @@ def test_reiqa_trains_and_predicts_with_a_vit(loss):
       frame = np.full((1, max(side, height), max(side, width), 3), 99, np.uint8)
       frame[0, :height, :width] = pixels
       entries |= {name: frame, name + "_size": np.int32([(height, width)])}
-    return np.asarray(predict(state, entries)["features"])
+    return np.asarray(predict(*method.weights(state), {}, entries)["features"])
 
   alone = features(0)
   assert alone.shape == (1, 32)

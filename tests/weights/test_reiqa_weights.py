@@ -13,7 +13,6 @@ from configs import reiqa as config_file
 from jiqa.cli import app
 from jiqa.errors import UserError
 from jiqa.methods import build_method
-from jiqa.runtime.state import new_state
 from jiqa.weights import convert, rename
 from jiqa.weights import reiqa as tables
 from jiqa.weights.store import load_weights
@@ -62,7 +61,6 @@ def test_features_equal_a_pytorch_resnet_at_both_scales(fixture, network):
   tensors = unprefixed(random_tensors(shapes_of(fixture, network)))
   rules = rename.expand(lambda: tables.expert(50, NETWORKS[network]), tables.EXPERT)
   params, stats, _ = rename.to_ours(tensors, rules, "a test")
-  state = new_state(params, stats)
   for expert in ("quality", "content") if network == "narrow" else ("quality",):
     config = config_file.get_config(expert)
     with config.unlocked():
@@ -76,7 +74,7 @@ def test_features_equal_a_pytorch_resnet_at_both_scales(fixture, network):
         frame = np.full((1, 104, 136, 3) if name == "full" else (1, 52, 68, 3), 99, np.uint8)
         frame[0, : view.shape[0], : view.shape[1]] = view
         batch |= {name: frame, name + "_size": np.int32([view.shape[:2]])}
-      ours = np.asarray(predict(state, batch)["features"])[0]
+      ours = np.asarray(predict(params, stats, {}, batch)["features"])[0]
       assert ours.shape == expected.shape
       assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
       np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
