@@ -100,10 +100,11 @@ def main(_):
         raise UserError("method 'regress' trains nothing: run it as one process, without --distributed")
       regress(CONFIG.value, workdir)
       return
-    if MODE.value == "train" and not train(CONFIG.value, workdir, profile=PROFILE.value):
+    overrides = {re.split(r"[.\[]", key)[0] for key in config_flags.get_override_values(flags.FLAGS["config"])}
+    if MODE.value == "train" and not train(CONFIG.value, workdir, profile=PROFILE.value, overrides=overrides):
       print("launch.py: stopped by SIGTERM after a checkpoint; run the same command to go on", file=sys.stderr)
       sys.exit(143)
-    evaluate(CONFIG.value, workdir)
+    evaluate(CONFIG.value, workdir, overrides=overrides)
   except UserError as error:
     print(f"launch.py: {error}", file=sys.stderr)
     sys.exit(2)

@@ -6,7 +6,9 @@ is named "package.module:Class".
 
 import functools
 import importlib
+import os
 import pathlib
+import sys
 
 from ml_collections import ConfigDict
 
@@ -33,6 +35,8 @@ def method_class(name):
   module, _, attribute = name.partition(":")
   if not attribute and name not in names():
     raise ValueError(f'config.method is {name!r}; expected one of {", ".join(names())}, or "package.module:Class"')
+  if attribute and os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())  # commands find a method beside which they are started
   try:
     module = importlib.import_module(module if attribute else names()[name])
     found = getattr(module, attribute) if attribute else _defined_in(module)
