@@ -15,7 +15,7 @@ _EXACT = jax.lax.Precision.HIGHEST
 FIDELITY_EPSILON = 1e-8
 
 
-def info_nce(query, positive, negatives, *, temperature=0.2, mask=None, own=None, own_mask=None):
+def info_nce(query, positive, negatives, *, temperature=0.2, own=None, own_mask=None):
   """Contrasts every query with its own positive against shared negatives and, optionally, negatives of its own.
 
   He et al. 2020 (MoCo), eq. 1. Gradients flow into the query alone.
@@ -25,9 +25,8 @@ def info_nce(query, positive, negatives, *, temperature=0.2, mask=None, own=None
     positive: [b, d] float32, unit length; row i belongs to query i.
     negatives: [k, d] float32, unit length, shared by all queries; k may be 0.
     temperature: > 0; the softmax is taken over similarities divided by it.
-    mask: [b, k] bool, False where a negative must not count (it shows what the query shows); None keeps all.
     own: [g, m, d] float32, unit length, further negatives; b / g consecutive queries share a row. None: none.
-    own_mask: [b, m] bool, as `mask`, for `own`.
+    own_mask: [b, m] bool, False where one of `own` must not count (it shows what the query shows); None keeps all.
 
   Returns:
     [b] float32, loss in nats; 0 where no negative counts.
@@ -41,7 +40,7 @@ def info_nce(query, positive, negatives, *, temperature=0.2, mask=None, own=None
     True
   """
   positive, negatives = jax.lax.stop_gradient((positive, negatives))
-  logits = [(query * positive).sum(-1, keepdims=True), _masked(jnp.matmul(query, negatives.T, precision=_EXACT), mask)]
+  logits = [(query * positive).sum(-1, keepdims=True), jnp.matmul(query, negatives.T, precision=_EXACT)]
   if own is not None:
     groups, members, width = own.shape
     if query.shape[0] % groups:
@@ -65,11 +64,6 @@ def in_batch_info_nce(first, second, *, temperature=0.2, mask=None):
 
   Returns:
     [b] float32, the mean over the two directions, in nats.
-
-  Example:
-    >>> x = jnp.eye(4)
-    >>> round(float(in_batch_info_nce(x, x, temperature=1.0)[0]), 4)  # log(e + 3) - 1
-    0.7437
   """
   logits = jnp.matmul(first, second.T, precision=_EXACT) / temperature
   if mask is not None:
@@ -81,10 +75,8 @@ def in_batch_info_nce(first, second, *, temperature=0.2, mask=None):
 def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1.0, w_inter=1.0, anchors="all"):
   """Contrasts crops with the salient crop of their image, against its other crops and the crops of other images.
 
-  Gao et al. 2024 (LML-IQA, arXiv 2406.19247) in words; no formula of theirs was available. With P the exponential of
-  the similarity to the salient crop's key, an anchor's loss is -log(P / (P + w_intra A + w_inter E)), where A sums the
-  other crops of its image, itself left out, and E all crops of other images. The rows of a batch that show one image
-  are no negatives of each other.
+  Gao et al. 2024 (LML-IQA, arXiv 2406.19247) in words; no formula of theirs was available: docs/lml.md has ours. The
+  rows of a batch that show one image are no negatives of each other.
 
   Args:
     query: [b, k, d] float32, unit length: k crops of each of b images, from the network that learns.
@@ -100,12 +92,6 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
 
   Raises:
     ValueError: unknown anchors.
-
-  Example:
-    >>> crops = jnp.eye(4).reshape(2, 2, 4)
-    >>> loss = local_manifold(crops, crops, jnp.array([0, 0]), jnp.array([7, 8]), temperature=1.0)
-    >>> [round(float(x), 4) for x in loss[0]]  # log(1 + 3 / e), and without the intra-class negative log(1 + 2)
-    [0.7437, 1.0986]
   """
   if anchors not in ("all", "salient"):
     raise ValueError(f"anchors is {anchors!r}; expected 'all' or 'salient'")
@@ -147,11 +133,11 @@ def fidelity(p, q, g):
   return 1 - _root(p * g) - _root(q * (1 - g))
 
 
-def quality_fidelity(score, mos, group, groups, *, std=None, valid=None):
+def quality_fidelity(score, mos, group, groups, *, std=None):
   """Ranks scores as people do, inside every group; the mean over groups of the mean over their pairs.
 
   The chance that image i is the better one is Phi(score_i - score_j). LIQE (Zhang et al. 2023), as its code has it; the
-  target is 1, 1/2 or 0 by the order of the MOS, so scales of different databases never meet. A group without a pair
+  target is 1, 1/2 or 0 by the order of the mos, so scales of different databases never meet. A group without a pair
   weighs nothing, and counts among the groups.
 
   Args:
@@ -159,17 +145,11 @@ def quality_fidelity(score, mos, group, groups, *, std=None, valid=None):
     mos: [b] float32, higher is better.
     group: [b] int, the database of each image, in [0, groups).
     groups: number of databases.
-    std: [b] float32, > 0, deviation of each MOS: the target is then Phi((mos_i - mos_j) / sqrt(std_i^2 + std_j^2)), as
+    std: [b] float32, > 0, deviation of each mos: the target is then Phi((mos_i - mos_j) / sqrt(std_i^2 + std_j^2)), as
       UNIQUE (Zhang et al. 2021) has it. Where one of the two is NaN, and with None, the order alone counts.
-    valid: [b] bool, False for rows that are padding; None: all count.
 
   Returns:
     [] float32.
-
-  Example:
-    >>> two = jnp.array([1.0, 5.0])
-    >>> [round(float(quality_fidelity(two, mos, jnp.zeros(2, int), 1)), 5) for mos in (two, -two)]
-    [-8e-05, 0.99427]
   """
   difference = score[:, None] - score
   target = (1 + jnp.sign(mos[:, None] - mos)) / 2
@@ -178,16 +158,14 @@ def quality_fidelity(score, mos, group, groups, *, std=None, valid=None):
     known = spread > 0
     target = jnp.where(known, norm.cdf((mos[:, None] - mos) / jnp.where(known, spread, 1)), target)
   losses = fidelity(norm.cdf(difference), norm.cdf(-difference), target)
-  if valid is None:
-    valid = jnp.ones(score.shape, bool)
-  pairs = jnp.triu(jnp.ones(losses.shape, bool), 1) & (group[:, None] == group) & valid[:, None] & valid
+  pairs = jnp.triu(jnp.ones(losses.shape, bool), 1) & (group[:, None] == group)
   member = jax.nn.one_hot(group, groups)
   count = jnp.einsum("im,ij->m", member, pairs.astype(jnp.float32), precision=_EXACT)
   weight = jnp.where(count > 0, 1 / (groups * jnp.maximum(count, 1)), 0)[group]
   return (jnp.where(pairs, losses, 0) * weight[:, None]).sum()
 
 
-def scene_fidelity(p, present, *, valid=None):
+def scene_fidelity(p, present):
   """Several scenes may be right: the mean over scenes of each one's fidelity, then over images.
 
   LIQE, as its code has it. The probabilities of an image sum to 1, so with two labels at least 0.0650 remains.
@@ -195,23 +173,18 @@ def scene_fidelity(p, present, *, valid=None):
   Args:
     p: [b, s] float32, probabilities that sum to 1.
     present: [b, s] bool.
-    valid: [b] bool, False for rows that are padding; None: all count.
-
-  Returns:
-    [] float32.
   """
   p = jnp.clip(p, 0, 1)
-  return _mean(fidelity(p, 1 - p, present.astype(jnp.float32)).mean(-1), valid)
+  return fidelity(p, 1 - p, present.astype(jnp.float32)).mean(-1).mean()
 
 
-def distortion_fidelity(p, label, *, valid=None):
-  """One distortion is right: 1 - sum over classes of sqrt(p g + eps), then the mean over images.
+def distortion_fidelity(p, label):
+  """One of the distortions p [b, a] is right, label [b] int: 1 - sum over classes of sqrt(p g + eps), then the mean.
 
   LIQE, as its code has it: a perfect prediction of 11 classes gives -0.001.
-  Arguments as `scene_fidelity`, with label: [b] int, in [0, a), for p: [b, a].
   """
   target = jax.nn.one_hot(label, p.shape[-1])
-  return _mean(1 - _root(jnp.clip(p, 0, 1) * target).sum(-1), valid)
+  return (1 - _root(jnp.clip(p, 0, 1) * target).sum(-1)).mean()
 
 
 def dynamic_weights(last, before, temperature=2.0):
@@ -229,10 +202,6 @@ def dynamic_weights(last, before, temperature=2.0):
 
 def _root(x):
   return jnp.sqrt(x + FIDELITY_EPSILON)
-
-
-def _mean(x, valid):
-  return x.mean() if valid is None else jnp.where(valid, x, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def _masked(logits, mask):

@@ -69,11 +69,6 @@ def test_the_matrix_of_pairs_equals_the_loop_over_databases(soft):
   options = {"std": jnp.float32(std)} if soft else {}
   found = quality(score, mos, sizes, 6, **options)
   assert found == pytest.approx(ragged_quality(score, mos, sizes, 6, std if soft else None), abs=1e-6)
-  # Padding changes nothing, and neither does the order of the rows.
-  row = np.append(np.arange(15), [0, 5])
-  padded = quality(score[row], mos[row], [*sizes[:-1], 9], 6, valid=jnp.arange(17) < 15,
-                   **({"std": jnp.float32(std[row])} if soft else {}))  # fmt: skip
-  assert padded == pytest.approx(found, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -93,15 +88,6 @@ def test_no_batch_gives_a_loss_or_a_gradient_that_is_not_finite():
   for p in (jnp.eye(11)[:2] * 1.001, jnp.zeros((2, 11))):  # more than certain, by rounding; and less than possible
     assert np.isfinite(jax.grad(lambda p: losses.distortion_fidelity(p, jnp.array([0, 5])))(p)).all()
     assert np.isfinite(jax.grad(lambda p: losses.scene_fidelity(p, jnp.eye(11)[:2] > 0))(p)).all()
-
-
-def test_rows_of_padding_do_not_count_for_the_other_tasks():
-  rng = np.random.default_rng(0)
-  p = jax.nn.softmax(jnp.float32(rng.normal(size=(5, 9))))
-  label, valid = jnp.array([1, 2, 3, 0, 0]), jnp.arange(5) < 3
-  for loss, target in ((losses.distortion_fidelity, label), (losses.scene_fidelity, jax.nn.one_hot(label, 9) > 0)):
-    assert float(loss(p, target, valid=valid)) == pytest.approx(float(loss(p[:3], target[:3])), abs=1e-6)
-    assert float(loss(p, target, valid=jnp.zeros(5, bool))) == 0
 
 
 def test_gradients_point_towards_the_right_order():

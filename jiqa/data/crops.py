@@ -6,9 +6,8 @@ import numpy as np
 def random_window(image, side, least, rng):
   """Cuts a window of static shape at a random place.
 
-  A side of the image that is shorter than the window is kept whole; the rest of the window is filled by mirroring,
-  which adds no edges that a distortion could act on. `size` tells which part is real, so that crops can be drawn from
-  it alone.
+  A side shorter than the window is kept whole; the rest is filled by mirroring, which adds no edges that a distortion
+  could act on.
 
   Args:
     image: [h, w, 3] uint8.
@@ -17,7 +16,7 @@ def random_window(image, side, least, rng):
     rng: np.random.Generator.
 
   Returns:
-    dict: 'image' [side, side, 3] uint8, 'size' [2] int32 (height, width), least <= size <= side.
+    dict: 'image' [side, side, 3] uint8, 'size' [2] int32 (height, width), the part that is real, least <= size <= side.
   """
   height, width = image.shape[:2]
   top = rng.integers(max(height - side, 0) + 1)

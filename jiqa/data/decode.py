@@ -1,7 +1,6 @@
-"""File bytes to pixels, by the one decoder of the project: PIL, `.convert("RGB")`.
+"""File bytes to pixels, by the one decoder of the project, PIL: the published models were trained on its pixels.
 
-The published models were trained on PIL pixels, so nothing else decodes here. EXIF orientation is *not* applied: none
-of the published protocols applies it, and a lying flag would move the crops.
+EXIF orientation is *not* applied: none of the published protocols applies it, and a lying flag would move the crops.
 """
 
 import io
@@ -17,7 +16,7 @@ MAX_ENLARGED = 2**25
 
 
 def decode_rgb(data, name="", formats=None):
-  """Decodes an image file to 8-bit RGB.
+  """Decodes an image file to 8-bit RGB: [h, w, 3] uint8, read-only where PIL can share its memory.
 
   Palettes, CMYK, gray, bilevel and alpha go through PIL's `.convert("RGB")` (alpha is dropped, not blended); 16-bit
   gray is scaled to 8 bits (PIL would clip it to white); of a file with several images (MPO, GIF) the first counts.
@@ -27,18 +26,8 @@ def decode_rgb(data, name="", formats=None):
     name: what to call it in an error message.
     formats: those that are tried, by PIL's names; None: all.
 
-  Returns:
-    [h, w, 3] uint8, read-only where PIL can share its memory.
-
   Raises:
-    UserError: naming `name` and the reason, where the bytes are no image, are truncated or damaged, or hold more than
-      MAX_PIXELS pixels.
-
-  Example:
-    >>> file = io.BytesIO()
-    >>> Image.new("L", (3, 2), color=7).save(file, format="PNG")
-    >>> decode_rgb(file.getvalue()).tolist()[0]
-    [[7, 7, 7], [7, 7, 7], [7, 7, 7]]
+    UserError: the bytes are no image, are truncated or damaged, or hold more than MAX_PIXELS pixels.
   """
   name = name or "image"
   with _open(data, name, formats) as image:
@@ -58,6 +47,13 @@ def to_rgb(image, name):
     raise UserError(f"{name}: cannot be decoded, the file is damaged or incomplete ({error}).") from error
 
 
+def resize(image, height, width):
+  """[h, w, 3] uint8 by Pillow's antialiased bilinear filter; the same array where it has that size."""
+  if image.shape[:2] == (height, width):
+    return image
+  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def check_enlarged(size, enlarged):
   """Refuses a thin image that would become huge: a file of 300 bytes can hold 60,000 x 1 pixels.
 
@@ -66,11 +62,6 @@ def check_enlarged(size, enlarged):
 
   Raises:
     UserError: enlarged has more than MAX_ENLARGED pixels.
-
-  Example:
-    >>> check_enlarged((1, 60_000), (224, 13_440_000))
-    Traceback (most recent call last):
-    jiqa.errors.UserError: 60000 x 1 pixels are too thin: with a shorter side of 224 it would be 13440000 x 224; crop it
   """
   if enlarged[0] * enlarged[1] > MAX_ENLARGED:
     raise UserError(

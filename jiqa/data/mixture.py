@@ -79,14 +79,13 @@ def training_batches(
 ):
   """Batches from step `start` on, for ever; the same ones whatever the number of hosts, threads or restarts.
 
-  Every source is shuffled anew each epoch and repeated; sources are interleaved by weight, or by fixed numbers a batch;
-  each record gets a random generator, derived from the seed and the record's position in the stream.
+  Every source is shuffled anew each epoch and repeated; each record gets a random generator, derived from the seed and
+  the record's position in the stream.
 
   Args:
     sources: sequence of random-access sources of records with 'image' (file bytes) and 'image_name'.
     weights: relative frequencies of the sources, same length; not used with `counts`.
-    preprocess_train: function ([h, w, 3] uint8, record without the file's bytes, np.random.Generator) -> dict of arrays
-      of static shape.
+    preprocess_train: see `Method.preprocess_train`.
     batch_size: global number of examples a step; a multiple of `hosts`.
     seed, start: int; `start` is the first step.
     host, hosts: this process and the number of processes; process i reads rows [i B/hosts, (i+1) B/hosts) of a batch.

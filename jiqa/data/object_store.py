@@ -12,8 +12,7 @@ import fsspec
 def local_data_dir(name, data_dir):
   """The data_dir on this host in which the set `name` can be read.
 
-  That is `data_dir` itself, or for an address (gs://BUCKET/FOLDER) the folder below $JIQA_CACHE, else ~/.cache/jiqa,
-  that now holds a copy of the set.
+  For an address (gs://BUCKET/FOLDER): the folder below $JIQA_CACHE, else ~/.cache/jiqa, that now holds a copy.
   """
   if data_dir is None or "://" not in os.fspath(data_dir):
     return data_dir

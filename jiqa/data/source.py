@@ -56,14 +56,12 @@ class Database:
   Pickles as its path, so that data-loading workers can open it anew.
 
   Attributes:
-    name: as given to `open_database`.
-    path: folder of the prepared set.
+    name, path: as given to `open_database`; folder of the prepared set.
     table: DataFrame of COLUMNS, see jiqa/data/schema, aligned with the records.
     domains: list of str, the part of the database each image is from, '' where it has no parts.
     metadata: dict: title, kind, score, direction and raw_range (of raw_score), range (of mos), licence, citation, page,
       images, references, complete, labels_sha256, skipped.
-    label: what `mos` is, with its direction and range, '' for a set without scores; metadata["score"] is about
-      raw_score.
+    label: what `mos` is, with its direction and range, '' for a set without scores.
   """
 
   def __init__(self, name, path):

@@ -1,7 +1,6 @@
 """The methods, one folder a paper: `reiqa` is the class in `methods/reiqa/reiqa.py`.
 
-Methods are discovered from their files; those that begin with an underscore support them. A method of another package
-is named "package.module:Class".
+Methods are discovered from their files; those that begin with an underscore support them.
 """
 
 import functools
@@ -24,10 +23,7 @@ def names():
 
 
 def method_class(name):
-  """The class of a method.
-
-  Args:
-    name: one of `names()`, or "package.module:Class".
+  """The class of a method, one of `names()` or "package.module:Class".
 
   Raises:
     ValueError: there is no such method.
@@ -54,14 +50,11 @@ def _defined_in(module):
 
 
 def build_method(config, mesh):
-  """The method that a config names.
+  """The method that a config names: `methods.base.Method`.
 
   Args:
     config: ConfigDict with `method` and whatever that method reads.
     mesh: jax.sharding.Mesh.
-
-  Returns:
-    see methods/base.py.
 
   Raises:
     ValueError: there is no such method, or it cannot run this config.

@@ -103,10 +103,7 @@ class Method:
     return state.params, state.stats
 
   def preprocess_eval(self, image):
-    """What prediction needs of one image, on the host; a function of the image alone.
-
-    Args:
-      image: [h, w, 3] uint8.
+    """What prediction needs of one image [h, w, 3] uint8, on the host; a function of the image alone.
 
     Returns:
       dict from name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
@@ -114,14 +111,11 @@ class Method:
     raise NotImplementedError
 
   def precompute(self, params, stats, extra=None):
-    """What does not depend on an image, computed once before predictions.
+    """What does not depend on an image, computed once before predictions: a pytree, the `extra` of `predict`.
 
     Args:
       params, stats: from `weights`.
       extra: that of the State inside a run; None where there are only weights.
-
-    Returns:
-      pytree, the `extra` of `predict`.
     """
     del params, stats, extra
     return {}
@@ -130,8 +124,7 @@ class Method:
     """Scores or features; pure, jitted by the caller. A row never depends on the other rows.
 
     Args:
-      params, stats: from `weights`.
-      extra: from `precompute`.
+      params, stats, extra: from `weights`, from `precompute`.
       batch: for every entry of any size `name` [b, H, W, 3] uint8, padded, and `name_size` [b, 2] int32; for every
         entry of one size `name` [b, n, h', w', 3] uint8.
 
@@ -141,14 +134,11 @@ class Method:
     raise NotImplementedError
 
   def compute_metrics(self, outputs, records):
-    """Further measures, such as the accuracy of other predictions.
+    """Further measures, such as the accuracy of other predictions: dict from name to float.
 
     Args:
       outputs: dict of what `predict` gave, NumPy arrays [n, ...].
       records: DataFrame of n rows: the label columns and `database`.
-
-    Returns:
-      dict from name to float.
     """
     del outputs, records
     return {}

@@ -1,7 +1,6 @@
 """What those who write prepared sets (data_builders) and those who read them (jiqa.data) have agreed on.
 
-A record is `image`, the bytes of an image file, and the label columns. The same labels stand in LABELS_FILE beside the
-records, in the same order and in 64 bits.
+A record is `image`, the bytes of an image file, and the labels that LABELS_FILE holds in the same order, in 64 bits.
 """
 
 # image_name: path below the release's top folder; reference_name: the pristine content; split: the official part.

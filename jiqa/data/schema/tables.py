@@ -14,12 +14,7 @@ RESOLUTION_FOLDERS = ("1024x768/", "512x384/")
 
 
 def key(image_name):
-  """The spelling under which an image is looked up; releases differ in case, and KonIQ-10k in resolution.
-
-  Example:
-    >>> key("512x384/10004473376.JPG")
-    '10004473376.jpg'
-  """
+  """The spelling under which an image is looked up; releases differ in case, and KonIQ-10k in resolution."""
   name = image_name.casefold()
   for folder in RESOLUTION_FOLDERS:
     name = name.removeprefix(folder)
@@ -32,12 +27,7 @@ def path(protocol, database):
 
 
 def published_protocols(name):
-  """Those of "liqe" and "arniqa" that published splits of a database (of FLIVE's photographs, not of its patches).
-
-  Example:
-    >>> published_protocols("tid2013")
-    ('arniqa',)
-  """
+  """Those of "liqe" and "arniqa" that published splits of a database (of FLIVE's photographs, not of its patches)."""
   database, _, variant = name.partition("/")
   known = () if variant == "patches" else ("liqe", "arniqa")
   return tuple(protocol for protocol in known if path(protocol, database).exists())

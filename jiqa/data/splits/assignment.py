@@ -15,7 +15,7 @@ SET_ASIDE = 1 / 8
 
 
 def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions=FRACTIONS, group="reference_name"):
-  """Assigns every image of a database to train, validation or test, several times over.
+  """Assigns every image of a database to train, validation or test, several times over: [k, n] int8, k <= num_splits.
 
   The result depends on names only, never on the order of the records. Images of one group always stay together.
 
@@ -23,20 +23,16 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
     `num_splits` different times; where it has one, there is a single split.
   - "liqe", "arniqa": the first `num_splits` of the assignments published with the papers (Zhang et al., CVPR 2023;
     Agnolucci et al., WACV 2024).
-  - "folds": `num_splits` seeded random divisions of the groups by `fractions`; each counts for itself, test parts of
-    two splits may overlap.
+  - "folds": seeded random divisions of the groups by `fractions`; test parts of two splits may overlap.
 
   Args:
-    table: DataFrame of n rows with the columns image_name, reference_name and split (see `jiqa.data.source.Database`).
+    table: DataFrame of n rows with the columns image_name, reference_name and split.
     name: the database, with or without variant: "koniq10k/512x384".
     protocol: one of PROTOCOLS.
     num_splits: how many assignments at most.
     seed: int, for "official" and "folds".
     fractions: shares of train, validation and test for "folds".
     group: column of `table` that says which images share content; images where it is '' stand for themselves.
-
-  Returns:
-    [k, n] int8, k <= num_splits.
 
   Raises:
     UserError: the database has no such splits, or an image that the published table does not know.
@@ -55,13 +51,7 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
 
 
 def check_protocol(name, protocol, fractions=FRACTIONS):
-  """Raises a UserError for arguments of `assign` that no database of this name can meet; opens nothing.
-
-  Example:
-    >>> check_protocol("tid2013", "liqe")
-    Traceback (most recent call last):
-    jiqa.errors.UserError: tid2013 has no liqe splits; it has: arniqa, folds, and official where its release has parts.
-  """
+  """Raises a UserError for arguments of `assign` that no database of this name can meet; opens nothing."""
   if protocol not in PROTOCOLS:
     raise UserError(f"no split protocol is called {protocol!r}; known: {', '.join(PROTOCOLS)}.")
   published = tables.published_protocols(name)

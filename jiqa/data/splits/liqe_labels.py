@@ -41,10 +41,9 @@ FIXES = {
 
 
 def liqe_labels(table, name, labels="published"):
-  """Scene and distortion labels of a database's images.
+  """Scene and distortion labels of a database's images; table and name as for `assign`.
 
   Args:
-    table, name: as `assign`.
     labels: "published", or "fixed" to correct the defects listed above.
 
   Returns:

@@ -5,17 +5,9 @@ from jiqa.errors import UserError
 
 
 def run_splits(config, table, name, protocol):
-  """The splits of a database for a run's config.
+  """The splits of a database that a run's config means, by `assign`: [k, n] int8.
 
-  Args:
-    config: ConfigDict or dict with seed, split and evaluation (splits, fractions).
-    table: DataFrame of labels.
-    name: of the database.
-    protocol: see `assign`.
-
-  Returns:
-    [k, n] int8: all splits for a run without labels (config.split is -1), whose training leaves out what any of them
-    tests on; otherwise the one split of this run.
+  Without labels (config.split is -1) all of them, since training leaves out what any of them tests on; otherwise one.
 
   Raises:
     UserError: the protocol has no split of that number.

@@ -3,27 +3,22 @@
 import warnings
 
 import numpy as np
-from PIL import Image
 
-from jiqa.data.decode import check_enlarged
+from jiqa.data.decode import check_enlarged, resize
 
 POLICIES = ("official", "uniform", "pyiqa")
 
 
 def adaptive_resize(image, side=768):
-  """Reduces an image so that its shorter side is `side` pixels, if both sides are at least that; never enlarges.
+  """Reduces an image whose shorter side exceeds `side` pixels to that; never enlarges.
 
   As published: Pillow's antialiased bilinear filter, the longer side rounded down.
-
-  Example:
-    >>> [adaptive_resize(np.zeros((*size, 3), np.uint8)).shape[:2] for size in ((1000, 767), (1600, 1201))]
-    [(1000, 767), (1023, 768)]
   """
   height, width = image.shape[:2]
   short = min(height, width)
   if short <= side:
     return image
-  return _resized(image, *(side if n == short else int(side * n / short) for n in (width, height)))
+  return resize(image, *(side if n == short else int(side * n / short) for n in (height, width)))
 
 
 def at_least(image, side):
@@ -41,13 +36,9 @@ def at_least(image, side):
     "which blurs it",
     stacklevel=2,
   )
-  size = [max(side, round(n * side / short)) for n in (width, height)]
-  check_enlarged((height, width), size[::-1])
-  return _resized(image, *size)
-
-
-def _resized(image, width, height):
-  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+  size = [max(side, round(n * side / short)) for n in (height, width)]
+  check_enlarged((height, width), size)
+  return resize(image, *size)
 
 
 def stride_of(height, width, policy):
@@ -56,12 +47,7 @@ def stride_of(height, width, policy):
 
 
 def grid(height, width, crop, stride):
-  """How many windows of a grid fit below and beside each other.
-
-  Example:
-    >>> grid(768, 1024, 224, 48), grid(384, 512, 224, 32)
-    ((12, 17), (6, 10))
-  """
+  """How many windows of a grid fit below and beside each other."""
   return (height - crop) // stride + 1, (width - crop) // stride + 1
 
 
@@ -84,21 +70,14 @@ def spread(height, width, crop, count):
 
 
 def corners(height, width, crop, count, policy):
-  """Where the windows of a test image are.
+  """Where the windows of a test image are: [n, 2] int, top and left.
 
   Args:
     height, width: of the image, at least `crop`.
     crop: side of a window, pixels.
-    count: number of windows; a grid with fewer gives all it has, where the published code fails.
+    count: at least n; a grid with fewer windows gives all it has, where the published code fails.
     policy: "official": every (N // count)-th of the N windows of the grid, row by row from the top left (as published,
       the bottom is not reached); "pyiqa": the same on the grid of stride 32; "uniform": see `spread`.
-
-  Returns:
-    [n, 2] int, n <= count, top and left.
-
-  Example:
-    >>> corners(768, 1024, 224, 15, "official")[:3].tolist()
-    [[0, 0], [0, 624], [48, 432]]
   """
   if policy == "uniform":
     return spread(height, width, crop, count)
@@ -112,25 +91,16 @@ def corners(height, width, crop, count, policy):
 def eval_crops(image, crop, count, policy, side=768):
   """The windows that are scored, a function of the image alone: [n, crop, crop, 3] uint8, n <= count.
 
-  Args:
-    image: [h, w, 3] uint8, of any size.
-    crop, count, policy: see `corners`; "pyiqa" also leaves large images at their size.
-    side: see `adaptive_resize`.
+  The image [h, w, 3] uint8 is brought to size first: "pyiqa" leaves large ones as they are. The rest as for `corners`.
   """
   image = _sized(image, crop, policy, side)
   return windows(image, corners(*image.shape[:2], crop, count, policy), crop)
 
 
 def train_crops(image, crop, count, policy, rng, side=768):
-  """Windows to train on: of the image or its mirror image, on the grid, drawn with replacement.
+  """Windows to train on, [count, crop, crop, 3] uint8: of the image or its mirror image, drawn with replacement.
 
-  Args:
-    image: [h, w, 3] uint8, of any size.
-    crop, count, policy, side: see `eval_crops`; "uniform" draws from anywhere instead of the grid.
-    rng: np.random.Generator.
-
-  Returns:
-    [count, crop, crop, 3] uint8.
+  Drawn from the grid, with policy "uniform" from anywhere; otherwise as `eval_crops`.
   """
   image = _sized(image, crop, policy, side)
   if rng.random() < 0.5:

@@ -21,32 +21,19 @@ DEMO_SCENES = {
 
 
 def has_labels(database):
-  """Whether a database has labels of scene and distortion: LIQE's six, and the demo set.
-
-  Example:
-    >>> has_labels("koniq10k/512x384"), has_labels("biq2021")
-    (True, False)
-  """
+  """Whether a database has labels of scene and distortion: LIQE's six, and the demo set."""
   return database == "demo" or tables.path("liqe", database.partition("/")[0]).exists()
 
 
 def task_labels(record, labels="published"):
-  """The labels of one image.
+  """The labels of one image: ([9] bool over SCENES, index into DISTORTIONS).
 
   Args:
     record: dict with database, image_name and distortion.
     labels: "published", or "fixed" to correct the published defects, see `liqe_labels.FIXES`.
 
-  Returns:
-    ([9] bool over SCENES, index into DISTORTIONS).
-
   Raises:
     UserError: the database, or the image, has no labels.
-
-  Example:
-    >>> scenes, distortion = task_labels({"database": "demo", "image_name": "grass/0.png", "distortion": "pristine"})
-    >>> int(scenes.argmax()), distortion
-    (6, 10)
   """
   database, image = record["database"], record["image_name"]
   if database == "demo":

@@ -40,10 +40,6 @@ def tasks(template):
 
   Raises:
     UserError: on a placeholder that is no task, or none for the quality.
-
-  Example:
-    >>> tasks(QUALITY_SCENE)
-    ('quality', 'scene')
   """
   found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
   if not {"quality"} <= found <= set(TASKS):
@@ -55,44 +51,27 @@ def tasks(template):
 
 
 def shape(template):
-  """How many answers every task has: the axes of a table of prompts.
-
-  Example:
-    >>> shape(JOINT)
-    (5, 9, 11)
-  """
+  """How many answers every task has, the axes of a table of prompts: (5, 9, 11) for JOINT."""
   return tuple(len(TASKS[task]) for task in tasks(template))
 
 
 def texts(template):
-  """All prompts of a template, the quality outermost, the distortion innermost.
-
-  Example:
-    >>> texts(JOINT)[0]
-    'a photo of a animal with jpeg2000 compression artifacts, which is of bad quality'
-  """
+  """All prompts of a template, the quality outermost, the distortion innermost."""
   names = tasks(template)
   answers = itertools.product(*(TASKS[name] for name in names))
   return [template.format(**dict(zip(names, answer, strict=True))) for answer in answers]
 
 
 def encode(template, tokenizer=None):
-  """The prompts of a template as tokens.
+  """The prompts of a template as tokens, [p, t] int32: start, text, end, then 0 up to the longest prompt's length.
 
   Args:
     template: text with {quality} and perhaps {scene} and {distortion}.
-    tokenizer: function from text to a list of ids without start and end, see `_tokenizer`, for words that the published
-      templates do not have; None: only theirs.
-
-  Returns:
-    [p, t] int32: start, text, end, then 0; t is the longest prompt's length.
+    tokenizer: function from text to a list of ids, see `_tokenizer`, for words that the published templates do not
+      have; None: only theirs.
 
   Raises:
     UserError: for a word without tokens, or a prompt longer than CLIP's context.
-
-  Example:
-    >>> encode(QUALITY)[0].tolist()
-    [49406, 320, 1125, 593, 2103, 3027, 49407]
   """
   rows = [[START, *(tokenizer or _known)(text), END] for text in texts(template)]
   longest = max(map(len, rows))

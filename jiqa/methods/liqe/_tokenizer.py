@@ -1,8 +1,4 @@
-"""CLIP's byte-pair encoding, for prompts in other words than the published ones.
-
-The vocabulary, bpe_simple_vocab_16e6.txt.gz (MIT, OpenAI 2021), is not part of this project: it is read from a file, or
-from an installed package that has it.
-"""
+"""CLIP's byte-pair encoding, for prompts in other words than the published ones; its vocabulary is read from a file."""
 
 import functools
 import gzip
@@ -24,13 +20,10 @@ CONTRACTIONS = re.compile("('s|'t|'re|'ve|'m|'ll|'d)")
 
 
 def open_tokenizer(vocabulary):
-  """A tokenizer.
+  """A tokenizer: function from text to a list of token ids, without start and end.
 
   Args:
     vocabulary: path of the vocabulary's file, or 'installed' to take that of an installed open_clip_torch or clip.
-
-  Returns:
-    function from text to a list of token ids, without start and end.
 
   Raises:
     UserError: there is no such file or package, or the file is another one.
@@ -62,11 +55,6 @@ def build(merges):
   """A tokenizer, see `open_tokenizer`, from pairs of symbols, the most frequent first.
 
   An id is the position among the 256 bytes, the 256 bytes that end a word, the merged symbols.
-
-  Example:
-    >>> tokens = build([("a", "b"), ("ab", "c</w>")])
-    >>> tokens("abc ABC"), tokens("ab")  # one merge joins a and b, the other abc at the end of a word
-    ([513, 513], [64, 321])
   """
   symbols = list(_byte_symbols().values())
   names = [*symbols, *(symbol + "</w>" for symbol in symbols), *map("".join, merges)]

@@ -1,14 +1,10 @@
 """LIQE (Zhang, Zhai, Wei, Yang, Ma, CVPR 2023, arXiv 2303.14968): quality as agreement between image and words.
 
-An image is compared with 495 sentences, "a photo of a {scene} with {distortion} artifacts, which is of {quality}
-quality": five levels of quality, nine scenes, eleven distortions. A softmax over all of them is a joint distribution;
-its marginals answer three questions, and the mean level, 1 to 5, is the score. Both towers of CLIP are trained, with a
-fidelity loss for every task: quality by the order of pairs within a database, so that databases of different scales are
-trained on together.
+An image is compared with 495 sentences on quality, scene and distortion; both towers of CLIP are trained, with a
+fidelity loss for every task. docs/liqe.md tells more.
 
 Where the published code errs we do what it means: a database with one image in a step weighs nothing instead of giving
-NaN, the ablation without scenes is trained with the loss of distortions, and the share of scenes found counts every
-label.
+NaN, and the ablation without scenes is trained with the loss of distortions.
 """
 
 import jax
@@ -85,7 +81,6 @@ class LIQE(Method):
     return merge_module(self.graphdef, params, {})
 
   def weights(self, state):
-    """All parameters, trained and frozen."""
     return {**state.params, **state.extra["frozen"]}, {}
 
   def preprocess_train(self, image, record, rng):
@@ -109,18 +104,16 @@ class LIQE(Method):
     model = self._model({**params, **state.extra["frozen"]})
     table = state.extra["table"] if self.config.freeze_text else self._text_table(model)
     answers = self._answers(model, batch["crops"], table)
-    found = {
-      "quality": lambda: losses.quality_fidelity(
-        answers["score"], batch["mos"], batch["group"], len(self.databases), std=batch.get("std")
-      ),
-      "scene": lambda: losses.scene_fidelity(answers["scene"], batch["scene"]),
-      "distortion": lambda: losses.distortion_fidelity(answers["distortion"], batch["distortion"]),
-    }
-    found = {task: found[task]() for task in self.tasks}
-    weights = state.extra["task_weights"]
-    metrics = {f"loss/{task}": value for task, value in found.items()}
+    databases, weights = len(self.databases), state.extra["task_weights"]
+    mos, group, std = batch["mos"], batch["group"], batch.get("std")
+    by_task = {"quality": losses.quality_fidelity(answers["score"], mos, group, databases, std=std)}
+    if "scene" in self.tasks:
+      by_task["scene"] = losses.scene_fidelity(answers["scene"], batch["scene"])
+    if "distortion" in self.tasks:
+      by_task["distortion"] = losses.distortion_fidelity(answers["distortion"], batch["distortion"])
+    metrics = {f"loss/{task}": value for task, value in by_task.items()}
     metrics |= {f"weight/{task}": weights[i] for i, task in enumerate(self.tasks)}
-    values = jnp.stack(list(found.values()))
+    values = jnp.stack(list(by_task.values()))
     return (weights * values).sum(), (state.stats, {"losses": values}, metrics)
 
   def post_update(self, state, aux):
@@ -136,12 +129,10 @@ class LIQE(Method):
     return state.replace(extra=extra)
 
   def preprocess_eval(self, image):
-    config = self.config
-    crops = _crops.eval_crops(image, config.crop, config.test_crops, config.crops, config.resize)
-    return {"crops": crops}
+    c = self.config
+    return {"crops": _crops.eval_crops(image, c.crop, c.test_crops, c.crops, c.resize)}
 
   def precompute(self, params, stats, extra=None):
-    """The encoded prompts."""
     return {"table": self._text_table(self._model(params))}
 
   def predict(self, params, stats, extra, batch):
@@ -150,7 +141,7 @@ class LIQE(Method):
     return {name: value for name, value in answers.items() if name != "quality"}
 
   def compute_metrics(self, outputs, records):
-    """How often scene and distortion are found, and how often without looking: see `accuracy`."""
+    """How often scene and distortion are found, and how often without looking."""
     measured = {}
     labelled = [i for i, name in enumerate(records.database) if has_labels(name)]
     if len(self.tasks) == 1 or not labelled:
@@ -188,10 +179,7 @@ class LIQE(Method):
     return {**answers, "features": unit(features).reshape(b, n, -1).mean(1)}
 
   def answers(self, joint):
-    """What a joint distribution says.
-
-    Args:
-      joint: [b, 5, 9, 11] float32, quality, scene and distortion (without the tasks that the prompts leave out).
+    """What a joint distribution [b, 5, 9, 11] float32 (without the tasks that the prompts leave out) says.
 
     Returns:
       dict: 'joint'; its marginals by task, 'quality' [b, 5] and so on; 'score' [b], the mean quality, from 1 to 5.
@@ -205,39 +193,21 @@ class LIQE(Method):
 def accuracy(probabilities, present):
   """The share of labels that are found: of an image with k labels, those among its k likeliest answers.
 
-  Args:
-    probabilities: [n, a] float.
-    present: [n, a] bool, at least one true in every row.
-
-  Returns:
-    float; the usual accuracy where every image has one label.
-
-  Example:
-    >>> accuracy(np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]), np.array([[True, False, True], [False, True, False]]))
-    0.6666666666666666
+  The labels of an image, present [n, a] bool, are at least one; probabilities [n, a] float.
   """
   rank = np.argsort(np.argsort(-np.asarray(probabilities), axis=1, kind="stable"), axis=1)
   hits = present & (rank < present.sum(1, keepdims=True))
   return float(hits.sum() / present.sum())
 
 
-def _check(config, tokens):
+def _check(c, tokens):
   longest, largest = tokens.shape[1], int(tokens.max())
   check(
-    (
-      config.crops in _crops.POLICIES,
-      f"config.crops is {config.crops!r}; expected one of {', '.join(_crops.POLICIES)}",
-    ),
-    (config.weighting in ("dwa", "equal"), f"config.weighting is {config.weighting!r}; expected dwa or equal"),
-    (config.labels in ("published", "fixed"), f"config.labels is {config.labels!r}; expected published or fixed"),
-    (min(config.train_crops, config.test_crops) >= 1, "config.train_crops and config.test_crops must be at least 1"),
-    (config.epoch_steps >= 1, f"config.epoch_steps is {config.epoch_steps}; expected at least 1"),
-    (
-      longest <= config.text.context,
-      f"the longest prompt has {longest} tokens, config.text.context {config.text.context}",
-    ),
-    (
-      largest < config.text.vocabulary,
-      f"prompts have token {largest}, config.text.vocabulary {config.text.vocabulary}",
-    ),
+    (c.crops in _crops.POLICIES, f"config.crops is {c.crops!r}; expected one of {', '.join(_crops.POLICIES)}"),
+    (c.weighting in ("dwa", "equal"), f"config.weighting is {c.weighting!r}; expected dwa or equal"),
+    (c.labels in ("published", "fixed"), f"config.labels is {c.labels!r}; expected published or fixed"),
+    (min(c.train_crops, c.test_crops) >= 1, "config.train_crops and config.test_crops must be at least 1"),
+    (c.epoch_steps >= 1, f"config.epoch_steps is {c.epoch_steps}; expected at least 1"),
+    (longest <= c.text.context, f"the longest prompt has {longest} tokens, config.text.context {c.text.context}"),
+    (largest < c.text.vocabulary, f"prompts have token {largest}, config.text.vocabulary {c.text.vocabulary}"),
   )

@@ -3,42 +3,28 @@
 import hashlib
 
 import numpy as np
-from PIL import Image
 
-from jiqa.data.decode import check_enlarged
+from jiqa.data.decode import check_enlarged, resize
 
 
 def fitted(image, least, size=()):
-  """The image in the size from which crops are cut.
+  """The image [h, w, 3] uint8 in the size from which crops are cut, scaled by Pillow's bilinear filter.
 
-  Args:
-    image: [h, w, 3] uint8.
-    least: the shorter side is scaled up to this where it is smaller, pixels.
-    size: (height, width) to scale to first, whatever the aspect ratio; () keeps the size.
-
-  Returns:
-    [h', w', 3] uint8, scaled by Pillow's bilinear filter (as torchvision's Resize); the same array where nothing is to
-    be done.
-
-  Raises:
-    UserError: it is so thin that it would become huge, see `decode.check_enlarged`.
+  First to `size`, (height, width) whatever the aspect ratio, or () to keep its own; then up until the shorter side has
+  `least` pixels. A UserError where it is so thin that it would become huge, see `decode.check_enlarged`.
   """
   height, width = size or image.shape[:2]
   factor = least / min(height, width)
   if factor > 1:
     height, width = max(least, round(height * factor)), max(least, round(width * factor))
     check_enlarged(image.shape[:2], (height, width))
-  return _scaled(image, height, width)
+  return resize(image, height, width)
 
 
 def grouped_crops(image, count, side, rng, *, flip):
-  """Crops at random positions, each independent of the others.
+  """`count` crops of an image [h, w, 3] uint8 at random positions, each independent of the others.
 
-  Args:
-    image: [h, w, 3] uint8, both sides at least `side`.
-    count, side: number of crops, and their side in pixels.
-    rng: np.random.Generator.
-    flip: mirror every crop left to right with probability 1/2, after it is taken.
+  With `flip` every crop is mirrored left to right with probability 1/2, after it is taken.
 
   Returns:
     dict: 'crops' [count, side, side, 3] uint8, 'boxes' [count, 4] float32: (top, left, bottom, right) of every crop as
@@ -56,7 +42,7 @@ def grouped_crops(image, count, side, rng, *, flip):
 
 def whole_view(image, side):
   """The whole image, antialiased, as a square: [side, side, 3] uint8. Boxes in fractions mean the same in it."""
-  return _scaled(image, side, side)
+  return resize(image, side, side)
 
 
 def image_id(image):
@@ -64,9 +50,3 @@ def image_id(image):
   digest = hashlib.blake2b(str(image.shape).encode(), digest_size=8)
   digest.update(np.ascontiguousarray(image))
   return np.frombuffer(digest.digest(), np.int32)
-
-
-def _scaled(image, height, width):
-  if image.shape[:2] == (height, width):
-    return image
-  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

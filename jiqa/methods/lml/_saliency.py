@@ -7,18 +7,10 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 def attention_map(attention, percentile=100.0):
-  """Class attention as a map over the image.
+  """Class attention [b, heads, g * g] float32 as a map over a square image: [b, g, g], of sum 1 before the cut.
 
-  Args:
-    attention: [b, heads, t] float32, what the class token looks at, t patches in rows of a square image.
-    percentile: values above this percentile of their map are cut off: single patches of pretrained networks collect
-      attention whatever they show. 100 cuts nothing.
-
-  Returns:
-    [b, g, g] float32, g * g = t, of sum 1 before the cut.
-
-  Raises:
-    ValueError: if t is no square.
+  Values above a percentile of their map are cut off (100: none): single patches of pretrained networks collect
+  attention whatever they show. A ValueError where the number of patches is no square.
   """
   b, _, patches = attention.shape
   side = round(patches**0.5)
@@ -32,19 +24,9 @@ def attention_map(attention, percentile=100.0):
 
 
 def box_means(maps, boxes):
-  """The mean of a map inside boxes; cells count by the area that lies inside.
+  """The means [b, k] of maps [b, g, g] float32 inside boxes; cells count by the area that lies inside.
 
-  Args:
-    maps: [b, g, g] float32.
-    boxes: [b, k, 4] float32, (top, left, bottom, right) as fractions of height and width.
-
-  Returns:
-    [b, k] float32.
-
-  Example:
-    >>> maps = jnp.array([[[0.0, 1.0], [2.0, 3.0]]])
-    >>> box_means(maps, jnp.array([[[0, 0, 1, 1], [0, 0.5, 0.5, 1], [0, 0.25, 1, 0.75]]])).tolist()
-    [[1.5, 1.0, 1.5]]
+  The boxes, [b, k, 4] float32, are (top, left, bottom, right) as fractions of height and width.
   """
   side = maps.shape[-1]
   cells = jnp.arange(side)

@@ -1,12 +1,8 @@
 """LML-IQA (Gao et al., arXiv 2406.19247): contrast between the crops of an image beside quality regression.
 
-No code was published, and of the paper only the abstract was available here: this is LML-IQA as its abstract describes
-it, on DEIQT's network. docs/lml.md says which is which.
-
-Every image gives K crops and a view of the whole. A teacher, the moving average of the network, looks at the whole:
-the crop to which it pays most attention is the salient one. Every crop is then drawn to the teacher's embedding of the
-salient crop of its image, away from the other crops of the same image (intra-class negatives) and from all crops of
-other images (inter-class negatives), while the network learns to predict the image's mos from every single crop.
+A teacher, the moving average of the network, looks at the whole image and names the salient crop, which draws the
+other crops of its image (`losses.local_manifold`), while the network predicts the image's mos from every single crop.
+No code was published: docs/lml.md says what is the paper's and what is ours.
 """
 
 import zlib
@@ -55,16 +51,6 @@ class QualityNetwork(nnx.Module):
     return {"score": self.head(tokens), "feature": feature, "attention": attention}
 
 
-def teacher_momentum(updates, most):
-  """How much of the teacher stays: min(most, (1 + t) / (10 + t)) after t updates, so that it follows quickly at first.
-
-  Example:
-    >>> [round(float(teacher_momentum(t, 0.99)), 3) for t in (0, 10, 1000)]
-    [0.1, 0.55, 0.99]
-  """
-  return jnp.minimum(most, (1.0 + updates) / (10.0 + updates))
-
-
 class LML(Method):
   """LML-IQA behind the contract of `methods/base.py`."""
 
@@ -96,58 +82,54 @@ class LML(Method):
     config, mos = self.config, record["mos"]
     if not np.isfinite(mos):
       raise UserError(f"{record['database']}: {record['image_name']} has no score to train on (mos is {mos})")
-    if config.targets and not np.isfinite(record["range"]).all():
-      raise UserError(
-        f"{record['database']} declares no range of scores ({record['range']}) that could be mapped to config.targets "
-        f"{tuple(config.targets)}; set config.targets=() to train on its own scale"
-      )
+    if config.targets:  # the database's own range is mapped to them
+      (low, high), (lowest, highest) = record["range"], config.targets
+      if not np.isfinite([low, high]).all():
+        raise UserError(
+          f"{record['database']} declares no range of scores ({record['range']}) that could be mapped to "
+          f"config.targets {tuple(config.targets)}; set config.targets=() to train on its own scale"
+        )
+      mos = lowest + (mos - low) / (high - low) * (highest - lowest)
     image_for_crops = fitted(image, config.crop, tuple(config.resize))
     return {
       **grouped_crops(image_for_crops, config.crops, config.crop, rng, flip=True),
       "whole": whole_view(image_for_crops, config.crop),
-      "target": np.float32(_on_scale(mos, record["range"], tuple(config.targets))),
+      "target": np.float32(mos),
       "image_id": image_id(image),
     }
 
   def loss(self, params, state, batch, key):
-    config = self.config
-    b, k = batch["crops"].shape[:2]
-    crops = batch["crops"].reshape(b * k, *batch["crops"].shape[2:])
-    student = merge_module(self.graphdef, params, {})(crops)
-    scores = student["score"].reshape(b, k)
+    config, crops = self.config, batch["crops"]
+    student = self._of_crops(params, crops)
+    scores = student["score"]
     regression = losses.smooth_l1(scores, batch["target"][:, None]).mean()
     loss, metrics = regression, {"regression": regression}
     if config.contrast or config.consistency:
-      teacher = merge_module(self.graphdef, jax.lax.stop_gradient(state.extra["teacher"]), {})
-      taught = jax.lax.stop_gradient(teacher(crops))
+      teacher = jax.lax.stop_gradient(state.extra["teacher"])
+      taught = jax.lax.stop_gradient(self._of_crops(teacher, crops))
     if config.contrast:
-      salient = self._salient(teacher, batch, key)
+      salient = self._salient(merge_module(self.graphdef, teacher, {}), batch, key)
+      options = {name: config[name] for name in ("temperature", "w_intra", "w_inter", "anchors")}
       contrast = losses.local_manifold(
-        student["feature"].reshape(b, k, -1),
-        taught["feature"].reshape(b, k, -1),
-        salient,
-        batch["image_id"],
-        temperature=config.temperature,
-        w_intra=config.w_intra,
-        w_inter=config.w_inter,
-        anchors=config.anchors,
+        student["feature"], taught["feature"], salient, batch["image_id"], **options
       ).mean()
       loss, metrics["contrast"] = loss + config.contrast * contrast, contrast
     if config.consistency:
-      agreed = taught["score"].reshape(b, k).mean(1, keepdims=True)
+      agreed = taught["score"].mean(1, keepdims=True)
       consistency = losses.smooth_l1(scores, agreed).mean()
       loss, metrics["consistency"] = loss + config.consistency * consistency, consistency
     return loss, (state.stats, {}, metrics)
 
+  def _of_crops(self, params, crops):
+    """What the network says of crops [b, k, s, s, 3] uint8: dict of arrays [b, k, ...]."""
+    outputs = merge_module(self.graphdef, params, {})(crops.reshape(-1, *crops.shape[2:]))
+    return {name: value.reshape(*crops.shape[:2], *value.shape[1:]) for name, value in outputs.items()}
+
   def saliency(self, network, batch):
-    """How much a network looks at each crop of an image: [b, k] float32, and the map [b, g, g] that says so.
+    """How much a QualityNetwork looks at each crop of an image: [b, k] float32, and the map [b, g, g] that says so.
 
-    The attention is that to the whole image: attention to a crop sums to one whatever the crop shows, so that crops
-    seen one by one cannot be ranked.
-
-    Args:
-      network: QualityNetwork.
-      batch: 'whole' [b, s, s, 3] uint8 and 'boxes' [b, k, 4] float32, from `preprocess_train`.
+    The attention is that to the 'whole' of the batch: attention to a crop sums to one whatever the crop shows, so that
+    crops seen one by one cannot be ranked.
     """
     maps = attention_map(network(batch["whole"])["attention"], self.config.attention_percentile)
     return box_means(maps, batch["boxes"]), maps
@@ -161,8 +143,8 @@ class LML(Method):
   def post_update(self, state, aux):
     if self.config.teacher == "frozen":
       return state
-    # state.step counts the update that has just been made.
-    momentum = teacher_momentum(state.step - 1, self.config.teacher_momentum)
+    updates = state.step - 1  # state.step counts the one that has just been made
+    momentum = jnp.minimum(self.config.teacher_momentum, (1.0 + updates) / (10.0 + updates))
     teacher = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, state.extra["teacher"], state.params)
     return state.replace(extra={**state.extra, "teacher": teacher})
 
@@ -181,10 +163,7 @@ class LML(Method):
     return {"teacher": extra["teacher"]} if extra else {}
 
   def explain(self, params, stats, extra, image):
-    """What the score of one image is made of: crops, their scores, and where the teacher looks.
-
-    Weights without a teacher are a teacher's first state, which is the network itself.
-    """
+    """Where the teacher looks; weights without a teacher are a teacher's first state, which is the network itself."""
     crops = self._test_crops(image)
     batch = {"whole": whole_view(crops["image"], self.config.crop)[None], "boxes": crops["boxes"][None]}
     return crops | jax.device_get(self._look(params, extra.get("teacher", params), crops["crops"], batch))
@@ -196,16 +175,10 @@ class LML(Method):
 
   def predict(self, params, stats, extra, batch):
     """Score [b], features [b, d]; and inside a run teacher_score [b]."""
-    b, n = batch["crops"].shape[:2]
-    crops = batch["crops"].reshape(b * n, *batch["crops"].shape[2:])
-    outputs, networks = {}, {"score": params}
+    crops = self._of_crops(params, batch["crops"])
+    outputs = {"score": crops["score"].mean(1), "features": crops["feature"].mean(1)}
     if extra:
-      networks["teacher_score"] = extra["teacher"]
-    for name, params in networks.items():
-      found = merge_module(self.graphdef, params, {})(crops)
-      outputs[name] = found["score"].reshape(b, n).mean(1)
-      if name == "score":  # and to fit heads to, the mean of the crops' unit vectors
-        outputs["features"] = found["feature"].reshape(b, n, -1).mean(1)
+      outputs["teacher_score"] = self._of_crops(extra["teacher"], batch["crops"])["score"].mean(1)
     return outputs
 
   def compute_metrics(self, outputs, records):
@@ -219,13 +192,6 @@ class LML(Method):
         measured["teacher_srcc"].append(stats.spearmanr(scores, mos).statistic)
         measured["teacher_plcc"].append(stats.pearsonr(scores, mos).statistic)
     return {name: float(np.median(values)) for name, values in measured.items() if values}
-
-
-def _on_scale(mos, own, scale):
-  """A mos on a database's own range, mapped linearly to `scale`; () keeps it."""
-  if not scale:
-    return mos
-  return scale[0] + (mos - own[0]) / (own[1] - own[0]) * (scale[1] - scale[0])
 
 
 def _check(config):

@@ -1,7 +1,6 @@
 """What both experts of Re-IQA share: encoder, projector, key encoder and queue (MoCo-v2, Chen et al. 2020), features.
 
-He et al. 2020: queries are contrasted with keys of a slowly following copy of the encoder; keys of earlier steps wait
-in a queue and are the negatives.
+Queries are contrasted with keys of a slowly following copy of the encoder; keys of earlier steps wait in a queue.
 """
 
 import jax
@@ -18,6 +17,13 @@ from jiqa.models.layers import Projector
 from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import merge_module, new_state, split_module
 from jiqa.weights.store import adopt
+
+KEYS = ("depth", "width", "embedding")  # of the config, that a card tells
+
+
+def published(expert):
+  """`Method.published` of an expert."""
+  return ({"card": {"model": "reiqa", "expert": expert}, "config": f"reiqa:{expert}", "keys": KEYS},)
 
 
 class Network(nnx.Module):
@@ -55,21 +61,15 @@ class MomentumContrast(Method):
     return self.config.batch_size
 
   def check_training(self):
-    config, pairs = self.config, self.pairs()
+    c, pairs, in_batch = self.config, self.pairs(), self.config.loss == "in_batch"
     check(
-      (config.loss in self.losses, f"config.loss is {config.loss!r}; expected one of {', '.join(self.losses)}"),
+      (c.loss in self.losses, f"config.loss is {c.loss!r}; expected one of {', '.join(self.losses)}"),
       (
-        config.bn_groups == 1 or config.loss != "in_batch",
+        c.bn_groups == 1 or not in_batch,
         "config.bn_groups must be 1 for loss 'in_batch', whose two views are normalised together",
       ),
-      (
-        pairs % config.bn_groups == 0,
-        f"config.bn_groups {config.bn_groups} does not divide the {pairs} pairs of a step",
-      ),
-      (
-        config.loss == "in_batch" or config.queue >= pairs,
-        f"config.queue is {config.queue}; it must hold the {pairs} keys of one step",
-      ),
+      (pairs % c.bn_groups == 0, f"config.bn_groups {c.bn_groups} does not divide the {pairs} pairs of a step"),
+      (in_batch or c.queue >= pairs, f"config.queue is {c.queue}; it must hold the {pairs} keys of one step"),
     )
 
   def init(self, key, weights=None):
@@ -99,18 +99,12 @@ class MomentumContrast(Method):
     return jax.tree.map(jnp.copy, new_state(params, stats, extra))
 
   def contrast(self, params, state, crops, key, labels=None):
-    """The configured loss of the pairs of a step.
+    """The configured loss of the pairs of a step; params, state, key and what it returns as in `Method.loss`.
 
     Args:
-      params: what to differentiate by.
-      state: State.
       crops: [2, n, h, w, 3] float32 in [0, 1]: first and second crop of every pair.
-      key: jax PRNG key.
       labels: [b, n / b] int32: consecutive pairs are of one image, and those with one label look alike. None: every
         pair is of an image of its own.
-
-    Returns:
-      what `Method.loss` returns.
     """
     crops = self.normalise(crops)
     if self.config.loss == "in_batch":
@@ -143,8 +137,8 @@ class MomentumContrast(Method):
   def _embed_keys(self, state, crops, key):
     """Keys without gradient, and the key encoder's statistics.
 
-    With statistics per group (bn_groups > 1), query and key of a pair would share those of their group and the pair
-    could be told by them; so the keys are shuffled over the groups (ShuffleBN, He et al. 2020, section 3.3).
+    With bn_groups > 1 a pair could be told by the statistics that query and key share; so the keys are shuffled over
+    the groups (ShuffleBN, He et al. 2020, section 3.3).
     """
     params, stats = state.extra["key_params"], state.extra["key_stats"]
     if self.config.bn_groups == 1:

@@ -1,9 +1,8 @@
 """Crop pairs of Re-IQA's quality expert: where the two crops of a version lie, and the exchange of half of them.
 
-What is not called official is what the paper says. The published code differs, and with `config.compat = "official"`
-so do we: the second crop always lies below and to the right; crops are exchanged in place although they overlap, which
-spoils the pixels that they share and, through them, the half-scale image; an image too small for the pair gets black
-bars; the half scale is a bicubic image without antialiasing, whose overshoot is kept.
+What is not called official is what the paper says; with `config.compat = "official"` the errors of the published code
+are kept, which docs/reiqa.md lists. Versions of one image are [v, h, w, 3], of which `frame`, [2] int32 (height,
+width), is image; `crop` is the side of the crops, pixels.
 """
 
 import jax
@@ -28,11 +27,6 @@ def pair_offsets(key, crop, frame):
   """Displacement of the second crop of a pair from the first, [2] int32 in y and x, pixels, signed.
 
   Which axis is the far one, and both directions, are drawn at random. What the frame cannot hold is shortened.
-
-  Args:
-    key: jax PRNG key.
-    crop: side of the crops, pixels.
-    frame: [2] int32, height and width within which both crops must lie; at least `crop`.
   """
   draw_key, axis_key, sign_key = jax.random.split(key, 3)
   far, near = draw_offset(draw_key, crop)
@@ -42,14 +36,7 @@ def pair_offsets(key, crop, frame):
 
 
 def crop_pair(key, versions, frame, crop):
-  """The same pair of crops of every version of one image: [2, v, crop, crop, 3].
-
-  Args:
-    key: jax PRNG key.
-    versions: [v, h, w, 3].
-    frame: [2] int32, the part of the versions that is image.
-    crop: side of the crops, pixels.
-  """
+  """The same pair of crops of every version of one image: [2, v, crop, crop, 3]."""
   offset_key, place_key = jax.random.split(key)
   offset = pair_offsets(offset_key, crop, frame)
   free = frame - crop - jnp.abs(offset)
@@ -59,31 +46,18 @@ def crop_pair(key, versions, frame, crop):
 
 
 def half_swap(pairs, versions):
-  """Exchanges the crops of some versions ([v] bool) of pairs [2, v, ...].
-
-  A query's negatives then also show the place it shows.
-  """
+  """Exchanges the crops of some versions ([v] bool) of pairs [2, v, ...]: negatives then show a query's place too."""
   swap = versions.reshape(1, -1, *([1] * (pairs.ndim - 2)))
   return jnp.where(swap, pairs[::-1], pairs)
 
 
 def looks_pristine(versions):
-  """Which versions [b, v, h, w, 3] one cannot tell from the first, [b, v] bool: no value differs by more than 2/255.
-
-  Such as a shift by 0, or a saturation of a gray photograph.
-  """
+  """Which versions [b, v, h, w, 3] one cannot tell from the first, [b, v] bool: no value differs by more than 2/255."""
   return jnp.abs(versions - versions[:, :1]).max((2, 3, 4)) <= 2.5 / 255
 
 
 def official_pair(key, versions, frame, crop, swapped):
-  """The published crops of one image, exchanged in place, and what this leaves of the versions.
-
-  Args:
-    key: jax PRNG key.
-    versions: [v, h, w, 3].
-    frame: [2] int32, the part of the versions that is image.
-    crop: side of the crops, pixels.
-    swapped: [v] bool, which versions' crops are exchanged.
+  """The published crops of one image, exchanged in place where `swapped` ([v] bool), and what this leaves behind.
 
   Returns:
     (pairs [2, v, crop, crop, 3], versions): spoiled where the pair lay inside the image; an image too small for it was
@@ -104,14 +78,9 @@ def official_pair(key, versions, frame, crop, swapped):
 
 
 def exchange_in_place(images, first, second, crop):
-  """Exchanges two windows by first += second, second = first - second, first -= second on the image itself.
+  """Exchanges two windows of images [v, h, w, 3], upper left corners [2] int32, by sums and differences in place.
 
   Where the windows overlap, the second step reads what the first has changed already: the exchange goes wrong there.
-
-  Args:
-    images: [v, h, w, 3].
-    first, second: [2] int32, upper left corners.
-    crop: side of the windows, pixels.
   """
   images = _paste(images, _window(images, first, crop) + _window(images, second, crop), first)
   images = _paste(images, _window(images, first, crop) - _window(images, second, crop), second)

@@ -2,19 +2,7 @@
 
 Every image of a batch is rendered in several versions, the first pristine, the others each with one distortion. Two
 crops of one version that overlap a little form a positive pair: what they share is the version's quality, hardly its
-content. Depending on `config.loss` the negatives are
-
-- 'queue': keys of earlier steps, hence of other images: what the published code computes;
-- 'queue+chunk': also the other versions of the same image: what the paper describes;
-- 'in_batch': all other pairs of the batch, symmetrised, without queue and key encoder.
-
-Versions that look alike (the pristine one and distortions whose level does nothing) are never negatives of each other,
-nor are two scales of one version.
-
-Where the published code errs we do what the paper says: swapped crops are copies, so that exchanging them leaves their
-pixels intact, the pair is displaced along either axis and in either direction rather than always downwards, and an
-image too small for the published displacement gives the most distant pair that it holds instead of black bars.
-`config.compat = "official"` does what the published code does, in pairs (reiqa_pairs.py) and distortions.
+content. docs/reiqa.md tells the negatives of every `config.loss`, and where the published code differs.
 """
 
 import jax
@@ -23,7 +11,7 @@ import jax.numpy as jnp
 from jiqa.data.crops import random_window
 from jiqa.distortions import bank
 from jiqa.methods.base import check
-from jiqa.methods.reiqa._moco import MomentumContrast
+from jiqa.methods.reiqa._moco import MomentumContrast, published
 from jiqa.methods.reiqa._pairs import crop_pair, half_swap, looks_pristine, official_half, official_pair
 
 
@@ -34,13 +22,7 @@ class ReIQA(MomentumContrast):
 
   expert, feature_order = "quality", 1  # its features stand after the content expert's
   defaults = {"every_scale": True}
-  published = (
-    {
-      "card": {"model": "reiqa", "expert": "quality"},
-      "config": "reiqa:quality",
-      "keys": ("depth", "width", "embedding"),
-    },
-  )
+  published = published(expert)
   how_to_get = "jiqa convert reiqa-quality quality_aware_r50.pth weights/quality"
 
   def pairs(self):
@@ -48,35 +30,27 @@ class ReIQA(MomentumContrast):
     return config.batch_size * config.versions * (len(config.scales) if config.every_scale else 1)
 
   def check_training(self):
-    config = self.config
-    kinds, known, least = tuple(config.kinds), len(bank.names()), config.crop * max(config.scales)
+    c, fixed = self.config, self.config.compat == "fixed"
+    kinds, scales, known = tuple(c.kinds), tuple(c.scales), len(bank.names())
+    least, most, parts = c.crop * max(scales), len(kinds) + 1, c.accumulate * len(scales)
     check(
-      (config.compat in bank.COMPAT, f"config.compat is {config.compat!r}; expected one of {', '.join(bank.COMPAT)}"),
+      (c.compat in bank.COMPAT, f"config.compat is {c.compat!r}; expected one of {', '.join(bank.COMPAT)}"),
+      (fixed or scales in ((1,), (1, 2)), f"config.scales is {scales}; compat 'official' knows (1,) and (1, 2)"),
+      (c.window >= least, f"config.window is {c.window}; the largest scale needs {least} pixels"),
+      (c.versions >= 2, f"config.versions is {c.versions}; expected at least 2"),
       (
-        config.compat == "fixed" or tuple(config.scales) in ((1,), (1, 2)),
-        f"config.scales is {tuple(config.scales)}; compat 'official' knows (1,) and (1, 2)",
-      ),
-      (config.window >= least, f"config.window is {config.window}; the largest scale needs {least} pixels"),
-      (config.versions >= 2, f"config.versions is {config.versions}; expected at least 2"),
-      (
-        sorted(set(kinds)) == sorted(kinds) and set(kinds) <= set(range(known)),
+        len(set(kinds)) == len(kinds) and set(kinds) <= set(range(known)),
         f"config.kinds is {kinds}; expected different numbers in 0..{known - 1}",
       ),
       (
-        config.versions - 1 <= len(kinds),
-        f"config.versions is {config.versions}; {len(kinds)} kinds give at most {len(kinds) + 1} different versions",
+        c.versions <= most,
+        f"config.versions is {c.versions}; {len(kinds)} kinds give at most {most} different versions",
       ),
-    )
-    parts = config.accumulate * len(config.scales)
-    check(
+      (c.every_scale or fixed, "config.every_scale is False, which config.compat 'official' does not know"),
       (
-        config.every_scale or config.compat == "fixed",
-        "config.every_scale is False, which config.compat 'official' does not know",
-      ),
-      (
-        config.every_scale or config.batch_size % parts == 0,
-        f"config.every_scale is False: config.batch_size {config.batch_size} is not a multiple of {parts}, that is "
-        f"of {len(config.scales)} scales times {config.accumulate} micro-batches",
+        c.every_scale or c.batch_size % parts == 0,
+        f"config.every_scale is False: config.batch_size {c.batch_size} is not a multiple of {parts}, that is "
+        f"of {len(scales)} scales times {c.accumulate} micro-batches",
       ),
     )
     super().check_training()
@@ -88,11 +62,7 @@ class ReIQA(MomentumContrast):
     return random_window(image, self.config.window, least, rng)
 
   def render(self, batch, key):
-    """Distorts a batch on the device.
-
-    Args:
-      batch: 'image' [b, w, w, 3] uint8 and 'size' [b, 2] int32, from `preprocess_train`.
-      key: jax PRNG key.
+    """Distorts a batch from `preprocess_train` on the device.
 
     Returns:
       (versions [b, v, w, w, 3] float32 in [0, 1], alike [b, v] int32): the first version is the image itself; versions
@@ -115,11 +85,7 @@ class ReIQA(MomentumContrast):
     return versions, jnp.where(looks_pristine(versions), 0, jnp.arange(config.versions))
 
   def crop_pairs(self, batch, key):
-    """Distorts, halves and crops a batch on the device.
-
-    Args:
-      batch: 'image' [b, w, w, 3] uint8 and 'size' [b, 2] int32, from `preprocess_train`.
-      key: jax PRNG key.
+    """Distorts, halves and crops a batch from `preprocess_train` on the device.
 
     Returns:
       (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1]
@@ -152,8 +118,7 @@ class ReIQA(MomentumContrast):
   def _turns(self, key, b):
     """[b / n, n] int32: which of n consecutive images is seen at each of the n scales; None: all at every scale.
 
-    Drawn at random, since mixtures put images of one source into every so many rows. Groups are consecutive, so that
-    each lies on one device where a device's share is a multiple of n; where it is not, images are exchanged.
+    Groups are consecutive, so that each lies on one device where a device's share is a multiple of n.
     """
     if self.config.every_scale:
       return None
