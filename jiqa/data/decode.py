@@ -57,11 +57,8 @@ def resize(image, height, width):
 def check_enlarged(size, enlarged):
   """Refuses a thin image that would become huge: a file of 300 bytes can hold 60,000 x 1 pixels.
 
-  Args:
-    size, enlarged: (height, width), of the image and once its shorter side has what a network needs.
-
-  Raises:
-    UserError: enlarged has more than MAX_ENLARGED pixels.
+  Sizes are (height, width), of the image and once its shorter side has what a network needs; a UserError where that has
+  more than MAX_ENLARGED pixels.
   """
   if enlarged[0] * enlarged[1] > MAX_ENLARGED:
     raise UserError(

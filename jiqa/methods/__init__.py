@@ -23,11 +23,7 @@ def names():
 
 
 def method_class(name):
-  """The class of a method, one of `names()` or "package.module:Class".
-
-  Raises:
-    ValueError: there is no such method.
-  """
+  """The class of a method, one of `names()` or "package.module:Class"; a ValueError where there is none."""
   module, _, attribute = name.partition(":")
   if not attribute and name not in names():
     raise ValueError(f'config.method is {name!r}; expected one of {", ".join(names())}, or "package.module:Class"')
@@ -50,11 +46,7 @@ def _defined_in(module):
 
 
 def build_method(config, mesh):
-  """The method that a config names: `methods.base.Method`.
-
-  Args:
-    config: ConfigDict with `method` and whatever that method reads.
-    mesh: jax.sharding.Mesh.
+  """The method that a config names, see `methods.base.Method`.
 
   Raises:
     ValueError: there is no such method, or it cannot run this config.

@@ -15,15 +15,6 @@ from jiqa.data.splits.assignment import (
 )
 
 __all__ = [
-  "PROTOCOLS",
-  "TEST",
-  "TRAIN",
-  "UNUSED",
-  "VALIDATION",
-  "assign",
-  "check_protocol",
-  "checksum",
-  "protocols",
-  "published_protocols",
-  "tables",
-]
+  "PROTOCOLS", "TEST", "TRAIN", "UNUSED", "VALIDATION", "assign", "check_protocol", "checksum", "protocols",
+  "published_protocols", "tables",
+]  # fmt: skip

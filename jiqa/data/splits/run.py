@@ -7,10 +7,8 @@ from jiqa.errors import UserError
 def run_splits(config, table, name, protocol):
   """The splits of a database that a run's config means, by `assign`: [k, n] int8.
 
-  Without labels (config.split is -1) all of them, since training leaves out what any of them tests on; otherwise one.
-
-  Raises:
-    UserError: the protocol has no split of that number.
+  Without labels (config.split is -1) all of them, since training leaves out what any of them tests on; otherwise one. A
+  UserError where the protocol has no split of that number.
   """
   number, evaluation = config["split"], config["evaluation"]
   count = max(evaluation["splits"], number + 1)

@@ -24,8 +24,7 @@ def adaptive_resize(image, side=768):
 def at_least(image, side):
   """Enlarges an image whose shorter side is less than `side` pixels until it is, and warns.
 
-  Raises:
-    UserError: it is so thin that it would become huge, see `decode.check_enlarged`.
+  A UserError where it is so thin that it would become huge, see `decode.check_enlarged`.
   """
   height, width = image.shape[:2]
   short = min(height, width)

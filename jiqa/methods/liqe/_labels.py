@@ -28,12 +28,8 @@ def has_labels(database):
 def task_labels(record, labels="published"):
   """The labels of one image: ([9] bool over SCENES, index into DISTORTIONS).
 
-  Args:
-    record: dict with database, image_name and distortion.
-    labels: "published", or "fixed" to correct the published defects, see `liqe_labels.FIXES`.
-
-  Raises:
-    UserError: the database, or the image, has no labels.
+  Of the record its database, image_name and distortion count; labels "fixed" correct the published defects, see
+  `liqe_labels.FIXES`. A UserError where the database, or the image, has no labels.
   """
   database, image = record["database"], record["image_name"]
   if database == "demo":

@@ -38,8 +38,7 @@ WORDS = {
 def tasks(template):
   """The tasks that a template asks for, in the order of TASKS.
 
-  Raises:
-    UserError: on a placeholder that is no task, or none for the quality.
+  A UserError where it has a placeholder that is no task, or none for the quality.
   """
   found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
   if not {"quality"} <= found <= set(TASKS):
@@ -65,13 +64,8 @@ def texts(template):
 def encode(template, tokenizer=None):
   """The prompts of a template as tokens, [p, t] int32: start, text, end, then 0 up to the longest prompt's length.
 
-  Args:
-    template: text with {quality} and perhaps {scene} and {distortion}.
-    tokenizer: function from text to a list of ids, see `_tokenizer`, for words that the published templates do not
-      have; None: only theirs.
-
-  Raises:
-    UserError: for a word without tokens, or a prompt longer than CLIP's context.
+  The tokenizer (see `_tokenizer`, None for the published words only) is a function from text to a list of ids. A
+  UserError for a word without tokens, or a prompt longer than CLIP's context.
   """
   rows = [[START, *(tokenizer or _known)(text), END] for text in texts(template)]
   longest = max(map(len, rows))

@@ -22,11 +22,8 @@ CONTRACTIONS = re.compile("('s|'t|'re|'ve|'m|'ll|'d)")
 def open_tokenizer(vocabulary):
   """A tokenizer: function from text to a list of token ids, without start and end.
 
-  Args:
-    vocabulary: path of the vocabulary's file, or 'installed' to take that of an installed open_clip_torch or clip.
-
-  Raises:
-    UserError: there is no such file or package, or the file is another one.
+  The vocabulary is the path of its file, or 'installed': that of an installed open_clip_torch or clip. A UserError
+  where there is no such file or package, or the file is another one.
   """
   path = _installed() if vocabulary == "installed" else pathlib.Path(vocabulary)
   if not path.is_file():

@@ -18,12 +18,11 @@ from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import merge_module, new_state, split_module
 from jiqa.weights.store import adopt
 
-KEYS = ("depth", "width", "embedding")  # of the config, that a card tells
 
-
-def published(expert):
+def converted(expert):
   """`Method.published` of an expert."""
-  return ({"card": {"model": "reiqa", "expert": expert}, "config": f"reiqa:{expert}", "keys": KEYS},)
+  keys = ("depth", "width", "embedding")
+  return ({"card": {"model": "reiqa", "expert": expert}, "config": f"reiqa:{expert}", "keys": keys},)
 
 
 class Network(nnx.Module):
@@ -77,10 +76,8 @@ class MomentumContrast(Method):
     network_key, queue_key = jax.random.split(key)
     params, stats = jax.jit(self._fresh, out_shardings=whole)(network_key)
     if weights is not None:
-      params, stats = jax.device_put(
-        tuple(adopt(ours, theirs, optional=("head",)) for ours, theirs in zip((params, stats), weights, strict=True)),
-        whole,
-      )
+      adopted = [adopt(ours, theirs, optional=("head",)) for ours, theirs in zip((params, stats), weights, strict=True)]
+      params, stats = jax.device_put(adopted, whole)
     return jax.jit(self._first_state, out_shardings=whole)(queue_key, params, stats)
 
   def _fresh(self, key):

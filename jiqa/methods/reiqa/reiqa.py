@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jiqa.data.crops import random_window
 from jiqa.distortions import bank
 from jiqa.methods.base import check
-from jiqa.methods.reiqa._moco import MomentumContrast, published
+from jiqa.methods.reiqa._moco import MomentumContrast, converted
 from jiqa.methods.reiqa._pairs import crop_pair, half_swap, looks_pristine, official_half, official_pair
 
 
@@ -19,10 +19,9 @@ class ReIQA(MomentumContrast):
   """The quality expert behind the contract of `methods/base.py`."""
 
   losses = ("queue", "queue+chunk", "in_batch")
-
   expert, feature_order = "quality", 1  # its features stand after the content expert's
   defaults = {"every_scale": True}
-  published = published(expert)
+  published = converted(expert)
   how_to_get = "jiqa convert reiqa-quality quality_aware_r50.pth weights/quality"
 
   def pairs(self):
@@ -128,9 +127,8 @@ class ReIQA(MomentumContrast):
   def _official_scale(self, keys, versions, size, scale, swapped):
     """The pairs of one scale, and the versions as the exchange has left them for the next scale."""
     scaled = versions if scale == 1 else jax.vmap(official_half)(versions, size)
-    pairs, left = jax.vmap(lambda k, v, frame: official_pair(k, v, frame, self.config.crop, swapped))(
-      keys, scaled, size // scale
-    )
+    pair = jax.vmap(lambda k, v, frame: official_pair(k, v, frame, self.config.crop, swapped))
+    pairs, left = pair(keys, scaled, size // scale)
     return pairs, left if scale == 1 else versions
 
   def loss(self, params, state, batch, key):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jiqa.distortions import augment
 from jiqa.methods.base import check
-from jiqa.methods.reiqa._moco import MomentumContrast, published
+from jiqa.methods.reiqa._moco import MomentumContrast, converted
 
 
 class ReIQAContent(MomentumContrast):
@@ -19,7 +19,7 @@ class ReIQAContent(MomentumContrast):
 
   expert = "content"
   mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-  published = published(expert)
+  published = converted(expert)
   how_to_get = "jiqa convert reiqa-content content_aware_r50.pth weights/content"
 
   def check_training(self):
