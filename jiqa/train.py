@@ -204,6 +204,12 @@ def check_sharing(config, method, mesh):
     raise ValueError(f"config.sharding is {config.sharding!r}; expected {' or '.join(SHARDINGS)}")
 
 
+def restore_or_init(checkpoints, config, method, tx):
+  """The newest checkpoint's state, or a fresh one; only one of the two is held."""
+  fresh = init_state(config, method, tx, method.mesh)
+  return checkpoints.restore(fresh) or fresh
+
+
 def step_of(config, method, tx, schedule, state):
   """The jitted step of a config, which leaves a state where it lies."""
   shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -257,10 +263,9 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
   Args:
     config: ConfigDict, see configs/.
     workdir: folder that all processes see, or gs://BUCKET/FOLDER; gets config.json, metrics.jsonl, checkpoints/, ...
-    devices: the jax devices to use; None: all.
+    devices: jax devices; None: all.
     profile: record a trace of a few steps in workdir/profile.
-    overrides: keys of the config that the user has set; for the others, a workdir from before they existed takes the
-      config's value.
+    overrides: keys that the user has set; of others a workdir from before they existed takes the config's value.
 
   Returns:
     True when the last step is reached, False when SIGTERM ended the run early (a checkpoint is saved).
@@ -268,20 +273,17 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
   Raises:
     UserError: for data not prepared, a config that cannot be run, a workdir in use, or a loss that is not finite.
   """
-  mesh = make_mesh(devices)
-  method = build(config, mesh)
+  method = build(config, make_mesh(devices))
   sources, weights, checksums = open_sources(config)
   tx, schedule, steps = build_optimizer(config, sum(len(source) for source in sources))
   with Workdir(workdir) as folder, contextlib.ExitStack() as stack:
     claimed = json.loads(config.to_json_best_effort()) | {"data_sha256": checksums}
     lock = stack.enter_context(claim(folder, claimed, defaults=defaults_of(claimed, overrides)))
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
-    fresh = init_state(config, method, tx, mesh)
-    state = checkpoints.restore(fresh) or fresh
-    del fresh  # else a resumed run would hold two states
+    state = restore_or_init(checkpoints, config, method, tx)
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
-    validation = Validation(config, method, mesh, folder.remote) if config.validate_every else None
-    prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), mesh))
+    validation = Validation(config, method, method.mesh, folder.remote) if config.validate_every else None
+    prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), method.mesh))
     log = stack.enter_context(Writer(folder.local, start, steps))
     stop = stack.enter_context(StopNotice())
     trace = stack.enter_context(Trace(folder.local / "profile" if profile else None, start))
@@ -305,7 +307,7 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
       batch = next(prefetch)
       if program is None:
         program, operations = compile_step(run_step, state, batch)
-        throughput = Throughput(config.batch_size, operations, mesh, prefetch)
+        throughput = Throughput(config.batch_size, operations, method.mesh, prefetch)
       elif validates:
         throughput.skip()
       trace.before(step, state)
