@@ -39,3 +39,14 @@ class Brightness(Method):
 
   def compute_metrics(self, outputs, records):
     return {"mean brightness": float(outputs["brightness"].mean()), "rows": float(len(records))}
+
+
+class Averaged(Brightness):
+  """The same, predicting from an average of its parameters."""
+
+  def init(self, key, weights=None):
+    state = super().init(key, weights)
+    return state.replace(extra={"average": state.params})
+
+  def weights(self, state):
+    return state.extra["average"], state.stats

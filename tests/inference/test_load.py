@@ -12,10 +12,11 @@ import pytest
 
 import jiqa
 from jiqa.errors import UserError
+from jiqa.inference import loading
 from jiqa.inference import metric as metric_module
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.state import new_state
-from jiqa.weights.store import load_weights, save_weights
+from jiqa.weights.store import checksum, load_weights, save_weights
 from tests.inference import made
 
 IMAGE = made.images()[0]
@@ -198,3 +199,14 @@ def test_the_weights_that_come_with_the_package_say_how_good_they_are():
   assert network["recipe"] and network["licence"] and "without the test images" in network["trained_on"]
   # On the scale of its database, for an image of a size that others are compiled for.
   assert -0.5 < float(metric(made.images([(48, 60)])[0])) < 1.5
+
+
+def test_a_run_predicts_and_is_known_by_what_its_method_says_predicts(tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps({"method": "tests.brightness_method:Averaged"}))
+  with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    slopes = {name: {"slope": np.float32(slope)} for name, slope in (("raw", 1.0), ("average", 3.0))}
+    checkpoints.save(1, jax.device_put(new_state(slopes["raw"], {}, {"average": slopes["average"]})))
+  metric = load(tmp_path)
+  assert float(metric(IMAGE)) == pytest.approx(3 * IMAGE.mean() / 255, rel=1e-5)
+  assert metric.weights_sha256 == checksum(slopes["average"], {}) != checksum(slopes["raw"], {})
+  assert loading.read_weights(tmp_path)[0] == slopes["average"]
