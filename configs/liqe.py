@@ -35,6 +35,8 @@ Another one: --config.data[0].name=clive --config.data[0].protocol=folds --confi
 
 from ml_collections import ConfigDict
 
+from configs import base
+
 VARIANTS = ("joint", "single", "quality_scene", "quality_distortion", "frozen_text", "small", "demo")
 # Images of each database in a step.
 COMPOSITION = {"live": 4, "csiq": 4, "bid": 4, "clive": 4, "koniq10k": 16, "kadid10k": 16}
@@ -47,8 +49,7 @@ def get_config(variant="joint"):
   Raises:
     ValueError: if the variant is not one of `VARIANTS`.
   """
-  if variant not in VARIANTS:
-    raise ValueError(f"configs/liqe.py has no variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+  base.check_variant("liqe", variant, VARIANTS)
   config = _joint()
   if variant == "single":
     _single(config)
@@ -65,21 +66,11 @@ def get_config(variant="joint"):
   return config.lock()
 
 
-def _images(name, protocol, count=0):
-  return ConfigDict({"name": name, "weight": 0.0, "count": count, "protocol": protocol, "distortion": ""})
-
-
 def _joint():
-  c = ConfigDict()
-  c.method = "liqe"
-  c.seed = 0
-
-  # Training data, see configs/reiqa.py for the keys; `split` of the published ones.
-  c.data = [_images(name, "liqe", count) for name, count in COMPOSITION.items()]
-  c.data_dir = ""
-  c.threads = 16
-  c.split = 0
-  c.init_from = ""  # folder of converted weights, CLIP's or LIQE's; '' starts from scratch
+  data = [base.images(name, count=count, protocol="liqe") for name, count in COMPOSITION.items()]
+  c = base.training(
+    "liqe", data, split=0, batch_size=48, epochs=0, steps=16_000, checkpoint_every=200, validate_every=200
+  )
   c.labels = "published"  # of scenes and distortions; 'fixed' corrects their known defects
 
   # Questions: {quality}, and perhaps {scene} and {distortion}. Words that the published prompts do not have need CLIP's
@@ -110,48 +101,27 @@ def _joint():
   c.weighting = "dwa"  # dynamic weight averaging between tasks, or 'equal'
   c.epoch_steps = 200  # what DWA and the schedule call an epoch
 
-  # Length and optimiser.
-  c.batch_size = 48
-  c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
-  c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
-  c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
-  c.epochs = 0
-  c.steps = 16_000
-  c.optimizer = ConfigDict(
-    {
-      "name": "adamw_all",
-      "schedule": "liqe",  # the published one; or 'cosine'
-      "learning_rate": 5e-6,
-      "weight_decay": 1e-3,
-      "warmup_steps": 0,
-      "clip_norm": 0.0,
-      "epoch_steps": c.get_ref("epoch_steps"),
-      "param_rounding": "",  # 'fp16': the parameters that the original holds in float16 are rounded to it
-    }
+  c.optimizer = base.optimizer(
+    "adamw_all",
+    "liqe",  # the published one; or 'cosine'
+    learning_rate=5e-6,
+    weight_decay=1e-3,
+    epoch_steps=c.get_ref("epoch_steps"),
+    param_rounding="",  # 'fp16': the parameters that the original holds in float16 are rounded to it
   )
-  c.checkpoint_every = 200
-  c.checkpoints_kept = 2
-  c.validate_every = 200
-  c.log_every = 20
-
   # After training: scores of the test parts, with the state that was best on the validation parts.
-  c.evaluation = ConfigDict(
-    {
-      "databases": tuple(COMPOSITION),
-      "protocol": "liqe",
-      "splits": 10,
-      "fractions": (0.7, 0.1, 0.2),
-      "alphas": (1e-2, 1e6, 25),  # for regression, which scores do not need
-      "pixels_per_batch": 16 * 15 * 224 * 224,
-      "untrained": True,
-      "checkpoint": "best",
-    }
+  c.evaluation = base.evaluation(
+    tuple(COMPOSITION),
+    "liqe",
+    pixels_per_batch=16 * 15 * 224 * 224,
+    untrained=True,
+    checkpoint="best",
   )
   return c
 
 
 def _single(c):
-  c.data = [_images("koniq10k", "official")]
+  c.data = [base.images("koniq10k", protocol="official")]
   c.prompt = QUALITY
   c.batch_size, c.steps = 32, 1200
   c.evaluation.update(databases=("koniq10k",), protocol="official")
@@ -169,7 +139,7 @@ def _narrow(c):
 
 def _small(c):
   _narrow(c)
-  c.data = [_images("biq2021", "official")]
+  c.data = [base.images("biq2021", protocol="official")]
   c.prompt = QUALITY
   c.crop = 48
   c.batch_size, c.steps, c.epoch_steps = 32, 500, 25
@@ -180,7 +150,7 @@ def _small(c):
 
 def _demo(c):
   _narrow(c)
-  c.data = [_images("demo", "folds")]
+  c.data = [base.images("demo", protocol="folds")]
   c.split = 9  # its test photographs show scenes that photographs of the training part show too
   c.crop = 32
   c.batch_size, c.steps, c.epoch_steps = 32, 500, 25

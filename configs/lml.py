@@ -36,7 +36,7 @@ ablation: livec for `python -m benchmarks.lml_ablation --variant=ablation --init
 for every entry of ABLATIONS and every seed and goes on where it stopped.
 """
 
-from ml_collections import ConfigDict
+from configs import base
 
 # Variant -> (database, size (height, width) to which every image is scaled first, images a step). DEIQT scales
 # KonIQ-10k and SPAQ; its sets of fewer than 3,500 training images get small batches.
@@ -68,8 +68,7 @@ def get_config(variant="livec"):
   Raises:
     ValueError: if the variant is not one of `VARIANTS`.
   """
-  if variant not in VARIANTS:
-    raise ValueError(f"configs/lml.py has no variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+  base.check_variant("lml", variant, VARIANTS)
   config = _published()
   if variant == "small":
     _small(config)
@@ -83,22 +82,11 @@ def get_config(variant="livec"):
   return config.lock()
 
 
-def _images(name, protocol):
-  return ConfigDict({"name": name, "weight": 0.0, "count": 0, "protocol": protocol, "distortion": ""})
-
-
 def _published():
   """DEIQT's recipe, and our reading of the abstract where DEIQT has no say."""
-  c = ConfigDict()
-  c.method = "lml"
-  c.seed = 0
-
-  # Training data: the training part of split `split` of the protocol, see configs/reiqa.py for the keys.
-  c.data = [_images("clive", "folds")]
-  c.data_dir = ""
-  c.threads = 16
-  c.split = 0
-  c.init_from = ""  # folder of converted DeiT III weights; '' starts from scratch
+  data = [base.images("clive", protocol="folds")]
+  # LiveC: 116 steps of 80 crops an epoch.
+  c = base.training("lml", data, split=0, batch_size=8, epochs=9, steps=0, checkpoint_every=500)
 
   # Network: ViT-S/16.
   c.crop = 224  # side of a crop and of the view of the whole, pixels
@@ -127,48 +115,29 @@ def _published():
   c.teacher_momentum = 0.99
   c.consistency = 0.0  # weight of agreeing with the teacher's mean score of an image's crops
 
-  # Length and optimiser. LiveC: 116 steps of 80 crops an epoch.
-  c.batch_size = 8  # images
-  c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
-  c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
-  c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
-  c.epochs = 9
-  c.steps = 0  # instead of epochs
-  c.optimizer = ConfigDict(
-    {
-      "name": "adamw",
-      "schedule": "step",  # or 'step_after_warmup'
-      "learning_rate": 2e-4,
-      "weight_decay": 0.05,
-      "warmup_epochs": 3,
-      "decay_epochs": 3,
-      "warmup_steps": 0,  # of the cosine schedule
-      "clip_norm": 5.0,
-    }
+  c.optimizer = base.optimizer(
+    "adamw",
+    "step",  # or 'step_after_warmup'
+    learning_rate=2e-4,
+    weight_decay=0.05,
+    clip_norm=5.0,
+    warmup_epochs=3,
+    decay_epochs=3,
   )
-  c.checkpoint_every = 500
-  c.checkpoints_kept = 2
-  c.validate_every = 0
-  c.log_every = 20
-
   # After training: scores of the test part of this split.
-  c.evaluation = ConfigDict(
-    {
-      "databases": ("clive",),
-      "protocol": "folds",
-      "splits": 10,
-      "fractions": (0.8, 0.0, 0.2),  # of 'folds': train, validation, test
-      "alphas": (1e-2, 1e6, 25),
-      "pixels_per_batch": 16 * 10 * 224 * 224,
-      "untrained": True,
-      "checkpoint": "newest",
-    }
+  c.evaluation = base.evaluation(
+    ("clive",),
+    "folds",
+    pixels_per_batch=16 * 10 * 224 * 224,
+    fractions=(0.8, 0.0, 0.2),
+    untrained=True,
+    checkpoint="newest",
   )
   return c
 
 
 def _database(c, name, size, batch_size):
-  c.data = [_images(name, "folds")]
+  c.data = [base.images(name, protocol="folds")]
   c.evaluation.databases = (name,)
   c.resize, c.batch_size = size, batch_size
 
@@ -187,7 +156,7 @@ def _narrow(c):
 
 def _small(c):
   _narrow(c)
-  c.data = [_images("biq2021", "official")]
+  c.data = [base.images("biq2021", protocol="official")]
   c.evaluation.update(databases=("biq2021",), protocol="official")
   # 20 units, 0 near the mean mos: the head has no bias, and to learn one makes all features alike.
   c.targets = (-12.0, 8.0)
@@ -198,7 +167,7 @@ def _small(c):
 
 def _demo(c):
   _narrow(c)
-  c.data = [_images("demo", "folds")]
+  c.data = [base.images("demo", protocol="folds")]
   c.evaluation.databases = ("demo",)
   c.targets = (-18.0, 2.0)  # of -1 to 1, though hardly any SSIM is below 0; 0 near the mean, as in small
   c.steps = 1000

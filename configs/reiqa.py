@@ -54,6 +54,8 @@ Ablations are written behind the variant, which may be left out: `configs/reiqa.
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import base
+
 VARIANTS = ("quality", "content", "regress", "small", "small_content", "demo")
 # A simple part of the 26 distortions: blurs, noises, JPEG, saturation, tone and resizes.
 SIMPLE_KINDS = (0, 1, 4, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 25)
@@ -76,8 +78,7 @@ def get_config(variant="quality"):
   first, *changes = variant.split(",")
   if "=" in first:
     first, changes = "quality", [first, *changes]
-  if first not in VARIANTS:
-    raise ValueError(f"configs/reiqa.py has no variant {first!r}; expected one of {', '.join(VARIANTS)}")
+  base.check_variant("reiqa", first, VARIANTS)
   config = _regress() if first == "regress" else _quality()
   further = {"content": _content, "small": _small, "small_content": _small_content, "demo": _demo}
   if first in further:
@@ -106,23 +107,8 @@ def _change(config, variant, change):
     raise ValueError(f"{change!r}: {text!r} is no value of {key}, which is now {config[key]!r}") from None
 
 
-def _images(name, *, weight=0.0, protocol="", distortion=""):
-  return ConfigDict({"name": name, "weight": weight, "count": 0, "protocol": protocol, "distortion": distortion})
-
-
 def _quality():
-  c = ConfigDict()
-  c.method = "reiqa"
-  c.seed = 0
-
-  # Training data: name as in data_builders/; weight 0 counts every image once, count > 0 fixes how many of them every
-  # step has; protocol names the splits whose test images are kept out, '' keeps all; distortion keeps only images with
-  # that label, '' all.
-  c.data = [_images("kadis700k")]
-  c.data_dir = ""  # where the prepared sets are; '' is $TFDS_DATA_DIR
-  c.threads = 16  # decoding threads of a host
-  c.split = -1  # no labels are trained on: all splits are evaluated
-  c.init_from = ""  # folder of converted weights to start from
+  c = base.training("reiqa", [base.images("kadis700k")], split=-1, batch_size=640, epochs=40, steps=0)  # published: 630
 
   # Encoder.
   c.encoder = config_dict.placeholder(object)  # a ResNet; or 'vit', 'package.module:Class': docs/reiqa.md
@@ -137,7 +123,7 @@ def _quality():
   c.crop = 160
   c.scales = (1, 2)
   c.every_scale = True  # False: an image is seen at one of the scales only, which leaves room for more images
-  c.versions = 12
+  c.versions = 12  # an image gives versions * len(scales) pairs, or versions
   c.kinds = tuple(range(26))  # distortions, as numbered in jiqa/distortions/bank.py
   c.swap = True  # exchange the crops of half of the versions
   c.compat = "fixed"  # or 'official': what the published code does, where it errs
@@ -148,47 +134,21 @@ def _quality():
   c.queue = 65536
   c.key_momentum = 0.999
 
-  # Length and optimiser.
-  c.batch_size = 640  # images; each gives versions * len(scales) pairs, or versions. Published: 630
-  c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
-  c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
-  c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
-  c.epochs = 40
-  c.steps = 0  # instead of epochs
-  c.optimizer = ConfigDict(
-    {
-      "name": "lars",
-      "schedule": "reiqa",
-      "learning_rate": 12.0,
-      "weight_decay": 1e-4,
-      "warmup_steps": 0,
-      "clip_norm": 0.0,
-    }
-  )
-  c.checkpoint_every = 1000
-  c.checkpoints_kept = 2
-  c.validate_every = 0
-  c.log_every = 20
-
+  c.optimizer = base.optimizer("lars", "reiqa", learning_rate=12.0, weight_decay=1e-4)
   # After training: features, ridge, correlations.
-  c.evaluation = ConfigDict(
-    {
-      "databases": ("koniq10k",),
-      "protocol": "official",
-      "splits": 10,
-      "fractions": (0.7, 0.1, 0.2),  # of 'folds': train, validation, test
-      "alphas": (1e-2, 1e6, 25),  # geometric grid: first, last, number
-      "pixels_per_batch": 16 * 1024 * 768,
-      "untrained": True,  # also score the encoder as initialised
-      "checkpoint": "newest",
-    }
+  c.evaluation = base.evaluation(
+    ("koniq10k",),
+    "official",
+    pixels_per_batch=16 * 1024 * 768,
+    untrained=True,  # also score the encoder as initialised
+    checkpoint="newest",
   )
   return c
 
 
 def _content(c):
   c.method = "reiqa_content"
-  c.data = [_images("imagenet2012")]
+  c.data = [base.images("imagenet2012")]
   for key in ("scales", "every_scale", "versions", "kinds", "swap", "compat"):
     del c[key]
   c.window = 512  # larger images are reduced to fit before they travel to the accelerator
@@ -210,23 +170,18 @@ def _regress():
   c.split = -1
   c.features = ("quality", "content", "both")
   c.regressors = ("ridge", "elastic_net")
-  c.evaluation = ConfigDict(
-    {
-      "databases": ("koniq10k",),
-      "protocol": "official",
-      "splits": 10,
-      "fractions": (0.7, 0.1, 0.2),
-      "alphas": (1e-2, 1e6, 25),  # ridge: geometric grid: first, last, number
-      "net_alphas": (1e-4, 1.0, 9),  # elastic net, in units of the standard deviation of the scores
-      "l1_ratios": (0.1, 0.5, 0.9),
-      "pixels_per_batch": 4 * 1024 * 1024,
-    }
+  c.evaluation = base.evaluation(
+    ("koniq10k",),
+    "official",
+    pixels_per_batch=4 * 1024 * 1024,
+    net_alphas=(1e-4, 1.0, 9),  # of the elastic net, in units of the standard deviation of the scores
+    l1_ratios=(0.1, 0.5, 0.9),
   )
   return c
 
 
 def _on_biq2021(c):
-  c.data = [_images("biq2021", protocol="official"), _images("image_folder/crops")]
+  c.data = [base.images("biq2021", protocol="official"), base.images("image_folder/crops")]
   c.threads = 2
   c.depth, c.width, c.dtype = 18, 32, "float32"
   c.loss = "in_batch"
@@ -252,7 +207,7 @@ def _small_content(c):
 
 
 def _demo(c):
-  c.data = [_images("demo", distortion="pristine")]
+  c.data = [base.images("demo", distortion="pristine")]
   c.threads = 2
   c.depth, c.width, c.embedding, c.dtype = 18, 16, 64, "float32"
   c.window, c.crop, c.scales = 192, 96, (1,)
