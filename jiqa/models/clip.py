@@ -151,12 +151,9 @@ class CLIP(nnx.Module):
   """Both towers; the text tower's parts stand at the top level, as in OpenAI's checkpoints.
 
   Args:
-    vision: keyword arguments of `VisionTransformer` without `embedding`.
-    embedding: features of the common space.
+    vision: keyword arguments of `VisionTransformer` without `embedding`, the number of features of the common space.
     vocabulary, context: number of tokens, of which the last one ends a text; and of those in the longest text.
-    width, depth, heads: of the text transformer.
     logit_scale: initial logarithm of what cosines are multiplied by.
-    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
   """
 
   def __init__(

@@ -88,8 +88,7 @@ class Bottleneck(_Block):
     out_part = part if self.stride == 1 else halve(part)
     y = mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
     y = jax.nn.relu(self.bn2(self.conv2(y), train))
-    y = self.bn3(self.conv3(y), train)
-    return self._add(x, y, train), out_part
+    return self._add(x, self.bn3(self.conv3(y), train), train), out_part
 
 
 class ResNet(nnx.Module):

@@ -54,14 +54,11 @@ def openai_names(tensors):
   return tensors
 
 
-def probe(network, card):
+def probe(network, _):
   """The image tower's features."""
-  del card
   pixels = np.round(127.5 + 127.5 * waves(224, 224)).astype(np.uint8)
   return network.encode_image(normalise(jnp.asarray(pixels[None])))
 
-
-_LICENCE = "the authors give no licence for these weights; their code is MIT"
 
 _CLIP = Source(
   what="OpenAI's CLIP ViT-B/32 (ViT-B-32.pt, or model.safetensors of transformers)",
@@ -75,7 +72,11 @@ _CLIP = Source(
 )
 _LIQE = _CLIP._replace(
   what="LIQE, trained on six databases (LIQE.pt; liqe_mix.pt of pyiqa)",
-  card={"model": "liqe", "prompt": JOINT, "licence": _LICENCE},
+  card={
+    "model": "liqe",
+    "prompt": JOINT,
+    "licence": "the authors give no licence for these weights; their code is MIT",
+  },
   not_named=("ViT-B-32", "koniq"),
   adapt=dict,
 )

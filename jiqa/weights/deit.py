@@ -4,8 +4,6 @@ A pretraining file holds 174 encoder tensors and a classifier of its own, which 
 are its quality head.
 """
 
-import functools
-
 from flax import nnx
 
 from jiqa.models.panel_decoder import PanelDecoder
@@ -28,8 +26,7 @@ def encoder(sizes=VIT_SMALL):
 
 def deiqt(sizes=VIT_SMALL):
   """A DEIQT: encoder and quality head."""
-  head = PanelDecoder(sizes["width"], sizes["heads"], rngs=nnx.Rngs(0))
-  return nnx.Dict(encoder=encoder(sizes).encoder, head=head)
+  return nnx.Dict(encoder=encoder(sizes).encoder, head=PanelDecoder(sizes["width"], sizes["heads"], rngs=nnx.Rngs(0)))
 
 
 def probe(network, card):
@@ -49,7 +46,7 @@ _DEIT3_SMALL = Source(
   probe=probe,
   spellings=(BARE,),
   ignored=("head.weight", "head.bias"),  # the classifier of the pretraining
-  adapt=functools.partial(respell, spellings=[FROM_TIMM]),
+  adapt=lambda tensors: respell(tensors, [FROM_TIMM]),
 )
 
 SOURCES = {
@@ -58,7 +55,7 @@ SOURCES = {
     what=f"{_DEIT3_SMALL.what}; written back with timm's names",
     spellings=(BARE, TO_TIMM),
     wrapper="",
-    adapt=functools.partial(respell, spellings=[TO_TIMM]),
+    adapt=lambda tensors: respell(tensors, [TO_TIMM]),
   ),
   "deiqt": Source(
     what="DEIQT's encoder and head, as its training code saves them",

@@ -102,11 +102,9 @@ def load_weights(directory):
   except (ValueError, LookupError, TypeError, OSError, safetensors.SafetensorError) as error:
     raise UserError(f"{directory}: cannot be read as weights ({error}); convert the checkpoint again") from error
   params, stats = tree.get("params", {}), tree.get("stats", {})
-  actual = checksum(params, stats)
-  if actual != expected:
-    raise UserError(
-      f"{directory / WEIGHTS}: checksum {actual}, but {CARD} says {expected}; convert the checkpoint again"
-    )
+  sha = checksum(params, stats)
+  if sha != expected:
+    raise UserError(f"{directory / WEIGHTS}: checksum {sha}, but {CARD} says {expected}; convert the checkpoint again")
   return params, stats, card
 
 
@@ -132,9 +130,9 @@ def adopt(own, loaded, *, optional=()):
 def misfit(expected, given):
   """What keeps one dict of things with shapes from being like another, as text; '' where nothing does."""
   shapes = [
-    f"{name} {tuple(np.shape(given[name]))} instead of {tuple(expected[name].shape)}"
+    f"{name} {np.shape(given[name])} instead of {tuple(expected[name].shape)}"
     for name in sorted(expected.keys() & given)
-    if tuple(np.shape(given[name])) != tuple(expected[name].shape)
+    if np.shape(given[name]) != tuple(expected[name].shape)
   ]
   return describe_misfit(sorted(expected.keys() - given), sorted(given.keys() - expected), shapes)
 
