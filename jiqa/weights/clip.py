@@ -60,6 +60,7 @@ def probe(network, _):
   return network.encode_image(normalise(jnp.asarray(pixels[None])))
 
 
+_LICENCE = "the authors give no licence for these weights; their code is MIT"
 _CLIP = Source(
   what="OpenAI's CLIP ViT-B/32 (ViT-B-32.pt, or model.safetensors of transformers)",
   network=network,
@@ -72,11 +73,7 @@ _CLIP = Source(
 )
 _LIQE = _CLIP._replace(
   what="LIQE, trained on six databases (LIQE.pt; liqe_mix.pt of pyiqa)",
-  card={
-    "model": "liqe",
-    "prompt": JOINT,
-    "licence": "the authors give no licence for these weights; their code is MIT",
-  },
+  card={"model": "liqe", "prompt": JOINT, "licence": _LICENCE},
   not_named=("ViT-B-32", "koniq"),
   adapt=dict,
 )
