@@ -157,7 +157,7 @@ def score(dtype, repeats, photo):
   model = Clip(**FULL).eval()
   tensors = {name: value.numpy() for name, value in model.state_dict().items()}
   method = LIQE(config_of(dtype), make_mesh(jax.devices()[:1]))
-  weights = to_ours(tensors, SOURCES["liqe"].tensors(), "CLIP").params, {}
+  weights = to_ours(tensors, SOURCES["liqe"].tensors(), "CLIP")[0], {}
   params, stats = method.weights(method.init(jax.random.key(0), weights))
   state = params, stats, jax.jit(method.precompute)(params, stats)
   predict = jax.jit(method.predict)

@@ -111,15 +111,14 @@ def make_weights(folder):
 
   config = reiqa.get_config("small")
   rng = np.random.default_rng(0)
-  tensors, rules = {}, rename.expand(lambda: source.resnet(18, 32), source.ENCODER)
+  tensors, rules = {}, source.SOURCES["resnet50"]._replace(network=lambda: source.resnet(18, 32)).tensors()
   for rule in rules:
     if len(rule.shape) == 4:
       tensors[rule.theirs] = rng.normal(0, (2 / np.prod(rule.shape[1:])) ** 0.5, rule.shape).astype(np.float32)
     else:
       centre = 0.0 if rule.theirs.endswith(("bias", "running_mean")) else 1.0
       tensors[rule.theirs] = (centre + rng.uniform(-0.2, 0.2, rule.shape)).astype(np.float32)
-  converted = rename.to_ours(tensors, rules, "benchmark")
-  params, stats = converted.params, converted.stats
+  params, stats, _ = rename.to_ours(tensors, rules, "benchmark")
   card = {"method": "reiqa", "config": json.loads(config.to_json_best_effort())}
   card = save_weights(folder / "weights", params, stats, card)
   weights = rng.normal(0, 1, 512)

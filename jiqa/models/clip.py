@@ -64,18 +64,13 @@ class Block(nnx.Module):
   """A pre-norm transformer block, initialised as CLIP is; [..., width] are its inputs."""
 
   def __init__(self, width, heads, depth, *, dtype, rngs):
-    inside = nnx.initializers.normal(width**-0.5)
-    outside = nnx.initializers.normal(width**-0.5 * (2 * depth) ** -0.5)
-    hidden = nnx.initializers.normal((2 * width) ** -0.5)
-    options = {"dtype": dtype, "rngs": rngs}
-    self.attn = nnx.Dict(
-      in_proj=Linear(width, 3 * width, init=inside, **options), out_proj=Linear(width, width, init=outside, **options)
-    )
-    self.ln_1 = LayerNorm(width, 1e-5)
-    self.mlp = nnx.Dict(
-      c_fc=Linear(width, 4 * width, init=hidden, **options), c_proj=Linear(4 * width, width, init=outside, **options)
-    )
-    self.ln_2 = LayerNorm(width, 1e-5)
+    def linear(inputs, outputs, deviation):
+      return Linear(inputs, outputs, nnx.initializers.normal(deviation), dtype=dtype, rngs=rngs)
+
+    inside, outside, hidden = width**-0.5, width**-0.5 * (2 * depth) ** -0.5, (2 * width) ** -0.5
+    self.attn = nnx.Dict(in_proj=linear(width, 3 * width, inside), out_proj=linear(width, width, outside))
+    self.mlp = nnx.Dict(c_fc=linear(width, 4 * width, hidden), c_proj=linear(4 * width, width, outside))
+    self.ln_1, self.ln_2 = LayerNorm(width, 1e-5), LayerNorm(width, 1e-5)
     self.width, self.heads = width, heads
 
   def query(self, x):
@@ -106,23 +101,17 @@ class Block(nnx.Module):
     return self.finish(first, attend(self.query(first), *self.key_value(x), self.heads))
 
 
-class Transformer(nnx.Module):
+def transformer(width, depth, heads, *, dtype, rngs):
   """A stack of blocks."""
-
-  def __init__(self, width, depth, heads, *, dtype, rngs):
-    if width % heads or depth < 1:
-      raise ValueError(f"width {width} must be a multiple of heads {heads}, and depth {depth} at least 1")
-    self.resblocks = nnx.List([Block(width, heads, depth, dtype=dtype, rngs=rngs) for _ in range(depth)])
+  if width % heads or depth < 1:
+    raise ValueError(f"width {width} must be a multiple of heads {heads}, and depth {depth} at least 1")
+  return nnx.Dict(resblocks=nnx.List([Block(width, heads, depth, dtype=dtype, rngs=rngs) for _ in range(depth)]))
 
 
 class VisionTransformer(nnx.Module):
-  """The image tower. ViT-B/32: image 224, patch 32, width 768, depth 12, 12 heads, embedding 512.
+  """The image tower; sides of images and patches are pixels, `dtype` is that of the matrix products.
 
-  Args:
-    image, patch: sides of the images and of a patch, pixels.
-    width, depth, heads: of the transformer.
-    embedding: features of the common space.
-    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
+  ViT-B/32: image 224, patch 32, width 768, depth 12, 12 heads, embedding 512.
   """
 
   def __init__(self, image, patch, width, depth, heads, embedding, *, dtype=jnp.float32, rngs):
@@ -135,7 +124,7 @@ class VisionTransformer(nnx.Module):
     self.class_embedding = nnx.Param(normal(rngs.params(), (width,), jnp.float32))
     self.positional_embedding = nnx.Param(normal(rngs.params(), ((image // patch) ** 2 + 1, width), jnp.float32))
     self.ln_pre = LayerNorm(width, 1e-5)
-    self.transformer = Transformer(width, depth, heads, dtype=dtype, rngs=rngs)
+    self.transformer = transformer(width, depth, heads, dtype=dtype, rngs=rngs)
     self.ln_post = LayerNorm(width, 1e-5)
     self.proj = nnx.Param(normal(rngs.params(), (width, embedding), jnp.float32))
     self.image, self.dtype = image, dtype
@@ -162,19 +151,16 @@ class CLIP(nnx.Module):
   """Both towers; the text tower's parts stand at the top level, as in OpenAI's checkpoints.
 
   Args:
-    vision: keyword arguments of `VisionTransformer` without `embedding`.
-    embedding: features of the common space.
+    vision: keyword arguments of `VisionTransformer` without `embedding`, the number of features of the common space.
     vocabulary, context: number of tokens, of which the last one ends a text; and of those in the longest text.
-    width, depth, heads: of the text transformer.
     logit_scale: initial logarithm of what cosines are multiplied by.
-    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
   """
 
   def __init__(
     self, vision, embedding, vocabulary, context, width, depth, heads, *, logit_scale, dtype=jnp.float32, rngs
   ):
     self.visual = VisionTransformer(**vision, embedding=embedding, dtype=dtype, rngs=rngs)
-    self.transformer = Transformer(width, depth, heads, dtype=dtype, rngs=rngs)
+    self.transformer = transformer(width, depth, heads, dtype=dtype, rngs=rngs)
     table = 0.02 * jax.random.normal(rngs.params(), (vocabulary, width))
     self.token_embedding = nnx.Dict(weight=nnx.Param(table))
     self.positional_embedding = nnx.Param(0.01 * jax.random.normal(rngs.params(), (context, width)))

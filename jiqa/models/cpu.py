@@ -22,14 +22,8 @@ def convolve(x, kernel, stride):
 
 
 def _convolve(x, kernel, stride, padding):
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    (padding, padding),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    precision=precision_of(x.dtype),
-  )
+  layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": precision_of(x.dtype)}
+  return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (padding, padding), **layout)
 
 
 def _known(shape):

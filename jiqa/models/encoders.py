@@ -43,19 +43,10 @@ class Encoder(Protocol):
 
 
 def build_encoder(config, *, rngs):
-  """The encoder of a config.
+  """The `Encoder` of a config with `depth`, `width`, `bn_groups`, `dtype` and perhaps `encoder`.
 
-  Args:
-    config: with `depth`, `width`, `bn_groups`, `dtype` and perhaps `encoder`: a key of ENCODERS or
-      "package.module:Class", which is given depth and width; or a dict of `name`, one of these, and keyword arguments
-      that take their place. None: "resnet".
-    rngs: nnx.Rngs with a 'params' stream.
-
-  Returns:
-    `Encoder`.
-
-  Raises:
-    ValueError: there is no such encoder, or it cannot have these sizes.
+  That is a key of ENCODERS or "package.module:Class", which is given depth and width; or a dict of `name`, one of
+  these, and keyword arguments that take their place. ValueError: there is none such, or it cannot have these sizes.
   """
   chosen = config.get("encoder") or "resnet"
   if isinstance(chosen, str):

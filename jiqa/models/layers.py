@@ -11,15 +11,11 @@ from flax import nnx
 
 
 class Part(NamedTuple):
-  """Which part of what image each row of a batch shows.
+  """Which part of what image each row of a batch shows."""
 
-  Attributes:
-    size: [b, 2] int32, height and width of the image.
-    origin: [b, 2] int32, where in the image the row's first pixel lies, a multiple of the network's stride, perhaps
-      negative; None: (0, 0) for all.
-  """
-
-  size: jax.Array
+  size: jax.Array  # [b, 2] int32, height and width of the image
+  # [b, 2] int32, where in the image the row's first pixel lies, a multiple of the network's stride, perhaps negative;
+  # None: (0, 0) for all
   origin: jax.Array | None = None
 
 
@@ -157,15 +153,6 @@ def attend(query, key, value, heads, mask=None):
   return mixed.reshape(query.shape), weights / total
 
 
-def torch_uniform(inputs):
-  """torch's default initialiser of weights and biases that sum over `inputs` values."""
-
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -1, 1) * inputs**-0.5
-
-  return init
-
-
 def embed_patches(x, kernel, dtype):
   """A convolution of patches as one product: [b, h, w, c], kernel [patch, patch, c, d] to [b, h/patch * w/patch, d]."""
   patch, width = kernel.shape[0], kernel.shape[-1]
@@ -180,11 +167,12 @@ class Projector(nnx.Module):
   """The training-only head of MoCo-v2: linear, ReLU, linear, unit length. Named '0' and '2' as published."""
 
   def __init__(self, inputs, outputs=128, *, dtype=jnp.float32, rngs):
-    def linear(n):
-      init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default for Linear
-      return nnx.Linear(inputs, n, kernel_init=init, bias_init=torch_uniform(inputs), dtype=dtype, rngs=rngs)
+    def bias_init(key, shape, dtype):
+      return jax.random.uniform(key, shape, dtype, -1, 1) * inputs**-0.5
 
-    self.layers = nnx.Dict({"0": linear(inputs), "2": linear(outputs)})
+    kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # both are torch's defaults for Linear
+    options = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": dtype, "rngs": rngs}
+    self.layers = nnx.Dict({"0": nnx.Linear(inputs, inputs, **options), "2": nnx.Linear(inputs, outputs, **options)})
 
   def __call__(self, x):
     """[b, inputs] to [b, outputs] float32 of unit length."""

@@ -6,6 +6,8 @@ zero before: exactly the zero padding that the convolution of the unpadded image
 encoded tile by tile (tiles.py).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -43,61 +45,50 @@ class Stem(Conv):
     return convolve_stem(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
 
-class _Maker:
-  """Builds layers that share a compute dtype, a number of batch-norm groups and a stream of keys."""
+class _Block(nnx.Module):
+  """What the blocks share: an input that is added to the output, by a projection where their shapes differ."""
 
-  def __init__(self, *, bn_groups, dtype, rngs):
-    self.bn_groups, self.dtype, self.rngs = bn_groups, dtype, rngs
+  def _connect(self, inputs, outputs, stride, conv, bn):
+    self.stride = stride
+    same = stride == 1 and inputs == outputs
+    self.downsample = None if same else nnx.List([conv(inputs, outputs, 1, stride), bn(outputs)])
 
-  def conv(self, inputs, outputs, kernel_size, stride=1):
-    return Conv(inputs, outputs, kernel_size, stride, dtype=self.dtype, rngs=self.rngs)
-
-  def bn(self, features):
-    return BatchNorm(features, groups=self.bn_groups, dtype=self.dtype)
-
-  def downsample(self, inputs, outputs, stride):
-    """The projection shortcut, named '0' and '1' as in torchvision, or None where the shapes already agree."""
-    if stride == 1 and inputs == outputs:
-      return None
-    return nnx.List([self.conv(inputs, outputs, 1, stride), self.bn(outputs)])
+  def _add(self, x, y, train):
+    shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
+    return jax.nn.relu(y + shortcut)
 
 
-class BasicBlock(nnx.Module):
+class BasicBlock(_Block):
   """Two 3x3 convolutions: ResNet-18 and 34."""
 
-  def __init__(self, inputs, planes, stride, make):
-    self.conv1, self.bn1 = make.conv(inputs, planes, 3, stride), make.bn(planes)
-    self.conv2, self.bn2 = make.conv(planes, planes, 3), make.bn(planes)
-    self.downsample = make.downsample(inputs, planes, stride)
-    self.stride = stride
+  def __init__(self, inputs, planes, stride, conv, bn):
+    self.conv1, self.bn1 = conv(inputs, planes, 3, stride), bn(planes)
+    self.conv2, self.bn2 = conv(planes, planes, 3), bn(planes)
+    self._connect(inputs, planes, stride, conv, bn)
 
   def __call__(self, x, part, train):
     """[b, h, w, c], zero around its `part`, to the block's output and the part that it shows."""
     out_part = part if self.stride == 1 else halve(part)
     y = mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), out_part)
     y = self.bn2(self.conv2(y), train)
-    shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
-    return mask_border(jax.nn.relu(y + shortcut), out_part), out_part
+    return mask_border(self._add(x, y, train), out_part), out_part
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(_Block):
   """1x1, 3x3, 1x1 convolutions with a fourfold output: ResNet-50."""
 
-  def __init__(self, inputs, planes, stride, make):
-    self.conv1, self.bn1 = make.conv(inputs, planes, 1), make.bn(planes)
-    self.conv2, self.bn2 = make.conv(planes, planes, 3, stride), make.bn(planes)
-    self.conv3, self.bn3 = make.conv(planes, 4 * planes, 1), make.bn(4 * planes)
-    self.downsample = make.downsample(inputs, 4 * planes, stride)
-    self.stride = stride
+  def __init__(self, inputs, planes, stride, conv, bn):
+    self.conv1, self.bn1 = conv(inputs, planes, 1), bn(planes)
+    self.conv2, self.bn2 = conv(planes, planes, 3, stride), bn(planes)
+    self.conv3, self.bn3 = conv(planes, 4 * planes, 1), bn(4 * planes)
+    self._connect(inputs, 4 * planes, stride, conv, bn)
 
   def __call__(self, x, part, train):
     """[b, h, w, c], anything outside its `part`, to the block's output and the part that it shows."""
     out_part = part if self.stride == 1 else halve(part)
     y = mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
     y = jax.nn.relu(self.bn2(self.conv2(y), train))
-    y = self.bn3(self.conv3(y), train)
-    shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
-    return jax.nn.relu(y + shortcut), out_part
+    return self._add(x, self.bn3(self.conv3(y), train), train), out_part
 
 
 class ResNet(nnx.Module):
@@ -115,13 +106,14 @@ class ResNet(nnx.Module):
     if depth not in STAGE_BLOCKS:
       raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGE_BLOCKS)}")
     block = BasicBlock if EXPANSION[depth] == 1 else Bottleneck
-    make = _Maker(bn_groups=bn_groups, dtype=dtype, rngs=rngs)
-    self.conv1, self.bn1 = Stem(width, dtype=dtype, rngs=rngs), make.bn(width)
+    conv = functools.partial(Conv, dtype=dtype, rngs=rngs)
+    bn = functools.partial(BatchNorm, groups=bn_groups, dtype=dtype)
+    self.conv1, self.bn1 = Stem(width, dtype=dtype, rngs=rngs), bn(width)
     channels = width
     for stage, blocks in enumerate(STAGE_BLOCKS[depth]):
       planes, layer = width * 2**stage, []
       for i in range(blocks):
-        layer.append(block(channels, planes, 2 if stage > 0 and i == 0 else 1, make))
+        layer.append(block(channels, planes, 2 if stage > 0 and i == 0 else 1, conv, bn))
         channels = planes * EXPANSION[depth]
       setattr(self, f"layer{stage + 1}", nnx.List(layer))
     self.depth, self.num_features = depth, channels
@@ -133,12 +125,9 @@ class ResNet(nnx.Module):
     for stage, blocks in enumerate(STAGE_BLOCKS[self.depth]):
       for block in range(blocks):
         # 3x3 convolutions reach one place of the grid that they read; a stage's first one reads the finer grid.
-        inner = 0 if EXPANSION[self.depth] > 1 else 1
-        if stage > 0 and block == 0:
-          reach, step = reach + step, 2 * step
-          reach += inner * step
-        else:
-          reach += (1 + inner) * step
+        reach += step
+        step *= 2 if stage > 0 and block == 0 else 1
+        reach += step if EXPANSION[self.depth] == 1 else 0  # a basic block has a second one
     return reach
 
   def __call__(self, x, size=None, *, train=False):

@@ -4,22 +4,14 @@ Attribute paths are those of the published checkpoints (`blocks.0.attn.qkv`). Pa
 norms and softmax are float32 whatever the dtype of the products.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jiqa.models.layers import (
-  LayerNorm,
-  Linear,
-  Part,
-  attend,
-  average,
-  embed_patches,
-  gelu,
-  inside,
-  mask_outside,
-)
+from jiqa.models.layers import LayerNorm, Linear, Part, attend, average, embed_patches, gelu, inside, mask_outside
 
 
 def normal_init(width):
@@ -35,71 +27,39 @@ class PatchEmbed(nnx.Module):
 
   def __init__(self, patch, width, *, dtype, rngs):
     bound = (3 * patch * patch) ** -0.5  # torch's default for convolutions
-
-    def init(key, shape):
-      return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-    self.proj = nnx.Dict(
-      kernel=nnx.Param(init(rngs.params(), (patch, patch, 3, width))), bias=nnx.Param(init(rngs.params(), (width,)))
-    )
-    self.dtype = dtype
+    init = functools.partial(jax.random.uniform, dtype=jnp.float32, minval=-bound, maxval=bound)
+    kernel, bias = init(rngs.params(), (patch, patch, 3, width)), init(rngs.params(), (width,))
+    self.proj, self.dtype = nnx.Dict(kernel=nnx.Param(kernel), bias=nnx.Param(bias)), dtype
 
   def __call__(self, x):
     """[b, h, w, 3] to [b, h/patch * w/patch, width], patches in rows."""
     return embed_patches(x, self.proj.kernel[...], self.dtype) + self.proj.bias[...]
 
 
-class Attention(nnx.Module):
-  """Multi-head self-attention."""
+class Block(nnx.Module):
+  """A pre-norm transformer block whose two branches, self-attention and MLP, are scaled per feature."""
 
-  def __init__(self, width, heads, *, dtype, rngs):
-    self.qkv = Linear(width, 3 * width, normal_init(width), dtype=dtype, rngs=rngs)
-    self.proj = Linear(width, width, normal_init(width), dtype=dtype, rngs=rngs)
+  def __init__(self, width, heads, layer_scale, *, dtype, rngs):
+    linear = functools.partial(Linear, init=normal_init(width), dtype=dtype, rngs=rngs)
+    self.norm1, self.norm2 = LayerNorm(width, 1e-6), LayerNorm(width, 1e-6)
+    self.attn = nnx.Dict(qkv=linear(width, 3 * width), proj=linear(width, width))
+    self.mlp = nnx.Dict(fc1=linear(width, 4 * width), fc2=linear(4 * width, width))
+    self.gamma_1 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
+    self.gamma_2 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
     self.heads = heads
 
   def __call__(self, x, mask=None):
-    """[b, t, d] to ([b, t, d], weights [b, heads, t, t]); mask as in `attend`."""
-    mixed, weights = attend(*jnp.split(self.qkv(x), 3, -1), self.heads, mask)
-    return self.proj(mixed), weights
-
-
-class MLP(nnx.Module):
-  """Two linear maps with an exact (erf) GELU between them."""
-
-  def __init__(self, width, hidden, *, dtype, rngs):
-    self.fc1 = Linear(width, hidden, normal_init(width), dtype=dtype, rngs=rngs)
-    self.fc2 = Linear(hidden, width, normal_init(width), dtype=dtype, rngs=rngs)
-
-  def __call__(self, x):
-    return self.fc2(gelu(self.fc1(x)))
-
-
-class Block(nnx.Module):
-  """A pre-norm transformer block whose two branches are scaled per feature."""
-
-  def __init__(self, width, heads, layer_scale, *, dtype, rngs):
-    self.norm1, self.norm2 = LayerNorm(width, 1e-6), LayerNorm(width, 1e-6)
-    self.attn = Attention(width, heads, dtype=dtype, rngs=rngs)
-    self.mlp = MLP(width, 4 * width, dtype=dtype, rngs=rngs)
-    self.gamma_1 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
-    self.gamma_2 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
-
-  def __call__(self, x, mask=None):
     """[b, t, d] float32 to ([b, t, d] float32, attention weights [b, heads, t, t]); mask as in `attend`."""
-    mixed, weights = self.attn(self.norm1(x), mask)
-    x = x + self.gamma_1[...] * mixed
-    return x + self.gamma_2[...] * self.mlp(self.norm2(x)), weights
+    mixed, weights = attend(*jnp.split(self.attn.qkv(self.norm1(x)), 3, -1), self.heads, mask)
+    x = x + self.gamma_1[...] * self.attn.proj(mixed)
+    return x + self.gamma_2[...] * self.mlp.fc2(gelu(self.mlp.fc1(self.norm2(x)))), weights
 
 
 class ViT(nnx.Module):
   """DeiT III's encoder. ViT-S/16: image 224, patch 16, width 384, depth 12, 6 heads.
 
-  Args:
-    image, patch: sides of the images and of a patch, pixels; the position embedding fits no other.
-    width: features of a token.
-    depth, heads: of the transformer.
-    layer_scale: what the branches are scaled by at first.
-    dtype, rngs: of the matrix products; nnx.Rngs with a 'params' stream.
+  Image and patch are sides in pixels; the position embedding fits no other. `layer_scale` is what the branches are
+  scaled by at first, `dtype` that of the matrix products.
   """
 
   def __init__(self, image, patch, width, depth, heads, *, layer_scale=1e-4, dtype=jnp.float32, rngs):

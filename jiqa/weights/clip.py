@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jiqa.models.clip import CLIP, normalise
-from jiqa.weights.rename import KERNEL, Rule, respell
+from jiqa.weights.rename import respell
 from jiqa.weights.source import Source, waves
 
 VISION = {"image": 224, "patch": 32, "width": 768, "depth": 12, "heads": 12}
@@ -19,18 +19,10 @@ EMBEDDING = 512
 JOINT = "a photo of a {scene} with {distortion} artifacts, which is of {quality} quality"
 QUALITY = "a photo with {quality} quality"
 
-RULES = (
-  Rule(r"params/(.+/in_proj)/kernel", r"\1_weight", KERNEL),
-  Rule(r"params/(.+/in_proj)/bias", r"\1_bias"),
-  Rule(r"params/(.+)/kernel", r"\1.weight", KERNEL),
-  Rule(r"params/(.+)/scale", r"\1.weight"),
-  Rule(r"params/(.+)", r"\1"),
-)
 
-
-def network(vision=None, text=None, embedding=EMBEDDING):
+def network(vision=VISION, text=TEXT, embedding=EMBEDDING):
   """A CLIP; sizes as those of `jiqa.models.clip.CLIP`, by default ViT-B/32's."""
-  return CLIP(vision or VISION, embedding, **(text or TEXT), logit_scale=0.0, rngs=nnx.Rngs(0))
+  return CLIP(vision, embedding, **text, logit_scale=0.0, rngs=nnx.Rngs(0))
 
 
 # Names of transformers, and OpenAI's.
@@ -62,41 +54,33 @@ def openai_names(tensors):
   return tensors
 
 
-def probe(network, card):
+def probe(network, _):
   """The image tower's features."""
-  del card
   pixels = np.round(127.5 + 127.5 * waves(224, 224)).astype(np.uint8)
   return network.encode_image(normalise(jnp.asarray(pixels[None])))
 
 
-_CLIP = {
-  "network": network,
-  "rules": RULES,
-  "probe": probe,
-  "ignored": ("input_resolution", "context_length", "vocab_size", "position_ids"),
-  "wrapper": "",
-}
 _LICENCE = "the authors give no licence for these weights; their code is MIT"
-
-SOURCES = {
-  "clip-vit-b-32": Source(
-    what="OpenAI's CLIP ViT-B/32 (ViT-B-32.pt, or model.safetensors of transformers)",
-    card={"model": "clip", "licence": "MIT, OpenAI 2021"},
-    not_named=("LIQE", "liqe"),
-    adapt=openai_names,
-    **_CLIP,
-  ),
-  "liqe": Source(
-    what="LIQE, trained on six databases (LIQE.pt; liqe_mix.pt of pyiqa)",
-    card={"model": "liqe", "prompt": JOINT, "licence": _LICENCE},
-    not_named=("ViT-B-32", "koniq"),
-    **_CLIP,
-  ),
-  # The same tensors, but other prompts: it knows nothing of scenes and distortions.
-  "liqe-koniq": Source(
-    what="LIQE, trained on KonIQ-10k for quality alone (liqe_koniq.pt of pyiqa)",
-    card={"model": "liqe", "prompt": QUALITY, "licence": _LICENCE},
-    not_named=("ViT-B-32", "LIQE", "mix"),
-    **_CLIP,
-  ),
-}
+_CLIP = Source(
+  what="OpenAI's CLIP ViT-B/32 (ViT-B-32.pt, or model.safetensors of transformers)",
+  network=network,
+  card={"model": "clip", "licence": "MIT, OpenAI 2021"},
+  probe=probe,
+  ignored=("input_resolution", "context_length", "vocab_size", "position_ids"),
+  not_named=("LIQE", "liqe"),
+  wrapper="",
+  adapt=openai_names,
+)
+_LIQE = _CLIP._replace(
+  what="LIQE, trained on six databases (LIQE.pt; liqe_mix.pt of pyiqa)",
+  card={"model": "liqe", "prompt": JOINT, "licence": _LICENCE},
+  not_named=("ViT-B-32", "koniq"),
+  adapt=dict,
+)
+# The same tensors, but other prompts: it knows nothing of scenes and distortions.
+_LIQE_KONIQ = _LIQE._replace(
+  what="LIQE, trained on KonIQ-10k for quality alone (liqe_koniq.pt of pyiqa)",
+  card={**_LIQE.card, "prompt": QUALITY},
+  not_named=("ViT-B-32", "LIQE", "mix"),
+)
+SOURCES = {"clip-vit-b-32": _CLIP, "liqe": _LIQE, "liqe-koniq": _LIQE_KONIQ}

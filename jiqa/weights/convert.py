@@ -4,7 +4,6 @@ import hashlib
 import pathlib
 
 import numpy as np
-import safetensors.numpy
 
 from jiqa.errors import UserError
 from jiqa.weights import clip, deit, reiqa, rename
@@ -21,18 +20,9 @@ def source_of(name):
 
 
 def convert(name, path, out):
-  """Converts a checkpoint file.
+  """Converts the checkpoint file of a source to a folder of weights; returns the card.
 
-  Args:
-    name: a key of `SOURCES`.
-    path: the file, see `rename.read_checkpoint`.
-    out: folder to write, see `store.save_weights`.
-
-  Returns:
-    The card.
-
-  Raises:
-    UserError: the file is not what the name says, listing missing and surplus tensors, or cannot be read.
+  A file that is not what the name says is a UserError that lists missing and surplus tensors.
   """
   source, path = source_of(name), pathlib.Path(path)
   word = next((word for word in source.not_named if word in path.name), None)
@@ -44,24 +34,16 @@ def convert(name, path, out):
   tensors = source.adapt(rename.read_checkpoint(path))
   used = source.used(tensors)
   try:
-    converted = rename.to_ours(used, source.tensors(), source.what)
+    params, stats, counters = rename.to_ours(used, source.tensors(), source.what)
   except UserError as error:
     raise UserError(f"{path}: {error}{_guess(tensors, name)}") from None
-  return save_weights(
-    out,
-    converted.params,
-    converted.stats,
-    {
-      **source.card,
-      "source": name,
-      "file": path.name,
-      "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-      "tensors_read": len(used),
-      "left_out": converted.left_out,
-      "ignored": sorted(set(tensors) - set(used)),
-      "probe": summary(source.features(converted.params, converted.stats)),
-    },
-  )
+  card = {
+    **source.card, "source": name,
+    "file": path.name, "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    "tensors_read": len(used), "left_out": counters, "ignored": sorted(set(tensors) - set(used)),
+    "probe": summary(source.features(params, stats)),
+  }  # fmt: skip
+  return save_weights(out, params, stats, card)
 
 
 def _guess(tensors, name):
@@ -85,31 +67,15 @@ def summary(features):
 
 
 def convert_back(name, directory, out, read=load_weights):
-  """Writes a folder of weights in the layout of the published checkpoint.
+  """Writes a folder of weights as the published checkpoint, see `rename.write_checkpoint`; returns how many tensors.
 
-  Args:
-    name: a key of `SOURCES`.
-    directory: folder of weights.
-    out: file to write: `.safetensors`, or any other name for a file of torch, which then must be installed.
-    read: function from `directory` to (params, stats, card), for folders of another kind.
-
-  Returns:
-    Number of tensors written.
-
-  Raises:
-    UserError: the weights have another layout, or torch is needed and not installed.
+  `read` maps a folder of another kind to (params, stats, card).
   """
-  source, out = source_of(name), pathlib.Path(out)
+  source = source_of(name)
   params, stats, card = read(directory)
   tensors = rename.to_theirs(params, stats, source.tensors(), card.get("left_out", {}))
   tensors = {source.prefix + key: value for key, value in tensors.items()}
-  partial = out.with_name(out.name + ".part")
-  out.parent.mkdir(parents=True, exist_ok=True)
-  if out.suffix == ".safetensors":
-    safetensors.numpy.save_file(tensors, partial)
-  else:
-    rename.save_torch({source.wrapper: tensors} if source.wrapper else tensors, partial)
-  partial.replace(out)
+  rename.write_checkpoint(tensors, pathlib.Path(out), source.wrapper)
   return len(tensors)
 
 

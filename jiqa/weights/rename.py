@@ -1,7 +1,7 @@
-"""Published checkpoints to our parameters and back: one reader of files, one renamer driven by a few rules per source.
+"""Published checkpoints to our parameters and back: what torch calls our arrays, and the files that it keeps them in.
 
-A `Rule` is a regular expression over the paths of our network; together they name every tensor of the checkpoint. The
-renamer is strict: each must be in the file with the right shape, and nothing else.
+The attributes of our networks are named as in the checkpoints, so that a few regular expressions say the rest. Renaming
+is strict: each tensor must be in the file with the right shape, and nothing else.
 """
 
 import argparse
@@ -26,141 +26,19 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
 # What wrappers of torch put before every name.
 PREFIXES = ("_orig_mod.", "module.", "clip_model.", "model.")
 
-# Layouts: as it is; [out, in, ...] in torch and [..., in, out] here; a number that we do not use, which is noted on the
-# card and written back on the way back.
-SAME, KERNEL, NUMBER = "same", "kernel", "number"
-
-
-class Rule(NamedTuple):
-  """What tensors are called whose paths, such as "params/encoder/layer1[0]/conv1/kernel", an expression matches."""
-
-  ours: str  # the regular expression, for the whole path
-  theirs: str  # the name in the checkpoint: a template in which \1 is the first group, written with dots
-  layout: str = SAME  # SAME, KERNEL or NUMBER; a NUMBER is a tensor beside the one of the path
+# From our paths, such as "params/layer1[0]/conv1/kernel", to torch's names; pairs as those of `respell`.
+TORCH = (
+  (r"^(params|stats)/", ""), (r"[\[/]", "."), (r"\]", ""), (r"\.(kernel|scale)$", ".weight"),
+  (r"\.in_proj\.(weight|bias)$", r".in_proj_\1"), (r"\.(mean|var)$", r".running_\1"),
+)  # fmt: skip
 
 
 class Tensor(NamedTuple):
   """One tensor of a checkpoint."""
 
   theirs: str
-  ours: str  # our path; "" for a NUMBER
+  ours: str  # our path; "" for a counter, which we do not use: it is noted on the card and written on the way back
   shape: tuple  # in the checkpoint
-  layout: str = SAME
-
-
-@functools.cache
-def expand(network, rules):
-  """Every tensor of a checkpoint, a tuple of `Tensor`.
-
-  Args:
-    network: function () -> nnx module.
-    rules: tuple of `Rule`; of several that match a path the first counts, and those of NUMBERs before it.
-
-  Raises:
-    ValueError: no rule matches a path.
-  """
-  _, params, stats = split_module(nnx.eval_shape(network))
-  tensors = []
-  for path, leaf in flatten({"params": params, "stats": stats}).items():
-    for rule in rules:
-      match = re.fullmatch(rule.ours, path)
-      if not match:
-        continue
-      theirs = _plain(match.expand(rule.theirs)).replace("/", ".")
-      if rule.layout == NUMBER:
-        tensors.append(Tensor(theirs, "", (), NUMBER))
-      else:
-        shape = _to_theirs(np.broadcast_to(0, leaf.shape), rule.layout).shape
-        tensors.append(Tensor(theirs, path, shape, rule.layout))
-        break
-    else:
-      raise ValueError(f"no rule says what {path} is called in the checkpoint")
-  return tuple(tensors)
-
-
-def _plain(path):
-  """A path in which places in lists are names, as checkpoints of a run keep them."""
-  return path.replace("[", "/").replace("]", "")
-
-
-def _to_ours(x, layout):
-  return np.moveaxis(x, (1, 0), (-2, -1)) if layout == KERNEL else x
-
-
-def _to_theirs(x, layout):
-  return np.moveaxis(x, (-2, -1), (1, 0)) if layout == KERNEL else x
-
-
-class Converted(NamedTuple):
-  """Nested dicts of float32 arrays under our names, and the numbers that have no place there, by their name."""
-
-  params: dict
-  stats: dict
-  left_out: dict
-
-
-def to_ours(tensors, table, what):
-  """Renames the tensors of a checkpoint.
-
-  Args:
-    tensors: dict from name to array, see `read_checkpoint`.
-    table: tuple of `Tensor`, see `expand`.
-    what: what the checkpoint is meant to be, for messages.
-
-  Returns:
-    `Converted`.
-
-  Raises:
-    UserError: listing the missing and surplus names and the wrong shapes.
-  """
-  problems = compare(tensors, table)
-  if problems:
-    raise UserError(f"this is not {what}: {len(tensors)} tensors, expected {len(table)}\n{problems}")
-  flat, left_out = {}, {}
-  for tensor in table:
-    value = np.asarray(tensors[tensor.theirs])
-    if tensor.layout == NUMBER:
-      left_out[tensor.theirs] = value.item()
-      continue
-    flat[tensor.ours] = np.asarray(_to_ours(value.astype(np.float32), tensor.layout), order="C")
-    if not np.isfinite(flat[tensor.ours]).all():
-      raise UserError(f"the checkpoint's tensor {tensor.theirs} holds values that are not finite; download it again")
-  tree = unflatten(flat)
-  return Converted(tree.get("params", {}), tree.get("stats", {}), left_out)
-
-
-def to_theirs(params, stats, table, left_out):
-  """The inverse of `to_ours`.
-
-  Args:
-    params, stats: nested dicts of arrays under our names.
-    table: tuple of `Tensor`.
-    left_out: dict from name to number, see `Converted`; 0 where it does not say.
-
-  Returns:
-    dict from name to float32 array, int64 for numbers.
-
-  Raises:
-    UserError: naming our paths that the table does not know, or lacks.
-  """
-  flat = {_plain(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
-  paths = {_plain(tensor.ours) for tensor in table if tensor.ours}
-  missing, surplus = sorted(paths - set(flat)), sorted(set(flat) - paths)
-  if missing or surplus:
-    raise UserError("these weights have another layout than the table:\n" + describe_misfit(missing, surplus, []))
-  tensors = {}
-  for tensor in table:
-    if tensor.layout == NUMBER:
-      value = np.asarray(left_out.get(tensor.theirs, 0), np.int64)
-    else:
-      value = _to_theirs(np.asarray(flat[_plain(tensor.ours)], np.float32), tensor.layout)
-    tensors[tensor.theirs] = np.asarray(value, order="C")
-  return tensors
-
-
-def compare(tensors, table):
-  """What keeps a checkpoint from being what a table says, as text; '' where it fits."""
-  return misfit({tensor.theirs: tensor for tensor in table}, tensors)
 
 
 def respell(tensors, spellings):
@@ -170,32 +48,100 @@ def respell(tensors, spellings):
     >>> respell({"blocks.3.ls2.gamma": 7}, [(r"ls([12])\\.gamma", r"gamma_\\1")])
     {'blocks.3.gamma_2': 7}
   """
-  respelled = {}
-  for name, value in tensors.items():
-    for pattern, template in spellings:
-      name = re.sub(pattern, template, name)
-    respelled[name] = value
-  return respelled
+  for pattern, template in spellings:
+    tensors = {re.sub(pattern, template, name): value for name, value in tensors.items()}
+  return tensors
+
+
+@functools.cache
+def expand(network, spellings=(), counters=False):
+  """Every tensor of a checkpoint, a tuple of `Tensor`; network: function () -> nnx module.
+
+  Spellings say how names differ from those that `TORCH` gives; with counters there is one in every batch normalisation.
+  """
+  _, params, stats = split_module(nnx.eval_shape(network))
+  leaves, tensors = flatten({"params": params, "stats": stats}), []
+  for (path, leaf), name in zip(leaves.items(), respell(leaves, (*TORCH, *spellings)), strict=True):
+    if counters and path.endswith("/mean"):
+      tensors.append(Tensor(name.replace("running_mean", "num_batches_tracked"), "", ()))
+    tensors.append(Tensor(name, path, _to_theirs(path, np.broadcast_to(0, leaf.shape)).shape))
+  return tuple(tensors)
+
+
+def _to_theirs(path, x, axes=((-2, -1), (1, 0))):
+  """Kernels are [..., in, out] here and [out, in, ...] in torch; with the axes reversed, the way back."""
+  return np.moveaxis(x, *axes) if path.endswith("/kernel") else x
+
+
+def to_ours(tensors, table, what):
+  """The tensors of a checkpoint (see `read_checkpoint`), which is meant to be `what`, under our names.
+
+  Returns (params, stats, counters): nested dicts of float32 arrays, and a dict from name to int. A UserError lists the
+  names that are missing and surplus and the shapes that are wrong, or names a tensor that is not finite.
+  """
+  problems = compare(tensors, table)
+  if problems:
+    raise UserError(f"this is not {what}: {len(tensors)} tensors, expected {len(table)}\n{problems}")
+  flat, counters = {}, {}
+  for name, path, _ in table:
+    value = np.asarray(tensors[name])
+    if not path:
+      counters[name] = value.item()
+      continue
+    flat[path] = np.asarray(_to_theirs(path, value.astype(np.float32), ((1, 0), (-2, -1))), order="C")
+    if not np.isfinite(flat[path]).all():
+      raise UserError(f"the checkpoint's tensor {name} holds values that are not finite; download it again")
+  tree = unflatten(flat)
+  return tree.get("params", {}), tree.get("stats", {}), counters
+
+
+def to_theirs(params, stats, table, counters):
+  """The inverse of `to_ours`: dict from name to float32 array, int64 for counters, 0 where `counters` lacks one.
+
+  Places in lists may be text, as a run's checkpoint keeps them. Paths that the table lacks or has besides are named in
+  a UserError.
+  """
+
+  def plain(path):
+    return path.replace("[", "/").replace("]", "")
+
+  flat = {plain(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
+  paths = {plain(tensor.ours) for tensor in table if tensor.ours}
+  problems = describe_misfit(sorted(paths - set(flat)), sorted(set(flat) - paths), [])
+  if problems:
+    raise UserError(f"these weights have another layout than the table:\n{problems}")
+  tensors = {}
+  for name, path, _ in table:
+    if path:
+      tensors[name] = np.asarray(_to_theirs(path, np.asarray(flat[plain(path)], np.float32)), order="C")
+    else:
+      tensors[name] = np.asarray(counters.get(name, 0), np.int64)
+  return tensors
+
+
+def compare(tensors, table):
+  """What keeps a checkpoint from being what a table says, as text; '' where it fits."""
+  return misfit({tensor.theirs: tensor for tensor in table}, tensors)
 
 
 def read_checkpoint(path):
-  """The tensors of a checkpoint file, unwrapped.
+  """Dict from name to NumPy array of a checkpoint file, without what stands beside them and the prefixes of wrappers.
 
-  Args:
-    path: `.safetensors`; or a file of torch (zip or legacy pickle), for which torch must be installed. No code from
-      the file is run, so TorchScript is refused.
-
-  Returns:
-    dict from name to NumPy array, without what stands beside the weights and the prefixes of wrappers.
-
-  Raises:
-    UserError: there is no such file, it cannot be read or holds no tensors, or torch is needed and not installed.
+  The file is `.safetensors`, or one of torch (zip or legacy pickle), for which torch must be installed. No code from it
+  is run, so TorchScript is refused. Whatever keeps it from being read is a UserError.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file")
-  tree = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-  tensors = {name: value for name, value in _unwrap(tree).items() if isinstance(value, np.ndarray)}
+  if path.suffix == ".safetensors":
+    try:
+      tree = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+      raise UserError(f"{path}: damaged, or no safetensors file ({error})") from error
+  else:
+    tree = _read_torch(path)
+  wrapped = [_arrays(tree[key]) for key in WRAPPERS if isinstance(tree.get(key), dict)]
+  tensors = next(filter(None, wrapped), _arrays(tree))
   if not tensors:
     raise UserError(f"{path}: holds no tensors; expected a checkpoint of weights")
   for prefix in PREFIXES:
@@ -204,20 +150,8 @@ def read_checkpoint(path):
   return tensors
 
 
-def _unwrap(tree):
-  """The dict that holds the tensors, wherever a training script has put it."""
-  for key in WRAPPERS:
-    inner = tree.get(key)
-    if isinstance(inner, dict) and any(isinstance(value, np.ndarray) for value in inner.values()):
-      return inner
-  return tree
-
-
-def _read_safetensors(path):
-  try:
-    return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-    raise UserError(f"{path}: damaged, or no safetensors file ({error})") from error
+def _arrays(tree):
+  return {name: value for name, value in tree.items() if isinstance(value, np.ndarray)}
 
 
 def _read_torch(path):
@@ -254,14 +188,17 @@ def _is_torchscript(path):
     return False
 
 
-def save_torch(tree, path):
-  """Writes a dict of NumPy arrays, nested or not, as a file of torch; UserError where torch is not installed."""
-  torch = _torch(path)
-
-  def tensors(value):
-    return {key: tensors(part) for key, part in value.items()} if isinstance(value, dict) else torch.from_numpy(value)
-
-  torch.save(tensors(tree), path)
+def write_checkpoint(tensors, path, wrapper):
+  """Writes a dict of NumPy arrays as `.safetensors`, or by any other name as a file of torch, there below `wrapper`."""
+  partial = path.with_name(path.name + ".part")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix == ".safetensors":
+    safetensors.numpy.save_file(tensors, partial)
+  else:
+    torch = _torch(path)
+    tensors = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    torch.save({wrapper: tensors} if wrapper else tensors, partial)
+  partial.replace(path)
 
 
 def _torch(path):

@@ -13,36 +13,24 @@ from jiqa.weights.rename import expand
 
 
 class Source(NamedTuple):
-  """One published checkpoint.
+  """One published checkpoint."""
 
-  Attributes:
-    what: its name in messages.
-    network: function () -> nnx module that the checkpoint fills.
-    rules: tuple of `rename.Rule` over the paths of the network.
-    card: dict of plain values that go on the card.
-    probe: function (network, card) -> [1, d], features of an image that the source makes itself; they stand on the
-      card, so that two conversions can be compared.
-    ignored: endings of names that the file may have and that are not used.
-    not_named: words that must not stand in the file's name, for files that no table can tell apart.
-    wrapper: the entry that holds the tensors in a file of torch that is written; "": the file is nothing else.
-    prefix: what stands before every name that is written.
-    adapt: function from the tensors of a file, dict from name to array, to those that the rules know.
-  """
-
-  what: str
-  network: Callable
-  rules: tuple
-  card: dict
+  what: str  # its name in messages
+  network: Callable  # () -> the nnx module that it fills
+  card: dict  # plain values that go on the card
+  # (network, card) -> [1, d], features of an image that anyone can make; they stand on the card, to compare conversions
   probe: Callable
-  ignored: tuple = ()
-  not_named: tuple = ()
-  wrapper: str = "model"
-  prefix: str = ""
-  adapt: Callable = dict
+  spellings: tuple = ()  # see `rename.expand`
+  counters: bool = False  # see `rename.expand`
+  ignored: tuple = ()  # endings of names that the file may have and that are not used
+  not_named: tuple = ()  # words that must not stand in the file's name, for files that no table can tell apart
+  wrapper: str = "model"  # the entry that holds the tensors in a file of torch that is written; "": there is none
+  prefix: str = ""  # what stands before every name that is written
+  adapt: Callable = dict  # from the tensors of a file, dict from name to array, to those of the table
 
   def tensors(self):
     """Every tensor of the checkpoint, see `rename.expand`."""
-    return expand(self.network, self.rules)
+    return expand(self.network, self.spellings, self.counters)
 
   def used(self, tensors):
     """The tensors of a file without those that are ignored."""

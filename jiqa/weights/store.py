@@ -14,31 +14,25 @@ import shutil
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jiqa.errors import UserError
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
-def flatten(tree, prefix=""):
+def flatten(tree):
   """Nested dicts to one dict from path to leaf, sorted; keys are names (str) or places in a list (int).
 
   Example:
-    >>> flatten({"layer1": {0: {"kernel": 7}}, "head": {"0": 8}}, "params/")
-    {'params/head/0': 8, 'params/layer1[0]/kernel': 7}
+    >>> flatten({"layer1": {0: {"kernel": 7}}, "head": {"0": 8}})
+    {'head/0': 8, 'layer1[0]/kernel': 7}
   """
-  flat = {}
 
-  def visit(node, path):
-    if not isinstance(node, dict):
-      flat[path] = node
-      return
-    for key, child in node.items():
-      step = f"[{key}]" if isinstance(key, int) else f"/{key}" if path else key
-      visit(child, path + step)
+  def path(keys):
+    return "".join(f"[{key}]" if isinstance(key, int) else f"/{key}" for key in keys).removeprefix("/")
 
-  visit(tree, prefix.rstrip("/"))
-  return dict(sorted(flat.items()))
+  return dict(sorted((path(keys), leaf) for keys, leaf in flatten_dict(tree).items()))
 
 
 def unflatten(flat):
@@ -48,17 +42,11 @@ def unflatten(flat):
     >>> unflatten({"layer1[0]/kernel": 7, "head/0": 8})
     {'layer1': {0: {'kernel': 7}}, 'head': {'0': 8}}
   """
-  tree = {}
-  for path, leaf in flat.items():
-    keys = []
-    for part in path.split("/"):
-      name, *places = re.split(r"\[(\d+)\]", part)
-      keys += [name, *map(int, places[::2])]
-    node = tree
-    for key in keys[:-1]:
-      node = node.setdefault(key, {})
-    node[keys[-1]] = leaf
-  return tree
+
+  def keys(path):
+    return tuple(int(place) if place else name for place, name in re.findall(r"\[(\d+)\]|([^/\[]+)", path))
+
+  return unflatten_dict({keys(path): leaf for path, leaf in flat.items()})
 
 
 def checksum(params, stats):
@@ -72,25 +60,17 @@ def checksum(params, stats):
 
 
 def save_weights(directory, params, stats, card):
-  """Writes a folder of weights; it appears when it is complete.
+  """Writes nested dicts of arrays and a card of plain values as a folder, which appears when it is complete.
 
-  Args:
-    directory: folder to make. An earlier folder of weights is replaced, any other is left alone.
-    params, stats: nested dicts of arrays, see `flatten`.
-    card: dict of plain values: where the weights are from.
-
-  Returns:
-    The card as written, with 'weights_sha256', 'tensors' and 'parameters'.
-
-  Raises:
-    UserError: the folder holds something else.
+  An earlier folder of weights is replaced; for any other that is not empty there is a UserError. Returns the card as
+  written, with 'weights_sha256', 'tensors' and 'parameters'.
   """
   directory = pathlib.Path(directory)
   if directory.exists() and not (directory / CARD).is_file() and any(directory.iterdir()):
     raise UserError(f"{directory}: exists and holds no {CARD}, so it is no folder of weights; choose another one")
   arrays = {path: np.asarray(leaf, order="C") for path, leaf in flatten({"params": params, "stats": stats}).items()}
-  numbers = sum(leaf.size for path, leaf in arrays.items() if path.startswith("params/"))
-  card = {**card, "weights_sha256": checksum(params, stats), "tensors": len(arrays), "parameters": int(numbers)}
+  numbers = sum(leaf.size for leaf in flatten(params).values())
+  card = {**card, "weights_sha256": checksum(params, stats), "tensors": len(arrays), "parameters": numbers}
   partial, old = (directory.with_name(f"{directory.name}.{end}") for end in ("part", "old"))
   if (old / CARD).is_file() and not directory.exists():
     os.replace(old, directory)  # an earlier call was interrupted between its two renamings
@@ -107,14 +87,7 @@ def save_weights(directory, params, stats, card):
 
 
 def load_weights(directory):
-  """Reads a folder that `save_weights` wrote and checks that it is what its card says.
-
-  Returns:
-    (params, stats, card): nested dicts of NumPy arrays, and the card.
-
-  Raises:
-    UserError: there is no such folder, or it is damaged.
-  """
+  """(params, stats, card) of a folder of weights; UserError where there is none, or it is not what its card says."""
   directory = pathlib.Path(directory)
   for name in (WEIGHTS, CARD):
     if not (directory / name).is_file():
@@ -126,55 +99,40 @@ def load_weights(directory):
     card = json.loads((directory / CARD).read_text())
     expected = card["weights_sha256"]
     tree = unflatten(safetensors.numpy.load_file(directory / WEIGHTS))
-  except (ValueError, KeyError, TypeError, OSError, AttributeError, safetensors.SafetensorError) as error:
+  except (ValueError, LookupError, TypeError, OSError, safetensors.SafetensorError) as error:
     raise UserError(f"{directory}: cannot be read as weights ({error}); convert the checkpoint again") from error
   params, stats = tree.get("params", {}), tree.get("stats", {})
-  actual = checksum(params, stats)
-  if actual != expected:
-    raise UserError(
-      f"{directory / WEIGHTS}: checksum {actual}, but {CARD} says {expected}; convert the checkpoint again"
-    )
+  sha = checksum(params, stats)
+  if sha != expected:
+    raise UserError(f"{directory / WEIGHTS}: checksum {sha}, but {CARD} says {expected}; convert the checkpoint again")
   return params, stats, card
 
 
-def adopt(own, loaded, *, inside="", optional=()):
-  """Loaded arrays in place of a module's own.
+def adopt(own, loaded, *, optional=()):
+  """A module's nested dict of arrays, those of `loaded` in place of its own.
 
-  Args:
-    own: nested dict of arrays or jax.ShapeDtypeStruct: what the module has.
-    loaded: nested dict of arrays.
-    inside: path within both trees, such as "encoder", to which this is restricted; the rest of `own` stays.
-    optional: beginnings of paths which `own` has and `loaded` may lack; they stay as they are.
-
-  Returns:
-    `own` with the arrays of `loaded`.
-
-  Raises:
-    UserError: naming the paths that are missing, surplus or of another shape.
+  What begins with a path of `optional` may be missing from `loaded` and stays; any other path that is missing, surplus
+  or of another shape is named in a UserError.
 
   Example:
     >>> own = {"encoder": {"a": np.zeros(2)}, "head": {"b": np.zeros(1)}}
-    >>> adopt(own, {"encoder": {"a": np.ones(2)}}, inside="encoder")
+    >>> adopt(own, {"encoder": {"a": np.ones(2)}}, optional=("head",))
     {'encoder': {'a': array([1., 1.])}, 'head': {'b': array([0.])}}
   """
-
-  def part(tree):
-    return {k: v for k, v in flatten(tree).items() if not inside or re.match(re.escape(inside) + r"(/|\[|$)", k)}
-
-  ours, theirs = part(own), part(loaded)
-  required = {k: v for k, v in ours.items() if k in theirs or not k.startswith(tuple(optional))}
+  ours, theirs = flatten(own), flatten(loaded)
+  required = {path: leaf for path, leaf in ours.items() if path in theirs or not path.startswith(tuple(optional))}
   problems = misfit(required, theirs)
   if problems:
     raise UserError(f"the weights do not fit this model: {problems}")
-  return unflatten(flatten(own) | {k: np.asarray(v).astype(ours[k].dtype) for k, v in theirs.items()})
+  return unflatten(ours | {path: np.asarray(leaf).astype(ours[path].dtype) for path, leaf in theirs.items()})
 
 
 def misfit(expected, given):
   """What keeps one dict of things with shapes from being like another, as text; '' where nothing does."""
   shapes = [
-    f"{name} {tuple(np.shape(given[name]))} instead of {tuple(expected[name].shape)}"
+    f"{name} {np.shape(given[name])} instead of {tuple(expected[name].shape)}"
     for name in sorted(expected.keys() & given)
-    if tuple(np.shape(given[name])) != tuple(expected[name].shape)
+    if np.shape(given[name]) != tuple(expected[name].shape)
   ]
   return describe_misfit(sorted(expected.keys() - given), sorted(given.keys() - expected), shapes)
 

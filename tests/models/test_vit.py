@@ -13,7 +13,7 @@ from jiqa.models.panel_decoder import PanelDecoder
 from jiqa.models.vit import ViT
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights import deit
-from jiqa.weights.rename import expand, to_ours
+from jiqa.weights.rename import to_ours
 from jiqa.weights.store import flatten
 
 SIZES = {"image": 48, "patch": 16, "width": 12, "depth": 2, "heads": 3}
@@ -36,11 +36,11 @@ def abstract(**sizes):
 @pytest.fixture(scope="module")
 def fixture():
   stored = np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "lml_network.npz")
-  rules = expand(lambda: deit.deiqt(SIZES), deit.SOURCES["deiqt"].rules)
+  rules = deit.SOURCES["deiqt"]._replace(network=lambda: deit.deiqt(SIZES)).tensors()
 
   def tree(prefix):
     tensors = {name.removeprefix(prefix): stored[name] for name in stored.files if name.startswith(prefix)}
-    return to_ours(tensors, rules, "the fixture").params
+    return to_ours(tensors, rules, "the fixture")[0]
 
   return stored, tree("weights/"), tree("gradients/")
 

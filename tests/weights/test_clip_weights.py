@@ -10,7 +10,7 @@ from jiqa.weights import clip, convert, rename
 from jiqa.weights.store import flatten, load_weights
 from tests.models.test_clip import TEXT, VISION
 
-RULES = rename.expand(lambda: clip.network(VISION, TEXT, 8), clip.RULES)
+RULES = rename.expand(lambda: clip.network(VISION, TEXT, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_listed(tmp_path):
 def test_the_state_of_a_run_comes_back_too(tmp_path):
   """Read from a checkpoint of ours, places in lists are text."""
   tensors = checkpoint()
-  params = rename.to_ours(tensors, RULES, "CLIP").params
+  params = rename.to_ours(tensors, RULES, "CLIP")[0]
 
   def texts(tree):
     return {str(key): texts(value) for key, value in tree.items()} if isinstance(tree, dict) else tree

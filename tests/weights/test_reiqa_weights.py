@@ -51,7 +51,8 @@ def narrow_tables(monkeypatch, fixture):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_table_has_the_322_tensors_of_the_pytorch_network(fixture, network):
   theirs = shapes_of(fixture, network)
-  rules = rename.expand(lambda: tables.expert(50, NETWORKS[network]), tables.EXPERT)
+  source = tables.SOURCES["reiqa-quality"]._replace(network=lambda: tables.expert(50, NETWORKS[network]))
+  rules = source.tensors()
   assert {"module." + rule.theirs: rule.shape for rule in rules} == theirs
   assert len(rules) == 322 and len({rule.ours for rule in rules if rule.ours}) == 322 - 53
 
@@ -59,7 +60,8 @@ def test_the_table_has_the_322_tensors_of_the_pytorch_network(fixture, network):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_features_equal_a_pytorch_resnet_at_both_scales(fixture, network):
   tensors = unprefixed(random_tensors(shapes_of(fixture, network)))
-  rules = rename.expand(lambda: tables.expert(50, NETWORKS[network]), tables.EXPERT)
+  source = tables.SOURCES["reiqa-quality"]._replace(network=lambda: tables.expert(50, NETWORKS[network]))
+  rules = source.tensors()
   params, stats, _ = rename.to_ours(tensors, rules, "a test")
   for expert in ("quality", "content") if network == "narrow" else ("quality",):
     config = config_file.get_config(expert)

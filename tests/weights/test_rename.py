@@ -10,14 +10,14 @@ from flax import nnx
 
 from jiqa.errors import UserError
 from jiqa.weights import rename
-from jiqa.weights.rename import KERNEL, NUMBER, SAME, Rule, Tensor
+from jiqa.weights.rename import Tensor
 
 TABLE = [
-  Tensor("conv1.weight", "params/conv1/kernel", (4, 3, 5, 6), KERNEL),
-  Tensor("fc.weight", "params/fc/kernel", (2, 7), KERNEL),
+  Tensor("conv1.weight", "params/conv1/kernel", (4, 3, 5, 6)),
+  Tensor("fc.weight", "params/fc/kernel", (2, 7)),
   Tensor("fc.bias", "params/fc/bias", (2,)),
   Tensor("bn.running_mean", "stats/bn/mean", (4,)),
-  Tensor("bn.num_batches_tracked", "", (), NUMBER),
+  Tensor("bn.num_batches_tracked", "", ()),
 ]
 
 
@@ -43,27 +43,33 @@ def test_names_and_layouts_change_and_come_back():
     assert back[name].shape == value.shape
 
 
-def test_rules_say_what_every_path_is_called():
+def test_every_path_has_the_name_that_torch_gives_it():
   def network():
     bn = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
     return nnx.Dict(layer=nnx.List([nnx.Conv(3, 4, (5, 6), use_bias=False, rngs=nnx.Rngs(0))]), bn=bn)
 
-  rules = (
-    Rule(r"stats/(.+)/mean", r"\1.num_batches_tracked", NUMBER),
-    Rule(r"stats/(.+)/(mean|var)", r"\1.running_\2"),
-    Rule(r"params/(.+)/kernel", r"\1.weight", KERNEL),
-    Rule(r"params/(.+)/(scale|bias)", r"\1.\2"),
-  )
-  assert set(rename.expand(network, rules)) == {
-    Tensor("layer.0.weight", "params/layer[0]/kernel", (4, 3, 5, 6), KERNEL),
-    Tensor("bn.scale", "params/bn/scale", (4,), SAME),
-    Tensor("bn.bias", "params/bn/bias", (4,), SAME),
-    Tensor("bn.running_mean", "stats/bn/mean", (4,), SAME),
-    Tensor("bn.running_var", "stats/bn/var", (4,), SAME),
-    Tensor("bn.num_batches_tracked", "", (), NUMBER),
+  tensors = {
+    Tensor("layer.0.weight", "params/layer[0]/kernel", (4, 3, 5, 6)),
+    Tensor("bn.weight", "params/bn/scale", (4,)),
+    Tensor("bn.bias", "params/bn/bias", (4,)),
+    Tensor("bn.running_mean", "stats/bn/mean", (4,)),
+    Tensor("bn.running_var", "stats/bn/var", (4,)),
   }
-  with pytest.raises(ValueError, match=r"no rule says what params/bn/bias is called"):
-    rename.expand(network, rules[:3])
+  assert set(rename.expand(network)) == tensors
+  counter = Tensor("bn.num_batches_tracked", "", ())
+  assert set(rename.expand(network, counters=True)) == tensors | {counter}
+  respelled = rename.expand(network, ((r"^bn\.", "norm."), ("^layer", "conv")))
+  assert [tensor.theirs for tensor in respelled if tensor.ours.startswith("params/")] == [
+    "norm.bias", "norm.weight", "conv.0.weight"
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match="shorter"):  # no two paths may have one name
+    rename.expand(network, (("running_(mean|var)", "running"),))
+
+
+def test_projections_of_attention_and_bare_parameters_have_torchs_names():
+  paths = ("params/attn/in_proj/kernel", "params/attn/in_proj/bias", "params/attn/out_proj/bias", "params/logit_scale")
+  names = ["attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.bias", "logit_scale"]
+  assert list(rename.respell(dict.fromkeys(paths), rename.TORCH)) == names
 
 
 def test_every_tensor_must_fit():

@@ -89,14 +89,17 @@ def test_damage_is_noticed(tmp_path):
 def test_adopted_weights_keep_what_is_outside_and_refuse_misfits():
   own, _ = some_weights()
   other = store.unflatten({path: leaf + 1 for path, leaf in store.flatten(own).items()})
-  taken = store.adopt(own, other, inside="encoder")
+  del other["head"]
+  with pytest.raises(UserError, match=r"1 missing: head/layers/0/bias"):
+    store.adopt(own, other)
+  taken = store.adopt(own, other, optional=("head",))
   assert (taken["encoder"]["layer1"][0]["kernel"] == own["encoder"]["layer1"][0]["kernel"] + 1).all()
   assert (taken["head"]["layers"]["0"]["bias"] == 0).all()
   other["encoder"]["layer1"][0]["kernel"] = np.zeros((3, 3))
   other["encoder"]["extra"] = np.zeros(1)
   del other["encoder"]["layer1"][10]
   with pytest.raises(UserError) as error:
-    store.adopt(own, other)
+    store.adopt(own, other, optional=("head",))
   for words in (
     "1 missing: encoder/layer1[10]/kernel", "1 surplus: encoder/extra",
     "encoder/layer1[0]/kernel (3, 3) instead of (2, 3)",
@@ -104,4 +107,6 @@ def test_adopted_weights_keep_what_is_outside_and_refuse_misfits():
     assert words in str(error.value)
   del other["encoder"]["extra"]
   other["encoder"]["layer1"][0]["kernel"] = np.zeros((2, 3))
-  assert store.adopt(own, other, optional=("encoder/layer1[10]",))["encoder"]["layer1"][10]["kernel"].tolist() == [1, 1]
+  assert store.adopt(own, other, optional=("head", "encoder/layer1[10]"))["encoder"]["layer1"][10][
+    "kernel"
+  ].tolist() == [1, 1]
