@@ -1,15 +1,11 @@
-"""What becomes of freed memory: kept for the next step of a training on a CPU, or given back to the kernel.
-
-Both ask glibc's malloc; elsewhere nothing happens.
-"""
+"""What glibc's malloc does with freed memory: keep it for the next training step on a CPU, or give it back."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
 
-# glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # as in malloc.h
 
 
 def keep_freed():

@@ -18,7 +18,7 @@ from jiqa.errors import UserError
 from jiqa.serve.app import create_app
 from jiqa.serve.backend import Backend, map_as_png
 from jiqa.serve.command import check_extra, run
-from jiqa.serve.limits import Limits
+from jiqa.serve.upload import Limits
 from jiqa.weights.store import save_weights
 from tests import brightness_method
 from tests.serve.images import Brightness, encoded

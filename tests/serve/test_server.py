@@ -19,7 +19,7 @@ from PIL import Image  # noqa: E402
 
 from jiqa.errors import UserError  # noqa: E402
 from jiqa.serve.app import create_app  # noqa: E402
-from jiqa.serve.limits import MAX_SCANS, Limits, check_image  # noqa: E402
+from jiqa.serve.upload import MAX_SCANS, Limits, check_image  # noqa: E402
 from tests.serve.images import Brightness, encoded, png_header  # noqa: E402
 
 SMALL = Limits(
@@ -303,7 +303,7 @@ def test_limits_that_contradict_each_other_are_refused():
 STOPPED = """
 import time
 from jiqa.serve.command import run
-from jiqa.serve.limits import Limits
+from jiqa.serve.upload import Limits
 from tests.serve.images import Brightness
 class Slow(Brightness):
   def score(self, images, saliency):
