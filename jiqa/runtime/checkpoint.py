@@ -15,7 +15,7 @@ from jiqa.runtime.distributed import is_main
 from jiqa.runtime.workdir import as_path
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one run, `DIRECTORY/STEP`: `keep` of the newest, or of those with the largest metric `best`.
 
   Orbax writes under a temporary name and renames: a process killed while saving leaves the checkpoints before intact
@@ -107,9 +107,6 @@ class Checkpoints:
         f"{self.latest_step()}. Make room or put right what the message says; the same command then goes on from there."
       ) from error
 
-  def __enter__(self):
-    return self
-
   def __exit__(self, kind, *_):
     if kind is None:
       self.wait()
@@ -146,8 +143,7 @@ def read_arrays(directory):
 def digest(state):
   """Checksums of the arrays of a state, dict from path to int, the same however they are spread over devices.
 
-  Files do not notice all damage themselves. Sums of integers do not depend on their order; weights, which depend on the
-  index, let exchanged values show.
+  Sums of integers do not depend on their order; weights, which depend on the index, let exchanged values show.
   """
   sums = jax.tree_util.tree_leaves_with_path(jax.device_get(_sums(state)))
   return {jax.tree_util.keystr(path): int(value) for path, value in sums}

@@ -47,10 +47,9 @@ def is_main():
 
 
 def barrier():
-  """Returns when all processes have come here.
+  """Returns when all processes have come here; to be called after what one may take longer for than another.
 
-  Devices that exchange something for the first time give up on each other after half a minute. So a barrier stands
-  wherever one process may have more to do than another: compiling, reading, fitting regressors.
+  Devices that exchange something for the first time give up on each other after half a minute.
   """
   if jax.process_count() > 1:
     key = f"jiqa_{next(_barrier_numbers)}"
@@ -95,8 +94,7 @@ def all_gather_rows(outputs, number):
 class StopNotice(contextlib.ExitStack):
   """Says when to end: SIGTERM (a preemption notice, a scheduler's time limit) has arrived.
 
-  Several processes end at the same step, also if only one got the signal: jax's preemption service, which listens in
-  their place, agrees on one that none has passed.
+  Several processes end at the same step, which jax's preemption service chooses, also if only one got the signal.
   """
 
   def __init__(self):
@@ -111,6 +109,6 @@ class StopNotice(contextlib.ExitStack):
 
   def received(self, step):
     """True if the run is to end before `step`; every process must ask at every step."""
-    if jax.process_count() > 1:
-      self._received = self._received or multihost_utils.reached_preemption_sync_point(step)
+    if jax.process_count() > 1 and not self._received:
+      self._received = multihost_utils.reached_preemption_sync_point(step)
     return self._received

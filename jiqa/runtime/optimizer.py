@@ -123,12 +123,12 @@ def half_rounding():
   than half the distance to the next float16 number is lost, most of them at its learning rate.
   """
 
-  def update(updates, state, params):
+  def update(updates, params):
     rounded = round_params(optax.apply_updates(params, updates))
     # The difference of two float16 numbers, and its sum with the first, are exact in float32 but for the very largest.
-    return jax.tree.map(lambda u, r, p, half: r - p if half else u, updates, rounded, params, half_mask(params)), state
+    return jax.tree.map(lambda u, r, p, half: r - p if half else u, updates, rounded, params, half_mask(params))
 
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  return optax.stateless(update)
 
 
 def build(config, steps, steps_per_epoch):

@@ -131,10 +131,10 @@ def claim(folder, config, free=(), defaults=()):
 
 
 class Lock:
-  """Keeps a second run out of a workdir while this one goes on: a file that says who holds it.
+  """Keeps a second run out of a workdir: a file that says who holds it. Entering raises a UserError if that run lives.
 
-  Whether a holder lives is told by its touches of the file, never by clocks, which differ between machines and jump;
-  only a process of this machine that is gone is recognised at once. Entering raises a UserError if another run lives.
+  Its touches of the file tell, never clocks, which differ between machines and jump; only a process of this machine
+  that is gone is recognised at once.
   """
 
   def __init__(self, workdir):
