@@ -44,8 +44,6 @@ def state_sharding(state, mesh, how):
   'fsdp' shards parameters, optimiser state and whatever in `extra` is built like the parameters (a teacher, a key
   encoder) by `fsdp_sharding`.
   """
-  if how not in SHARDINGS:
-    raise ValueError(f"config.sharding is {how!r}; expected {' or '.join(SHARDINGS)}")
   whole = jax.tree.map(lambda _: replicated(mesh), state)
   if how == "replicated":
     return whole

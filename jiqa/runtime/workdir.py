@@ -102,11 +102,9 @@ def check(config, workdir, free=(), defaults=()):
       values |= {f"evaluation.{key}": values.get("evaluation", {}).get(key) for key in ("splits", "fractions")}
     return {key: value for key, value in values.items() if key not in {*FREE_KEYS, *free}}
 
-  path = workdir / "config.json"
-  if path.exists():
+  if (path := workdir / "config.json").exists():
     was, now = fixed(json.loads(path.read_text())), fixed(config)
-    changed = sorted(key for key in {*now, *was} if now.get(key) != was.get(key))
-    if changed:
+    if changed := sorted(key for key in {*now, *was} if now.get(key) != was.get(key)):
       lines = "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in changed)
       raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
 
@@ -193,8 +191,7 @@ class Lock:
     return holder
 
   def _is_held(self):
-    holder = self._holder()
-    return holder is not None and holder["token"] == self._run["token"]
+    return (self._holder() or {}).get("token") == self._run["token"]
 
   def _touch(self):
     self._run["turn"] += 1

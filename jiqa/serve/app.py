@@ -60,16 +60,16 @@ def create_app(backend, limits=None, *, local=True):
   app = FastAPI(title="jiqa", version=jiqa.__version__, lifespan=lifespan, **options)
   app.state.backend, app.state.limits, app.state.batcher, app.state.bytes_in_flight = backend, limits, batcher, 0
   app.add_middleware(Guard, local=local)
-  app.add_exception_handler(Refused, _refused)
+
+  @app.exception_handler(Refused)
+  async def refused(_, error):
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
   for path, (name, media_type) in PAGE.items():
     body = (importlib.resources.files("jiqa.serve") / "static" / name).read_bytes()
     app.add_route(path, Response(body, media_type=media_type), methods=["GET"], include_in_schema=False)
   app.include_router(router)
   return app
-
-
-async def _refused(_, refused):
-  return JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
 
 
 class Guard:
@@ -192,8 +192,5 @@ async def _results(server, images, saliency):
       rows = iter(await asyncio.gather(*futures))
   except TimeoutError as error:
     raise Refused(504, f"no scores within {seconds:g} s; send fewer files") from error
-  results = []
-  for image in images:
-    row = next(rows) if image.error is None else {"error": image.error}
-    results.append(Scored(name=image.name, width=image.width, height=image.height, **row))
-  return results
+  each = [(image, next(rows) if image.error is None else {"error": image.error}) for image in images]
+  return [Scored(name=image.name, width=image.width, height=image.height, **row) for image, row in each]
