@@ -20,11 +20,8 @@ def accumulated(value_and_grad, join, parts, mesh):
 
   A loss whose negatives are the batch's sees those of its micro-batch only, and batch normalisation its pixels.
 
-  Args:
-    value_and_grad: function (params, state, batch, key) -> ((loss, (stats, aux, metrics)), gradient).
-    join: function from the stacked aux of the micro-batches to the aux of the step.
-    parts: number of micro-batches; a multiple of it times the devices of `mesh` is the size of a batch.
-    mesh: from `make_mesh`.
+  `value_and_grad` is a function (params, state, batch, key) -> ((loss, (stats, aux, metrics)), gradient); `join` makes
+  the step's aux of the stacked aux of the micro-batches. The batch's size is a multiple of `parts` times the devices.
   """
 
   def whole_batch(params, state, batch, key):

@@ -15,15 +15,11 @@ from jiqa.runtime.distributed import is_main
 from jiqa.runtime.workdir import as_path
 
 
-class Checkpoints:
-  """The checkpoints of one run, `DIRECTORY/STEP`.
+class Checkpoints(contextlib.AbstractContextManager):
+  """The checkpoints of one run, `DIRECTORY/STEP`: `keep` of the newest, or of those with the largest metric `best`.
 
   Orbax writes under a temporary name and renames: a process killed while saving leaves the checkpoints before intact
   and nothing that could be mistaken for a new one. Every process of a run must call the same functions.
-
-  Args:
-    directory: a folder, or gs://BUCKET/FOLDER; created if absent.
-    keep: how many to keep: the newest, or those with the largest values of the metric `best`.
   """
 
   def __init__(self, directory, keep=2, best=None):
@@ -39,15 +35,13 @@ class Checkpoints:
 
   def latest_step(self):
     """The newest of them, or None."""
-    return next(iter(self.steps()), None)
+    return max(self.steps(), default=None)
 
   def restore(self, like):
     """The newest state that can be read, with the shardings of `like`; None if nothing is saved.
 
-    A damaged checkpoint is passed over with a warning, and replaced when one is saved again.
-
-    Raises:
-      UserError: if none can be read, or what is saved has another structure than `like`.
+    A damaged checkpoint is passed over with a warning, and replaced when one is saved again; a UserError if none can be
+    read, or what is saved has another structure than `like`.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     failures = {}
@@ -75,8 +69,7 @@ class Checkpoints:
     parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
     restored = self._manager.restore(step, args=parts)
     saved, read = restored.digest, digest(restored.state)
-    wrong = sorted(path for path in {*saved, *read} if saved.get(path) != read.get(path))
-    if wrong:
+    if wrong := sorted(path for path in {*saved, *read} if saved.get(path) != read.get(path)):
       raise ValueError(f"the values of {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''} are not those saved")
     return restored.state
 
@@ -88,8 +81,7 @@ class Checkpoints:
   def save(self, step, state, metrics=None):
     """Starts saving a state, and a dict of floats where the best are kept; the arrays may be donated at once.
 
-    Raises:
-      UserError: if this or the checkpoint before cannot be written.
+    Raises a UserError if this or the checkpoint before cannot be written.
     """
     for damaged in self._damaged:
       self._manager.delete(damaged)
@@ -115,9 +107,6 @@ class Checkpoints:
         f"{self.latest_step()}. Make room or put right what the message says; the same command then goes on from there."
       ) from error
 
-  def __enter__(self):
-    return self
-
   def __exit__(self, kind, *_):
     if kind is None:
       self.wait()
@@ -127,11 +116,8 @@ class Checkpoints:
 def read_arrays(directory):
   """The newest checkpoint of a run's folder `checkpoints` or `best` as NumPy arrays, whatever devices wrote it.
 
-  Returns:
-    (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also places in lists.
-
-  Raises:
-    UserError: if there is none, or it is damaged.
+  Returns (step, dict with 'params', 'stats' and 'extra'); all keys of the trees are text, also places in lists. Raises
+  a UserError if there is none, or it is damaged.
   """
   steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
   if not steps:
@@ -157,11 +143,10 @@ def read_arrays(directory):
 def digest(state):
   """Checksums of the arrays of a state, dict from path to int, the same however they are spread over devices.
 
-  Files do not notice all damage themselves. Sums of integers do not depend on their order; weights, which depend on the
-  index, let exchanged values show.
+  Sums of integers do not depend on their order; weights, which depend on the index, let exchanged values show.
   """
-  sums = jax.device_get(_sums(state))
-  return {jax.tree_util.keystr(path): int(value) for path, value in jax.tree_util.tree_leaves_with_path(sums)}
+  sums = jax.tree_util.tree_leaves_with_path(jax.device_get(_sums(state)))
+  return {jax.tree_util.keystr(path): int(value) for path, value in sums}
 
 
 @jax.jit

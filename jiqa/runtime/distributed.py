@@ -1,7 +1,4 @@
-"""Several processes as one program: joining it, agreeing on things, noticing that it is to end.
-
-Everything here also works in a single process, where there is nobody to agree with.
-"""
+"""Several processes as one program, or a single one: joining it, agreeing on things, noticing that it is to end."""
 
 import contextlib
 import itertools
@@ -18,20 +15,15 @@ from jiqa.errors import UserError
 
 # A process that has not been heard of for so long has died; the others then end too, instead of waiting for ever.
 SILENCE_SECONDS = 30
-_BARRIER_SECONDS = 6 * 3600
-_MESSAGE_CHARACTERS, _BUFFER_BYTES = 2500, 2**15  # a character takes at most 12 bytes of JSON
+BARRIER_SECONDS = 6 * 3600
+MESSAGE_CHARACTERS, BUFFER_BYTES = 2500, 2**15  # a character takes at most 12 bytes of JSON
 _barrier_numbers = itertools.count()
 
 
 def initialize(coordinator=None, num_processes=None, process_id=None):
-  """Joins the other processes of a run; must be called before jax is used.
+  """Joins the other processes of a run, before jax is used; a UserError if something is wrong or nobody answers.
 
-  Args:
-    coordinator: HOST:PORT at which process 0 can be reached.
-    num_processes, process_id: int. All three are None on TPU and under SLURM, which say it themselves.
-
-  Raises:
-    UserError: if something is missing or wrong, or the coordinator cannot be reached.
+  `coordinator` is the HOST:PORT of process 0. All arguments are None on TPU and under SLURM, which say it themselves.
   """
   # Of no consequence on GPUs and TPUs, which have collectives of their own.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -55,14 +47,13 @@ def is_main():
 
 
 def barrier():
-  """Returns when all processes have come here.
+  """Returns when all processes have come here; to be called after what one may take longer for than another.
 
-  Devices that exchange something for the first time give up on each other after half a minute. So a barrier stands
-  wherever one process may have more to do than another: compiling, reading, fitting regressors.
+  Devices that exchange something for the first time give up on each other after half a minute.
   """
   if jax.process_count() > 1:
     key = f"jiqa_{next(_barrier_numbers)}"
-    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=1000 * _BARRIER_SECONDS)
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=1000 * BARRIER_SECONDS)
 
 
 def on_main(function):
@@ -72,7 +63,7 @@ def on_main(function):
     try:
       function()
     except UserError as error:
-      message = str(error)[:_MESSAGE_CHARACTERS] or "failed"
+      message = str(error)[:MESSAGE_CHARACTERS] or "failed"
   message = from_main(message)
   if message:
     raise UserError(message)
@@ -83,19 +74,15 @@ def from_main(value):
   if jax.process_count() == 1:
     return value
   barrier()
-  encoded = json.dumps(value).encode().ljust(_BUFFER_BYTES)
+  encoded = json.dumps(value).encode().ljust(BUFFER_BYTES)
   return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(encoded, np.uint8))).tobytes())
 
 
 def all_gather_rows(outputs, number):
-  """Puts rows that the processes have computed, each its share, together again.
+  """Puts rows that the processes have computed, each its share, together again, on every process.
 
-  Args:
-    outputs: dict of NumPy arrays [rows, ...], as many in every process: row i of process p is row p + i * processes.
-    number: rows of all processes, without those at the end that only fill the last process's share.
-
-  Returns:
-    dict of NumPy arrays [number, ...], on every process.
+  `outputs` is a dict of NumPy arrays [rows, ...], as many in every process: row i of process p becomes row
+  p + i * processes of `number`. What lies beyond only fills the last process's share.
   """
   if jax.process_count() == 1:
     return {name: rows[:number] for name, rows in outputs.items()}
@@ -107,8 +94,7 @@ def all_gather_rows(outputs, number):
 class StopNotice(contextlib.ExitStack):
   """Says when to end: SIGTERM (a preemption notice, a scheduler's time limit) has arrived.
 
-  Several processes end at the same step, also if only one got the signal: jax's preemption service, which listens in
-  their place, agrees on one that none has passed.
+  Several processes end at the same step, which jax's preemption service chooses, also if only one got the signal.
   """
 
   def __init__(self):
@@ -123,6 +109,6 @@ class StopNotice(contextlib.ExitStack):
 
   def received(self, step):
     """True if the run is to end before `step`; every process must ask at every step."""
-    if jax.process_count() > 1:
-      self._received = self._received or multihost_utils.reached_preemption_sync_point(step)
+    if jax.process_count() > 1 and not self._received:
+      self._received = multihost_utils.reached_preemption_sync_point(step)
     return self._received

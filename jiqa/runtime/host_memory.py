@@ -1,23 +1,19 @@
-"""What becomes of freed memory: kept for the next step of a training on a CPU, or given back to the kernel.
-
-Both ask glibc's malloc; elsewhere nothing happens.
-"""
+"""What glibc's malloc does with freed memory: keep it for the next training step on a CPU, or give it back."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
 
-# glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # as in malloc.h
 
 
 def keep_freed():
   """Tells malloc to keep freed memory, unless jax will use an accelerator; returns whether it has agreed.
 
-  XLA's CPU client takes the scratch memory of a program anew at every call; otherwise hundreds of megabytes are mapped,
-  and zeroed page by page, at every step. To be called before jax starts its threads: they must share malloc's first
-  arena, because no other can hold large blocks without mapping them.
+  XLA's CPU client takes a program's scratch memory anew at every call: hundreds of megabytes that would be mapped, and
+  zeroed, at every step. To be called before jax starts its threads, which must share malloc's first arena: no other can
+  hold large blocks without mapping them.
   """
   if importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"):
     return False

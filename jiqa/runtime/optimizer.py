@@ -10,13 +10,6 @@ SPARED = ("bias", "scale", "gamma_1", "gamma_2", "cls_token", "pos_embed")
 FULL_PRECISION = ("token_embedding", "positional_embedding", "class_embedding", "logit_scale")
 
 
-def warmup_cosine(peak, steps, warmup_steps):
-  """Linear from peak / warmup_steps to `peak`, then half a cosine to 0 at the last step."""
-  if warmup_steps >= steps:
-    raise ValueError(f"config.optimizer.warmup_steps is {warmup_steps}; the run has only {steps} steps")
-  return optax.warmup_cosine_decay_schedule(peak / max(warmup_steps, 1), peak, warmup_steps, steps)
-
-
 def reiqa_schedule(peak, epochs, steps_per_epoch, warmup_epochs):
   """The published Re-IQA schedule: constant within an epoch, a cosine over epochs, linear warm-up per step.
 
@@ -130,30 +123,30 @@ def half_rounding():
   than half the distance to the next float16 number is lost, most of them at its learning rate.
   """
 
-  def update(updates, state, params):
+  def update(updates, params):
     rounded = round_params(optax.apply_updates(params, updates))
     # The difference of two float16 numbers, and its sum with the first, are exact in float32 but for the very largest.
-    return jax.tree.map(lambda u, r, p, half: r - p if half else u, updates, rounded, params, half_mask(params)), state
+    return jax.tree.map(lambda u, r, p, half: r - p if half else u, updates, rounded, params, half_mask(params))
 
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  return optax.stateless(update)
 
 
 def build(config, steps, steps_per_epoch):
-  """The gradient transformation, and the function from step to learning rate, of a config.
+  """The gradient transformation, and the function from step to learning rate, of a run of so many steps.
 
   Args:
-    config: ConfigDict with name, schedule, learning_rate, weight_decay, clip_norm (0: none), warmup_steps ('cosine'),
+    config: config.optimizer: name, schedule, learning_rate, weight_decay, clip_norm (0: none), warmup_steps ('cosine'),
       warmup_epochs and decay_epochs (step schedules), epoch_steps ('liqe'), and perhaps param_rounding
       ('fp16': see `half_rounding`). 'adamw_all' decays all parameters, as torch's AdamW does.
-    steps: length of the run.
-    steps_per_epoch: int.
 
   Raises:
     ValueError: on a value that cannot be run, or that the schedule ignores.
   """
-  name, peak, decay = config.schedule, config.learning_rate, config.weight_decay
-  if name == "cosine":
-    schedule = warmup_cosine(peak, steps, config.warmup_steps)
+  name, peak, decay, warmup = config.schedule, config.learning_rate, config.weight_decay, config.get("warmup_steps", 0)
+  if name == "cosine":  # linear from peak / warmup to the peak, then half a cosine to 0 at the last step
+    if warmup >= steps:
+      raise ValueError(f"config.optimizer.warmup_steps is {warmup}; the run has only {steps} steps")
+    schedule = optax.warmup_cosine_decay_schedule(peak / max(warmup, 1), peak, warmup, steps)
   elif name in ("reiqa", "moco"):
     schedule = reiqa_schedule(peak, steps // steps_per_epoch, steps_per_epoch, 5 if name == "reiqa" else 0)
   elif name == "liqe":
@@ -161,13 +154,10 @@ def build(config, steps, steps_per_epoch):
   elif name in ("step", "step_after_warmup"):
     schedule = step_decay(peak, steps_per_epoch, config.warmup_epochs, config.decay_epochs, name == "step_after_warmup")
   else:
-    raise ValueError(
-      f"config.optimizer.schedule is {name!r}; expected cosine, reiqa, moco, liqe, step or step_after_warmup"
-    )
-  if name != "cosine" and config.get("warmup_steps"):
-    raise ValueError(
-      f"config.optimizer.warmup_steps is {config.warmup_steps}, but schedule {name!r} ignores it; set it to 0"
-    )
+    expected = "cosine, reiqa, moco, liqe, step or step_after_warmup"
+    raise ValueError(f"config.optimizer.schedule is {name!r}; expected {expected}")
+  if name != "cosine" and warmup:
+    raise ValueError(f"config.optimizer.warmup_steps is {warmup}, but schedule {name!r} ignores it; set it to 0")
   if config.name == "lars":
     tx = lars(schedule, decay)
   elif config.name == "sgd":

@@ -16,9 +16,8 @@ class Prefetch:
   """
 
   def __init__(self, batches, mesh):
-    self._batches, self._mesh = batches, mesh
-    self._queue, self._closed = queue.Queue(1), False
-    self.waited = 0.0
+    self._batches, self._mesh, self._queue = batches, mesh, queue.Queue(1)
+    self._closed, self.waited = False, 0.0
     self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
 
   def __enter__(self):

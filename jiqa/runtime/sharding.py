@@ -30,10 +30,7 @@ def replicated(mesh):
 
 
 def fsdp_sharding(shape, mesh):
-  """Sharding of an array of this shape under 'fsdp': over the largest axis that the devices divide evenly.
-
-  Small arrays, and those without such an axis, are replicated.
-  """
+  """Over the largest axis that the devices divide evenly; small arrays, and those without such an axis, replicated."""
   axes = [axis for axis, n in enumerate(shape) if n % mesh.size == 0]
   if np.prod(shape, dtype=np.int64) < SMALL or not axes:
     return replicated(mesh)
@@ -47,17 +44,12 @@ def state_sharding(state, mesh, how):
   'fsdp' shards parameters, optimiser state and whatever in `extra` is built like the parameters (a teacher, a key
   encoder) by `fsdp_sharding`.
   """
-  if how not in SHARDINGS:
-    raise ValueError(f"config.sharding is {how!r}; expected {' or '.join(SHARDINGS)}")
   whole = jax.tree.map(lambda _: replicated(mesh), state)
   if how == "replicated":
     return whole
   sharded = jax.tree.map(lambda x: fsdp_sharding(x.shape, mesh), state)
   like_params = jax.tree.structure(state.params)
-  extra = {
-    name: (sharded if jax.tree.structure(part) == like_params else whole).extra[name]
-    for name, part in state.extra.items()
-  }
+  extra = whole.extra | {k: sharded.extra[k] for k, x in state.extra.items() if jax.tree.structure(x) == like_params}
   return sharded.replace(step=whole.step, stats=whole.stats, extra=extra)
 
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-# `jax.ad_checkpoint.checkpoint_name` of what the blocks of a network hand on: all that config.remat keeps for the
-# gradient.
+# The `checkpoint_name` of what the blocks of a network hand on: all that config.remat keeps for the gradient.
 BLOCK = "block"
 
 

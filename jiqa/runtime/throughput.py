@@ -58,7 +58,7 @@ class Throughput:
 
   def __init__(self, images_per_step, flops, mesh, prefetch):
     self._images, self._flops, self._prefetch = images_per_step, flops, prefetch
-    self._local_devices = mesh.local_devices
+    self._devices = mesh.local_devices
     self._peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0)
     self.skip()
 
@@ -73,9 +73,8 @@ class Throughput:
   def read(self):
     """What has been measured since the last record, dict of floats.
 
-    'input_wait' is the share of the time in which the host waited for a batch, at least as large as the share in which
-    the devices did; 'tflops_per_second' and 'mfu', its share of the peak (where that is known), are of all devices;
-    'device_memory_bytes' is the most that one device has held so far (where the backend says it).
+    'input_wait' is the share of the time in which the host waited for a batch, at least that in which the devices did;
+    'mfu' the share of the devices' peak, where that is known; 'device_memory_bytes' the most that one device has held.
     """
     seconds = time.perf_counter() - self._since
     rate = self._steps / seconds
@@ -86,20 +85,14 @@ class Throughput:
     }
     if self._peak:
       values["mfu"] = round(self._flops * rate / self._peak, 4)
-    memory = [statistics["peak_bytes_in_use"] for x in self._local_devices if (statistics := x.memory_stats())]
-    if memory:
+    if memory := [statistics["peak_bytes_in_use"] for x in self._devices if (statistics := x.memory_stats())]:
       values["device_memory_bytes"] = max(memory)
     self.skip()
     return values
 
 
 class Trace(contextlib.ExitStack):
-  """Records the sixth to eighth step of this process, when the first have warmed it up, for TensorBoard or XProf.
-
-  Args:
-    folder: where the trace goes; None records nothing.
-    start: first step of this process.
-  """
+  """Records the sixth to eighth step from `start` on into `folder`, if that is given, for TensorBoard or XProf."""
 
   def __init__(self, folder, start):
     super().__init__()

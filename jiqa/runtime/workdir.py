@@ -16,8 +16,8 @@ from etils import epath
 from jiqa.errors import UserError
 from jiqa.runtime.distributed import is_main, on_main
 
-# May change between the runs on one workdir: they do not change what is trained, but see `_fixed`. The last two are of
-# heads, which every run fits anew.
+# May change between runs on one workdir: what is trained stays the same, but see `check`. The last two are of heads,
+# which every run fits anew.
 FREE_KEYS = (
   "checkpoint_every", "checkpoints_kept", "log_every", "threads", "data_dir", "evaluation", "sharding", "remat",
   "features", "regressors",
@@ -53,8 +53,8 @@ def replace_text(path, text):
 class Workdir(contextlib.ExitStack):
   """Small files go to `local`; checkpoints go to `remote`, which is the same folder unless the run lives in a bucket.
 
-  Objects of a bucket cannot be appended to, and figures are drawn to files. So a run in a bucket writes to a temporary
-  folder, which `sync` copies at every checkpoint and at the end.
+  Objects of a bucket cannot be appended to. So a run there writes to a temporary folder, which `sync` copies at every
+  checkpoint and at the end.
   """
 
   def __init__(self, path):
@@ -86,43 +86,34 @@ def _copy(source, target):
 
 
 def check(config, workdir, free=(), defaults=()):
-  """Refuses a workdir in which another config, or other data, has trained.
+  """Raises a UserError, which names every change, for a workdir in which another config or other data have trained.
 
   Args:
     config: dict of plain values, as config.json holds them.
     workdir: pathlib.Path.
     free: keys that may differ besides FREE_KEYS, such as those that only predictions read.
     defaults: dict from key to what was done before there was the key, for a config.json that lacks it.
-
-  Raises:
-    UserError: naming every key that differs, its value then and now.
   """
-  path = workdir / "config.json"
-  if not path.exists():
-    return
-  was, now = (_fixed(dict(defaults) | each, free) for each in (json.loads(path.read_text()), config))
-  changed = sorted(key for key in {*now, *was} if now.get(key) != was.get(key))
-  if changed:
-    lines = "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in changed)
-    raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
 
+  def fixed(config):
+    values = dict(defaults) | config
+    if any(entry.get("protocol") for entry in values.get("data", ())):
+      # They also choose the images that are kept out of the training.
+      values |= {f"evaluation.{key}": values.get("evaluation", {}).get(key) for key in ("splits", "fractions")}
+    return {key: value for key, value in values.items() if key not in {*FREE_KEYS, *free}}
 
-def _fixed(config, free):
-  """What decides what a run trains on and how."""
-  fixed = {key: value for key, value in config.items() if key not in {*FREE_KEYS, *free}}
-  if any(entry.get("protocol") for entry in config.get("data", ())):
-    # They also choose the images that are kept out of the training.
-    evaluation = config.get("evaluation", {})
-    fixed |= {f"evaluation.{key}": evaluation.get(key) for key in ("splits", "fractions")}
-  return fixed
+  if (path := workdir / "config.json").exists():
+    was, now = fixed(json.loads(path.read_text())), fixed(config)
+    if changed := sorted(key for key in {*now, *was} if now.get(key) != was.get(key)):
+      lines = "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in changed)
+      raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
 
 
 @contextlib.contextmanager
 def claim(folder, config, free=(), defaults=()):
-  """Keeps other runs out of a Workdir and records the config in it, see `check`; yields the Lock.
+  """Keeps other runs out of a Workdir and records the config in it; yields the Lock.
 
-  Raises:
-    UserError: on all processes, if another run holds the workdir, or one with another config has trained there.
+  Raises a UserError, on all processes, if another run holds the workdir or `check` refuses it.
   """
   lock = Lock(folder.remote)
 
@@ -138,23 +129,22 @@ def claim(folder, config, free=(), defaults=()):
 
 
 class Lock:
-  """Keeps a second run out of a workdir while this one goes on: a file that says who holds it.
+  """Keeps a second run out of a workdir: a file that says who holds it. Entering raises a UserError if that run lives.
 
-  Whether a holder lives is told by its touches of the file, never by clocks, which differ between machines and jump;
-  only a process of this machine that is gone is recognised at once. Entering raises a UserError if another run lives.
+  Its touches of the file tell, never clocks, which differ between machines and jump; only a process of this machine
+  that is gone is recognised at once.
   """
 
   def __init__(self, workdir):
-    self._path, self._touches, self._ended = workdir / LOCK, 0, threading.Event()
-    self._run = {"host": platform.node(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+    self._path, self._ended = workdir / LOCK, threading.Event()
+    self._run = {"host": platform.node(), "pid": os.getpid(), "token": uuid.uuid4().hex, "turn": 0}
 
   def __enter__(self):
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self._wait_for_silence()
     self._touch()
     time.sleep(0.1)  # of two that take over at once the one whose file is there in the end has won
-    if not self._is_held():
-      self._refuse()
+    self.check("")
     self._thread = threading.Thread(target=self._keep_touching, name="lock", daemon=True)
     self._thread.start()
     return self
@@ -165,10 +155,10 @@ class Lock:
     if self._is_held():
       self._path.unlink(missing_ok=True)
 
-  def check(self):
-    """Raises UserError if another run has taken the workdir over."""
+  def check(self, more=" It took over while this run stood still."):
+    """Raises a UserError if another run has taken the workdir over."""
     if not self._is_held():
-      self._refuse(" It took over while this run stood still.")
+      self._refuse(more)
 
   def _wait_for_silence(self):
     holder, deadline = self._holder(), time.monotonic() + SILENCE_SECONDS
@@ -185,10 +175,8 @@ class Lock:
     print(f"{self._path}: {_who(holder)} has been silent for {SILENCE_SECONDS} s; taking over", file=sys.stderr)
 
   def _refuse(self, more=""):
-    who = _who(self._holder())
-    raise UserError(
-      f"{self._path}: {who} works in this --workdir. Wait for it, stop it, or choose another --workdir.{more}"
-    )
+    advice = f"Wait for it, stop it, or choose another --workdir.{more}"
+    raise UserError(f"{self._path}: {_who(self._holder())} works in this --workdir. {advice}")
 
   def _holder(self):
     """What the file says; None if there is none, half of one, or its process was one of this machine and is gone."""
@@ -203,12 +191,11 @@ class Lock:
     return holder
 
   def _is_held(self):
-    holder = self._holder()
-    return holder is not None and holder["token"] == self._run["token"]
+    return (self._holder() or {}).get("token") == self._run["token"]
 
   def _touch(self):
-    self._touches += 1
-    replace_text(self._path, json.dumps(self._run | {"turn": self._touches}) + "\n")
+    self._run["turn"] += 1
+    replace_text(self._path, json.dumps(self._run) + "\n")
 
   def _keep_touching(self):
     while not self._ended.wait(TOUCH_SECONDS):

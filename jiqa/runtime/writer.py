@@ -14,7 +14,7 @@ from jiqa.runtime.workdir import replace_text
 
 
 class Writer(contextlib.ExitStack):
-  """Records scalars by step in a workdir and shows progress; says nothing in any process but the main one.
+  """Records scalars by step in a workdir and shows progress, in the main process only.
 
   `start` is the first step of this process, whose records by an earlier one are dropped; `steps` the last.
   """

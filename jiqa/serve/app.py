@@ -1,19 +1,20 @@
-"""The routes: one page, what the metric is, scores, health."""
+"""The application: who may ask, one page, what the metric is, scores, health."""
 
 import asyncio
 import contextlib
 import importlib.resources
 import time
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
+from starlette.datastructures import Headers, MutableHeaders
 
 import jiqa
 from jiqa.serve import upload
 from jiqa.serve.batcher import Batcher
-from jiqa.serve.guard import Guard
-from jiqa.serve.limits import Limits, Refused, busy
+from jiqa.serve.upload import Limits, Refused, busy
 
 PAGE = {
   "/": ("index.html", "text/html; charset=utf-8"),
@@ -21,9 +22,95 @@ PAGE = {
   "/app.js": ("app.js", "text/javascript; charset=utf-8"),
   "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+# The page brings everything along; blob: and data: are thumbnails and saliency maps.
+POLICY = (
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+  "content-security-policy": POLICY,
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-resource-policy": "same-origin",
+  "cache-control": "no-store",
+}
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 FORM = {"type": "object", "required": ["files"], "properties": {"files": FILES}}
 BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+router = APIRouter()
+
+
+def create_app(backend, limits=None, *, local=True):
+  """The FastAPI application around a `Backend`; at its end it waits for the images that are still to be scored.
+
+  `limits` None are the usual ones; for `local` see `Guard`.
+  """
+  limits = limits or Limits()
+  batcher = Batcher(backend.score, limits)
+
+  @contextlib.asynccontextmanager
+  async def lifespan(_):
+    yield
+    await batcher.close()
+
+  # FastAPI's own documentation pages load scripts from elsewhere; docs/serve.md is ours.
+  options = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
+  app = FastAPI(title="jiqa", version=jiqa.__version__, lifespan=lifespan, **options)
+  app.state.backend, app.state.limits, app.state.batcher, app.state.bytes_in_flight = backend, limits, batcher, 0
+  app.add_middleware(Guard, local=local)
+
+  @app.exception_handler(Refused)
+  async def refused(_, error):
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+  for path, (name, media_type) in PAGE.items():
+    body = (importlib.resources.files("jiqa.serve") / "static" / name).read_bytes()
+    app.add_route(path, Response(body, media_type=media_type), methods=["GET"], include_in_schema=False)
+  app.include_router(router)
+  return app
+
+
+class Guard:
+  """ASGI middleware around `app`: refuses other sites' requests with 403 and adds HEADERS to all answers.
+
+  A page of another site can make a visitor's browser send images here; its request says where it comes from (`Origin`,
+  `Sec-Fetch-Site`). A site whose name was made to point at 127.0.0.1 says its own name in `Host`, so a server that
+  listens on the loopback address (`local`) answers to this machine's names alone.
+  """
+
+  def __init__(self, app, local):
+    self.app, self.local = app, local
+
+  async def __call__(self, scope, receive, send):
+    async def send_with_headers(message):
+      if message["type"] == "http.response.start":
+        MutableHeaders(scope=message).update(HEADERS)
+      await send(message)
+
+    reason = refusal(Headers(scope=scope), self.local) if scope["type"] == "http" else None
+    answer = self.app if reason is None else JSONResponse({"error": reason}, 403)
+    await answer(scope, receive, send_with_headers)
+
+
+def refusal(headers, local):
+  """Why a request with these headers is not served, or None.
+
+  >>> refusal({"host": "localhost:8000", "origin": "https://elsewhere.org"}, local=True)
+  'requests from other sites are not served'
+  """
+  host, origin = headers.get("host", ""), headers.get("origin")
+  try:
+    name = urlsplit(f"//{host}").hostname
+  except ValueError:
+    name = None
+  if local and name not in LOOPBACK:
+    return f"this server answers to localhost, not to {host!r}"
+  cross_site = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
+  if cross_site or (origin is not None and origin.partition("://")[2] != host):
+    return "requests from other sites are not served"
+  return None
 
 
 class Scored(BaseModel):
@@ -58,51 +145,12 @@ class About(BaseModel):
   limits: dict
 
 
-def create_app(backend, limits=None, *, local=True):
-  """The application around one metric.
-
-  Args:
-    backend: backend.Backend.
-    limits: Limits; None: the usual ones.
-    local: see `Guard`.
-
-  Returns:
-    fastapi.FastAPI. At its end it waits for the images that are still to be scored.
-  """
-  limits = limits or Limits()
-  batcher = Batcher(backend.score, limits)
-
-  @contextlib.asynccontextmanager
-  async def lifespan(_):
-    yield
-    await batcher.close()
-
-  # FastAPI's own documentation pages load scripts from elsewhere; docs/serve.md is ours.
-  options = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
-  app = FastAPI(title="jiqa", version=jiqa.__version__, lifespan=lifespan, **options)
-  app.state.backend, app.state.limits, app.state.batcher, app.state.bytes_in_flight = backend, limits, batcher, 0
-  app.add_middleware(Guard, local=local)
-  app.add_exception_handler(Refused, _refused)
-  for path, (name, media_type) in PAGE.items():
-    app.add_api_route(path, _static(name, media_type), include_in_schema=False)
-  app.include_router(router)
-  return app
-
-
-router = APIRouter()
-
-
 @router.get("/api/about")
 async def about(request: Request) -> About:
   backend, limits = request.app.state.backend, request.app.state.limits
-  return About(
-    version=jiqa.__version__,
-    model=backend.name,
-    card=backend.card,
-    scale=backend.scale,
-    saliency=backend.saliency,
-    limits={key: getattr(limits, key) for key in ("file_bytes", "files", "pixels", "request_bytes")},
-  )
+  shown = {key: getattr(limits, key) for key in ("file_bytes", "files", "pixels", "request_bytes")}
+  facts = {"card": backend.card, "scale": backend.scale, "saliency": backend.saliency, "limits": shown}
+  return About(version=jiqa.__version__, model=backend.name, **facts)
 
 
 @router.get("/healthz")
@@ -144,21 +192,5 @@ async def _results(server, images, saliency):
       rows = iter(await asyncio.gather(*futures))
   except TimeoutError as error:
     raise Refused(504, f"no scores within {seconds:g} s; send fewer files") from error
-  results = []
-  for image in images:
-    row = next(rows) if image.error is None else {"error": image.error}
-    results.append(Scored(name=image.name, width=image.width, height=image.height, **row))
-  return results
-
-
-async def _refused(_, refused):
-  return JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
-
-
-def _static(name, media_type):
-  body = (importlib.resources.files("jiqa.serve") / "static" / name).read_bytes()
-
-  async def static():
-    return Response(body, media_type=media_type)
-
-  return static
+  each = [(image, next(rows) if image.error is None else {"error": image.error}) for image in images]
+  return [Scored(name=image.name, width=image.width, height=image.height, **row) for image, row in each]

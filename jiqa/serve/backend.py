@@ -18,16 +18,17 @@ DARKEST = 205  # of 255: how opaque the shade is where the model looks least
 class Backend:
   """What the server needs of a metric, which is what `jiqa.load` gives.
 
-  Attributes:
-    name, weights_sha256: of the metric.
-    card: that of the metric, without the folders of this machine.
-    scale: dict of 'low', 'high' (None where the card has no range) and 'higher_is_better'.
-    saliency: True where it can say what it looks at.
+  `card` is the metric's without the folders of this machine; `scale` has 'low' and 'high' (None where the card has no
+  range) and 'higher_is_better'; `saliency` is True where the metric can say what it looks at.
   """
 
   def __init__(self, metric):
     self._metric = metric
-    self.card = {**metric.card, "weights": [_without_folders(network) for network in metric.card["weights"]]}
+    weights = [
+      {key: pathlib.Path(value).name if key == "folder" else value for key, value in network.items()}
+      for network in metric.card["weights"]
+    ]
+    self.card = metric.card | {"weights": weights}
     self.name, self.weights_sha256 = metric.card["method"], metric.weights_sha256
     score = metric.card["score"]
     low, high = score["range"] or (None, None)
@@ -42,15 +43,10 @@ class Backend:
       raise UserError(row["error"])
 
   def score(self, images, saliency):
-    """Scores images.
+    """Scores a list of images [h, w, 3] uint8; `saliency` says for which of them a map is wanted.
 
-    Args:
-      images: list of [h, w, 3] uint8.
-      saliency: list of bool: for which of them a map is wanted.
-
-    Returns:
-      list of dict with 'score', 'columns' (what else the metric says) and 'saliency' (data URI of a PNG, or None), or
-      with 'error' alone.
+    Returns a list of dict with 'score', 'columns' (what else the metric says) and 'saliency' (data URI of a PNG, or
+    None), or with 'error' alone.
     """
     rows = [None] * len(images)
     for scored in self._metric.stream([Item("the image", image) for image in images]):
@@ -60,10 +56,6 @@ class Backend:
       if wanted and self.saliency and "error" not in row:
         row["saliency"] = map_as_png(self._metric.explain(image)["map"])
     return rows
-
-
-def _without_folders(network):
-  return {key: pathlib.Path(value).name if key == "folder" else value for key, value in network.items()}
 
 
 def _row(outputs, likeliest):
@@ -80,12 +72,7 @@ def _row(outputs, likeliest):
 
 
 def map_as_png(values):
-  """A saliency map, [g, g'] float, as the data URI of a PNG: a shade that lets through what the model looks at.
-
-  Example:
-    >>> map_as_png(np.eye(2))[:30]
-    'data:image/png;base64,iVBORw0K'
-  """
+  """A saliency map, [g, g'] float, as the data URI of a PNG: a shade that lets through what the model looks at."""
   values = np.asarray(values, np.float64)
   low, high = values.min(), values.max()
   shade = DARKEST * (high - values) / max(high - low, 1e-12)

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
-from jiqa.serve.limits import busy, formats
-from jiqa.serve.upload import Image
+from jiqa.serve.upload import Image, busy, formats
 
 LOG = logging.getLogger("jiqa.serve")
 LONGEST_WAIT = 60  # seconds that a refused client is asked to wait, at most
@@ -26,11 +25,8 @@ class Batcher:
   """A queue before `score`, which is called as `Backend.score` in a thread.
 
   While one batch is on the device, images of any number of requests gather and form the next one: no image waits
-  for company, and a busy server scores larger batches.
-
-  Attributes:
-    unfinished: number of images that wait or are being scored.
-    closing: True once nothing more is taken.
+  for company, and a busy server scores larger batches. `unfinished` is the number of images that wait or are being
+  scored, `closing` True once nothing more is taken.
   """
 
   def __init__(self, score, limits):
@@ -46,13 +42,9 @@ class Batcher:
       raise busy(min(LONGEST_WAIT, max(1, math.ceil(self.unfinished * self._seconds_each / 2))))
 
   def submit(self, images, saliency=False):
-    """Queues a list of upload.Image.
+    """Queues a list of upload.Image, all or, where there is no room for them (Refused), none.
 
-    Returns:
-      list of asyncio.Future with what `score` gives for the image; cancelling one that waits takes it out.
-
-    Raises:
-      Refused: there is no room for all of them; none is queued.
+    Returns a list of asyncio.Future of what `score` gives for an image; cancelling one that waits takes it out.
     """
     self.check_room(len(images))
     loop = asyncio.get_running_loop()

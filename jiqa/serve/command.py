@@ -20,19 +20,14 @@ def check_extra():
 
 
 def serve(model, weights, head, *, host, port, sizes):
-  """Serves a metric until SIGINT or SIGTERM; requests that are being answered then are finished.
+  """Serves a metric, as of `jiqa.load`, until SIGINT or SIGTERM; requests that are being answered then are finished.
 
-  Args:
-    model, weights, head: as `jiqa.load`.
-    host, port: to listen on; port 0 takes any free one.
-    sizes: dict of the arguments of `Limits.of`.
-
-  Raises:
-    UserError: a package is missing, the metric cannot be loaded or gives no scores, the port is taken.
+  Port 0 takes any free one; `sizes` are the arguments of `Limits.of`. What cannot be served raises a UserError: a
+  package is missing, the metric cannot be loaded or gives no scores, the port is taken.
   """
   check_extra()
   from jiqa.inference import startup
-  from jiqa.serve.limits import Limits
+  from jiqa.serve.upload import Limits
 
   limits = Limits.of(**sizes)  # before the metric is loaded, which takes seconds
   # The server takes compiled programs from where commands keep them, and adds none: it writes no file at all.

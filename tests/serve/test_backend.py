@@ -17,8 +17,8 @@ import jiqa
 from jiqa.errors import UserError
 from jiqa.serve.app import create_app
 from jiqa.serve.backend import Backend, map_as_png
-from jiqa.serve.command import check_extra, run
-from jiqa.serve.limits import Limits
+from jiqa.serve.command import check_extra, is_loopback, run
+from jiqa.serve.upload import Limits
 from jiqa.weights.store import save_weights
 from tests import brightness_method
 from tests.serve.images import Brightness, encoded
@@ -93,6 +93,16 @@ def test_the_command_says_what_is_wrong_before_it_loads_anything():
   found = subprocess.run(command, capture_output=True, text=True, check=False)
   assert found.returncode == 2
   assert "raise the former" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1"])
+def test_addresses_of_this_machine_alone(host):
+  assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "localhost.example.org", "example.org", ""])
+def test_addresses_that_others_reach(host):
+  assert not is_loopback(host)
 
 
 def test_a_port_that_is_taken_is_named():

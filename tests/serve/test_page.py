@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 SERVER = """
 from jiqa.serve.command import run
-from jiqa.serve.limits import Limits
+from jiqa.serve.upload import Limits
 from tests.serve.images import Brightness
 run(Brightness(), host="127.0.0.1", port=0, limits=Limits(pixels=10_000_000))
 """

@@ -19,7 +19,7 @@ from PIL import Image  # noqa: E402
 
 from jiqa.errors import UserError  # noqa: E402
 from jiqa.serve.app import create_app  # noqa: E402
-from jiqa.serve.limits import MAX_SCANS, Limits, check_image  # noqa: E402
+from jiqa.serve.upload import MAX_SCANS, Limits, check_image  # noqa: E402
 from tests.serve.images import Brightness, encoded, png_header  # noqa: E402
 
 SMALL = Limits(
@@ -174,6 +174,17 @@ def test_names_are_labels_and_nothing_is_written(client, tmp_path, monkeypatch):
   assert all(len(row["name"]) <= 255 and row["name"].isprintable() for row in results)
 
 
+def test_a_large_file_stays_in_memory(metric, monkeypatch):
+  def rollover(_):
+    raise AssertionError("an upload was written to disk")
+
+  monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", rollover)
+  data = encoded((900, 900), "BMP")
+  assert len(data) > 2 << 20  # starlette's parser spills from 1 MiB on
+  with TestClient(create_app(metric), base_url="http://localhost") as client:
+    assert post(client, ("large.bmp", data)).json()["results"][0]["error"] is None
+
+
 def busy(client, metric, images):
   """Holds the device with one image and fills the queue with more; returns the threads' futures and their pool."""
   metric.gate.clear()
@@ -303,7 +314,7 @@ def test_limits_that_contradict_each_other_are_refused():
 STOPPED = """
 import time
 from jiqa.serve.command import run
-from jiqa.serve.limits import Limits
+from jiqa.serve.upload import Limits
 from tests.serve.images import Brightness
 class Slow(Brightness):
   def score(self, images, saliency):
