@@ -18,17 +18,8 @@ CHOSEN, OTHERS = "#ff3b30", "#ffffff"
 def explain(name, image, weights, out):
   """Draws where the network looks over an image, the crops that were scored, the salient one, and every crop's score.
 
-  Args:
-    name: of the method.
-    image: image file.
-    weights: folder of weights or of a run.
-    out: file to write, of a format that matplotlib knows.
-
-  Returns:
-    One line of text: the score, and what made it.
-
-  Raises:
-    UserError: the method cannot be explained, the weights are of another one, or a file cannot be read or written.
+  `name` is the method's, `weights` a folder of weights or of a run, `out` a file of a format that matplotlib knows.
+  Returns one line of text: the score, and what made it.
   """
   out, formats = pathlib.Path(out), Figure().canvas.get_supported_filetypes()
   if out.suffix[1:].lower() not in formats:

@@ -39,9 +39,6 @@ def export(metric, out):
 
   Returns:
     dict, the contents of model.json.
-
-  Raises:
-    UserError: the metric has several networks, or `flatbuffers` is not installed.
   """
   if len(metric.models) > 1:
     raise UserError("several networks were named; export them one by one")

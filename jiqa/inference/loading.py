@@ -49,11 +49,16 @@ def read_folder(folder):
     params, stats, card = load_weights(folder)
     config = card["config"] if "config" in card else _published_config(folder, card)
     return Folder(folder, config, {"params": params, "stats": stats}, card)
-  if (folder / RUN_CONFIG).is_file():
-    return _run(folder)
-  raise UserError(
-    f"{folder}: neither a folder of weights ({CARD} is missing) nor the --workdir of a run ({RUN_CONFIG} is missing)"
-  )
+  if not (folder / RUN_CONFIG).is_file():
+    neither = f"neither a folder of weights ({CARD} is missing) nor the --workdir of a run ({RUN_CONFIG} is missing)"
+    raise UserError(f"{folder}: {neither}")
+  try:
+    config = json.loads((folder / RUN_CONFIG).read_text())
+  except ValueError as error:
+    raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
+  which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
+  step, trees = read_arrays(folder / {"best": "best", "newest": "checkpoints"}[which])
+  return Folder(folder, config, trees, {"run": folder.name, "step": step, "checkpoint": which})
 
 
 def _published_config(folder, card):
@@ -79,17 +84,6 @@ def read_weights(folder):
     return load_weights(folder)
   read = read_folder(folder)
   return *_weights(_method(read, make_mesh(jax.local_devices()[:1])), read), read.card
-
-
-def _run(folder):
-  try:
-    config = json.loads((folder / RUN_CONFIG).read_text())
-  except ValueError as error:
-    raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
-  which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
-  step, trees = read_arrays(folder / {"best": "best", "newest": "checkpoints"}[which])
-  card = {"run": folder.name, "step": step, "checkpoint": which}
-  return Folder(folder, config, trees, card)
 
 
 class Model(Network):

@@ -1,5 +1,6 @@
 """The metric that `jiqa.load` returns: images in, scores out."""
 
+import dataclasses
 import hashlib
 import pathlib
 
@@ -21,17 +22,13 @@ NO_LICENCE = "that of the images it was trained on; its own card names none"
 NOT_SHOWN = ("config", "left_out", "ignored")  # of a network's card
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Scores:
-  """Scores of n images, in the order in which they were given.
+  """Scores of n images, in the order in which they were given."""
 
-  Attributes:
-    names: list of n str.
-    score: [n] float64.
-    columns: dict from name to [n, ...] array of whatever else the model predicts.
-  """
-
-  def __init__(self, names, score, columns):
-    self.names, self.score, self.columns = names, score, columns
+  names: list  # n str
+  score: np.ndarray  # [n] float64
+  columns: dict  # from name to [n, ...] array of whatever else the model predicts
 
   def __len__(self):
     return len(self.names)
@@ -205,17 +202,10 @@ def _shipped(model):
 
 
 def describe(models, head, head_file):
-  """The card of a metric: what a user must know before trusting its numbers.
+  """The card of a metric, plain values: what a user must know before trusting its numbers.
 
-  Args:
-    models: list of Model.
-    head: Head or None.
-    head_file: pathlib.Path or None.
-
-  Returns:
-    dict of plain values: 'method'; 'weights', a dict for every network: 'folder', 'trained_on', 'input', 'licence' and
-    what its folder says; 'score': 'direction', 'range', and 'head' with what it was fitted to and how good it is on
-    images that it has not seen.
+  'method'; 'weights', a dict for every network: 'folder', 'trained_on', 'input', 'licence' and what its folder says;
+  'score': 'direction', 'range', and 'head' with what it was fitted to and how good it is on images it has not seen.
   """
   score_range = models[0].method.score_range if head is None else head.card.get("range")
   score = {"direction": "higher is better", "range": list(score_range) if score_range else None}

@@ -12,8 +12,8 @@ from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol
 from jiqa.inference import heads
-from jiqa.inference.metric import trained_on
 from jiqa.inference.loading import Model
+from jiqa.inference.metric import trained_on
 from jiqa.inference.predictor import predict_database
 from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import flatten, save_weights, unflatten

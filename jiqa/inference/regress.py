@@ -39,9 +39,6 @@ def regress(config, workdir):
 
   Returns:
     dict, the contents of results.json.
-
-  Raises:
-    UserError: there are no weights, a database is not prepared, or the workdir is another run's.
   """
   folders = {name: folder for name, folder in config.weights.items() if folder}
   if not folders:
