@@ -137,7 +137,7 @@ def _in_order(rows, names):
 
 
 def as_row(prediction, likeliest):
-  """An image's `Prediction` as a flat row: path, score, classes (see `Metric.likeliest`), further numbers, ..., error."""
+  """A `Prediction` as a flat row: path, score, classes (see `Metric.likeliest`), further numbers, sizes, error."""
   row = {"path": prediction.name}
   if not prediction.error:
     outputs = prediction.outputs
