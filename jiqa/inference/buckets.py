@@ -23,27 +23,17 @@ def bucket_of(height, width):
     ((384, 512), (512, 384), (256, 512), (9216, 1024))
   """
   if max(height, width) > SIDES[-1]:
-    return _multiple(height, LARGE), _multiple(width, LARGE)
+    return tuple(-(-side // LARGE) * LARGE for side in (height, width))
   long = next(side for side in SIDES if side >= max(height, width))
   short = next(long * quarters // 4 for quarters in QUARTERS if long * quarters // 4 >= min(height, width))
   return (short, long) if height <= width else (long, short)
 
 
-def _multiple(n, of):
-  return math.ceil(n / of) * of
-
-
 def shapes_of(inputs):
-  """The shapes that the preprocessed entries of one image have in a batch.
+  """The shapes in a batch of one image's entries, a dict from name to [h, w, 3] or to [n, h, w, 3], never padded.
 
   The first padded entry has its own bucket; those that are the same image reduced have that bucket reduced, else an
   image of 385 pixels, whose half has 192, and one of 500 would need two programs.
-
-  Args:
-    inputs: dict from name to [h, w, 3], or to [n, h, w, 3], which is never padded.
-
-  Returns:
-    tuple of shapes.
 
   Example:
     >>> shapes_of({"full": np.zeros((300, 385, 3)), "half": np.zeros((150, 192, 3))})

@@ -1,6 +1,7 @@
 """`jiqa score`: every named image becomes a row, also one that cannot be read."""
 
-import itertools
+import collections
+import contextlib
 import pathlib
 import sys
 import time
@@ -34,28 +35,25 @@ def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads
 
   Returns:
     exit code: 0, or UNREADABLE.
-
-  Raises:
-    UserError: there is nothing to score, the metric gives no score, or the output cannot be written.
   """
   metric.check_scores()
   names = inputs.expand(names)
   if shard:
     names = inputs.shard(names, shard)
-    out = out and _shard_name(out, shard)
+    if out:
+      out = pathlib.Path(out)
+      out = out.with_stem(f"{out.stem}-{shard.replace('/', '-of-')}")
   made_by = {"weights": metric.weights_sha256, "head": metric.head_sha256}
-  output = Results(out, made_by) if out else _Printed(names)
-  # Frames are known one by one: those that are done are skipped as they come.
-  left = [name for name in names if name not in output.done]
-  items = (item for item in video.items(left, frames_per_second) if item.name not in output.done)
-  if output.done:
-    print(f"jiqa: {out}: {len(output.done)} rows are done already", file=sys.stderr)
-  try:
-    errors = _run(metric, items, None if any(map(video.is_video, left)) else len(left), output, threads)
-    rows = output.finish(_order(names))
-    _write_pooled(video.pooled(rows), rows, out)
-  finally:
-    output.close()
+  with contextlib.closing(Results(out, made_by)) if out else contextlib.nullcontext() as output:
+    done = output.done if output else set()
+    if done:
+      print(f"jiqa: {out}: {len(done)} rows are done already", file=sys.stderr)
+    # Frames are known one by one: those that are done are skipped as they come.
+    left = [name for name in names if name not in done]
+    items = (item for item in video.items(left, frames_per_second) if item.name not in done)
+    rows = _rows(metric, items, None if any(map(video.is_video, left)) else len(left), threads)
+    rows = _written(rows, output, names) if output else _printed(rows, names)
+  errors = [row["error"] for row in rows if row["error"]]
   for error in errors[:10]:
     print(f"jiqa: unreadable: {error}", file=sys.stderr)
   if len(errors) > 10:
@@ -72,25 +70,33 @@ def score_files(names, model=None, weights=None, head=None, *, out=None, shard=N
   return score(metric, names, out=out, shard=shard, frames_per_second=frames_per_second)
 
 
-def _shard_name(out, shard):
-  path, (number, _, count) = pathlib.Path(out), shard.partition("/")
-  return path.with_name(f"{path.stem}-{number}-of-{count}{path.suffix}")
-
-
-def _run(metric, items, total, output, threads):
-  """Hands a row of every item to `output`; the list of their errors."""
-  count, errors, seconds, started = 0, [], 0.0, time.perf_counter()
+def _rows(metric, items, total, threads):
+  """Yields a row of every item, and says on standard error how it goes; `total` may be None."""
+  count, errors, seconds, started = 0, 0, 0.0, time.perf_counter()
   console = Console(file=sys.stderr)
   with Progress(*PROGRESS, console=console, disable=not console.is_terminal, transient=True) as progress:
     task = progress.add_task("", total=total, rate=0.0)
-    for count, scored in enumerate(metric.stream(items, threads), 1):
-      errors += [scored.error] if scored.error else []
-      output.add(as_row(scored, metric.likeliest))
+    for count, prediction in enumerate(metric.stream(items, threads), 1):
+      errors += bool(prediction.error)
+      yield as_row(prediction, metric.likeliest)
       seconds = time.perf_counter() - started
       progress.update(task, completed=count, rate=count / seconds)
   rate = f", {count / seconds:.1f} images/s" if count else ""
-  print(f"jiqa: {count} images in {seconds:.1f} s{rate}, {len(errors)} unreadable", file=sys.stderr)
-  return errors
+  print(f"jiqa: {count} images in {seconds:.1f} s{rate}, {errors} unreadable", file=sys.stderr)
+
+
+def _written(rows, output, names):
+  """Writes rows to `Results`, in the end in the order of the names, and the pooled scores of videos beside them."""
+  for row in rows:
+    output.add(row)
+  rows = output.finish(_order(names))
+  print(f"jiqa: {output.path}: {len(rows)} rows", file=sys.stderr)
+  pooled = video.pooled(rows)
+  if pooled:
+    path = output.path.with_suffix(".videos.csv")
+    write_bytes(path, as_csv(pooled[0], pooled))
+    print(f"jiqa: {path}: {len(pooled)} videos", file=sys.stderr)
+  return rows
 
 
 def _order(names):
@@ -104,70 +110,48 @@ def _order(names):
   return key
 
 
-def _write_pooled(pooled, rows, out):
-  """Writes or prints the pooled scores of videos."""
-  if not out:
-    for pool in pooled:
-      summary = f"mean of {pool['frames']} frames, 10th percentile {pool['p10']:.4f}"
-      print(f"{pool['mean']:9.4f}", printable(pool["path"]), summary, sep="  ")
-    return
-  print(f"jiqa: {out}: {len(rows)} rows", file=sys.stderr)
-  if pooled:
-    path = pathlib.Path(out).with_suffix(".videos.csv")
-    write_bytes(path, as_csv(pooled[0], pooled))
-    print(f"jiqa: {path}: {len(pooled)} videos", file=sys.stderr)
+def _printed(rows, names):
+  """Prints rows, in the order of the names where each is one image; and the pooled scores of videos.
 
-
-def as_row(scored, likeliest):
-  """An image's result as a flat row: path, score, classes, further numbers, crops, sizes, seconds, error.
-
-  Args:
-    scored: predictor.Prediction.
-    likeliest: function, see `Metric.likeliest`.
+  Returns the rows with an error; of videos, whose frames come as they come, all rows.
   """
-  row = {"path": scored.name}
-  if not scored.error:
-    outputs = scored.outputs
+  videos, kept = any(map(video.is_video, names)), []
+  for row in rows if videos else _in_order(rows, names):
+    kept += [row] if videos or row["error"] else []
+    if not row["error"]:
+      labels = [value for key, value in row.items() if f"{key}_probability" in row]
+      print(f"{float(row['score']):9.4f}", printable(row["path"]), *labels, sep="  ", flush=True)
+  for pool in video.pooled(kept):
+    summary = f"mean of {pool['frames']} frames, 10th percentile {pool['p10']:.4f}"
+    print(f"{pool['mean']:9.4f}", printable(pool["path"]), summary, sep="  ")
+  return kept
+
+
+def _in_order(rows, names):
+  """Rows in the order of the names, each as soon as those before it are there."""
+  names, waiting = collections.deque(names), {}
+  for row in rows:
+    waiting[row["path"]] = row
+    while names and names[0] in waiting:
+      yield waiting.pop(names.popleft())
+
+
+def as_row(prediction, likeliest):
+  """A `Prediction` as a flat row: path, score, classes (see `Metric.likeliest`), further numbers, sizes, error."""
+  row = {"path": prediction.name}
+  if not prediction.error:
+    outputs = prediction.outputs
     row["score"] = _digits(outputs["score"])
     for name, (label, probability) in likeliest(outputs).items():
       row |= {name: label, f"{name}_probability": _digits(probability)}
     row |= {key: _digits(value) for key, value in outputs.items() if key != "score" and np.ndim(value) == 0}
-    row |= {"crops": scored.crops} if scored.crops else {}
-    row |= {"width": scored.width, "height": scored.height}
-  return {**row, "seconds": f"{scored.seconds:.4f}", "error": scored.error}
+    row |= {"crops": prediction.crops} if prediction.crops else {}
+    row |= {"width": prediction.width, "height": prediction.height}
+  return {**row, "seconds": f"{prediction.seconds:.4f}", "error": prediction.error}
 
 
 def _digits(value):
   return f"{float(value):.7g}"
-
-
-class _Printed:
-  """Prints rows, in the order of the names where each is one image, else as they come; used like `Results`."""
-
-  done = frozenset()
-
-  def __init__(self, names):
-    self._rows, self._frames = {}, []
-    self._order = None if any(map(video.is_video, names)) else list(names)
-
-  def add(self, row):
-    self._rows[row["path"]] = row
-    if self._order is None:
-      self._frames.append(row)
-      ready = list(self._rows)
-    else:
-      ready = list(itertools.takewhile(self._rows.__contains__, self._order))
-      del self._order[: len(ready)]
-    for row in map(self._rows.pop, ready):
-      if not row["error"]:
-        labels = [value for key, value in row.items() if f"{key}_probability" in row]
-        print(f"{float(row['score']):9.4f}", printable(row["path"]), *labels, sep="  ", flush=True)
-
-  def finish(self, key):
-    return self._frames
-
-  def close(self):
-    pass
 
 
 def announce(metric, shipped):

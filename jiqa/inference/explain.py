@@ -3,16 +3,14 @@
 import math
 import pathlib
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
-from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
+from jiqa.inference import inputs
 from jiqa.inference.metric import load
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 CHOSEN, OTHERS = "#ff3b30", "#ffffff"
 
@@ -20,41 +18,25 @@ CHOSEN, OTHERS = "#ff3b30", "#ffffff"
 def explain(name, image, weights, out):
   """Draws where the network looks over an image, the crops that were scored, the salient one, and every crop's score.
 
-  Args:
-    name: of the method.
-    image: image file.
-    weights: folder of weights or of a run.
-    out: file to write, of a format that matplotlib knows.
-
-  Returns:
-    One line of text: the score, and what made it.
-
-  Raises:
-    UserError: the method cannot be explained, the weights are of another one, or a file cannot be read or written.
+  `name` is the method's, `weights` a folder of weights or of a run, `out` a file of a format that matplotlib knows.
+  Returns one line of text: the score, and what made it.
   """
-  image, out = pathlib.Path(image), pathlib.Path(out)
-  if not image.is_file():
-    raise UserError(f"{image}: no such file; expected an image")
-  formats = plt.figure().canvas.get_supported_filetypes()
-  plt.close()
+  out, formats = pathlib.Path(out), Figure().canvas.get_supported_filetypes()
   if out.suffix[1:].lower() not in formats:
     raise UserError(f"{out}: cannot be written; the name must end in one of .{', .'.join(sorted(formats))}")
+  pixels = inputs.load(inputs.Item(str(image), str(image)))
   metric = load(name, weights)
   if not metric.can_explain:
     raise UserError(f"{name!r} cannot be explained: its method does not say what its scores are made of")
-  pixels = decode_rgb(image.read_bytes(), str(image))
   parts = {"image": pixels, **metric.explain(pixels)}
   parts.setdefault("score", float(metric(pixels)))
   out.parent.mkdir(parents=True, exist_ok=True)
-  draw(parts, title=image.name).savefig(out, dpi=110)
-  plt.close()
+  draw(parts, title=pathlib.Path(image).name).savefig(out, dpi=110)
   text = f"{out}: score {parts['score']:.3f}"
   if "crops" in parts:
     scores, salient = parts["scores"], int(parts["saliency"].argmax())
-    text += (
-      f", crops {scores.min():.3f} to {scores.max():.3f}, salient crop {salient + 1} of {len(scores)} with "
-      f"{scores[salient]:.3f}"
-    )
+    text += f", crops {scores.min():.3f} to {scores.max():.3f}, salient crop {salient + 1} of {len(scores)}"
+    text += f" with {scores[salient]:.3f}"
   return text
 
 
@@ -72,51 +54,37 @@ def draw(parts, title=""):
   """
   count = len(parts.get("crops", ()))
   rows = math.ceil(count / 6)
-  figure = plt.figure(figsize=(12, 5.2 + 2.2 * rows), layout="constrained")
+  figure = Figure(figsize=(12, 5.2 + 2.2 * rows), layout="constrained")
   above, below = figure.subfigures(2, 1, height_ratios=(5.2, 2.2 * rows)) if count else (figure, None)
   above.suptitle(f"{title}: score {parts['score']:.2f}" + (f", the mean over {count} crops" if count else ""))
   left, right = above.subplots(1, 2)
-  _boxes(left, parts)
+  left.imshow(parts["image"])
   left.set_title("crops; in colour the salient one" if count else "image")
   _map(right, parts)
   right.set_title("where the network looks")
-  if count:
-    _crops(below.subplots(rows, math.ceil(count / rows), squeeze=False).ravel(), parts)
+  cells = below.subplots(rows, math.ceil(count / rows), squeeze=False).ravel() if count else ()
+  for axis in (left, right, *cells):
+    axis.axis("off")
+  # The salient one last: its outline lies on top.
+  for n in sorted(range(count), key=lambda n: n == parts["saliency"].argmax()):
+    _crop(left, cells[n], parts, n)
   return figure
 
 
-def _crops(cells, parts):
-  """Every crop with its score and how much it is looked at."""
-  salient = int(parts["saliency"].argmax())
-  for axis in cells:
-    axis.axis("off")
-  for n, (axis, crop) in enumerate(zip(cells, parts["crops"], strict=False)):
-    axis.imshow(crop)
-    share = parts["saliency"][n] / parts["map"].mean()
-    colour, weight = (CHOSEN, "bold") if n == salient else ("black", "normal")
-    text = f"{n + 1}: score {parts['scores'][n]:.2f}\nlooked at {share:.2f} times the mean"
-    axis.set_title(text, fontsize=8, color=colour, fontweight=weight)
-
-
-def _boxes(axis, parts):
-  """The image and the outlines of its crops, the salient one on top."""
+def _crop(image, cell, parts, n):
+  """The outline of a crop in the image; and in its cell the crop, its score and how much it is looked at."""
+  salient = n == parts["saliency"].argmax()
   height, width = parts["image"].shape[:2]
-  axis.imshow(parts["image"])
-  axis.axis("off")
-  if "crops" not in parts:
-    return
-  salient = int(parts["saliency"].argmax())
-  for n in sorted(range(len(parts["boxes"])), key=lambda n: n == salient):
-    top, left, bottom, right = parts["boxes"][n] * [height, width, height, width]
-    colour = CHOSEN if n == salient else OTHERS
-    box = plt.Rectangle(
-      (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=3 if n == salient else 1
-    )
-    axis.add_patch(box)
-    axis.text(
-      left + 2, top + 2, str(n + 1), color="white", fontsize=9, va="top",
-      bbox={"facecolor": CHOSEN if n == salient else "black", "edgecolor": "none", "pad": 1.5},
-    )  # fmt: skip
+  top, left, bottom, right = parts["boxes"][n] * [height, width, height, width]
+  edge = {"edgecolor": CHOSEN, "linewidth": 3} if salient else {"edgecolor": OTHERS, "linewidth": 1}
+  image.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **edge))
+  colour = CHOSEN if salient else "black"
+  box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
+  image.text(left + 2, top + 2, str(n + 1), color="white", fontsize=9, va="top", bbox=box)
+  cell.imshow(parts["crops"][n])
+  share = parts["saliency"][n] / parts["map"].mean()
+  text = f"{n + 1}: score {parts['scores'][n]:.2f}\nlooked at {share:.2f} times the mean"
+  cell.set_title(text, fontsize=8, color=colour, fontweight="bold" if salient else "normal")
 
 
 def _map(axis, parts):
@@ -127,4 +95,3 @@ def _map(axis, parts):
   smooth = Image.fromarray(scaled.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
   axis.imshow(parts["image"].mean(-1), cmap="gray", vmin=0, vmax=255)
   axis.imshow(np.asarray(smooth), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-  axis.axis("off")

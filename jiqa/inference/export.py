@@ -1,6 +1,5 @@
 """A metric as a file that runs without this package: StableHLO through `jax.export`, with symbolic sizes."""
 
-import io
 import json
 import pathlib
 
@@ -10,7 +9,7 @@ import numpy as np
 from jax import export as jax_export
 
 from jiqa.errors import UserError
-from jiqa.evaluation import outputs
+from jiqa.evaluation.outputs import write_bytes, write_npz
 
 PROGRAM, SHEET, EXAMPLE = "model.stablehlo", "model.json", "example.npz"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -40,32 +39,24 @@ def export(metric, out):
 
   Returns:
     dict, the contents of model.json.
-
-  Raises:
-    UserError: the metric has several networks, or `flatbuffers` is not installed.
   """
   if len(metric.models) > 1:
     raise UserError("several networks were named; export them one by one")
   out, inputs = pathlib.Path(out), metric.models[0].method.preprocess_eval(synthetic_image())
-  program = jax.jit(program_of(metric))
+  program, example = jax.jit(program_of(metric)), example_of(inputs)
   try:
-    data = jax_export.export(program, platforms=PLATFORMS)(symbolic(inputs)).serialize()
+    data = jax_export.export(program, platforms=PLATFORMS)(symbolic(example)).serialize()
   except ImportError as error:
     raise UserError("jiqa export needs flatbuffers, which is not installed: pip install 'jiqa[export]'") from error
-  example = example_of(inputs)
   predicted = {name: np.asarray(value) for name, value in program(example).items()}
   sheet = {
     "inputs": {name: _describe(name, inputs) for name in example},
     "outputs": {name: list(value.shape[1:]) for name, value in predicted.items()},
-    "platforms": list(PLATFORMS),
-    "use": USE,
-    "card": metric.card,
-  }
-  buffer = io.BytesIO()
-  np.savez(buffer, **example, **predicted)
-  outputs.write_bytes(out / PROGRAM, bytes(data))
-  outputs.write_bytes(out / SHEET, (json.dumps(sheet, indent=2) + "\n").encode())
-  outputs.write_bytes(out / EXAMPLE, buffer.getvalue())
+    "platforms": list(PLATFORMS), "use": USE, "card": metric.card,
+  }  # fmt: skip
+  write_bytes(out / PROGRAM, bytes(data))
+  write_bytes(out / SHEET, (json.dumps(sheet, indent=2) + "\n").encode())
+  write_npz(out / EXAMPLE, **example, **predicted)
   return sheet
 
 
@@ -98,26 +89,15 @@ def example_of(inputs):
   return batch
 
 
-def symbolic(inputs):
-  """Shapes of such a batch of any number of images, padded to any multiple of STEP up to LARGEST.
-
-  Args:
-    inputs: dict of arrays, from `Method.preprocess_eval`.
-
-  Returns:
-    dict of jax.ShapeDtypeStruct.
-  """
-  sides = [f"{side}{i}" for i, array in enumerate(inputs.values()) if array.ndim == 3 for side in "hw"]
-  limits = [f"{side}<={LARGEST // STEP}" for side in sides]
-  b, *sides = jax_export.symbolic_shape(", ".join(["b", *(f"{STEP}*{side}" for side in sides)]), constraints=limits)
-  shapes = {}
-  for name, array in inputs.items():
-    shapes[name] = jax.ShapeDtypeStruct((b, *array.shape), np.uint8)
-    if array.ndim == 3:
-      height, width, *sides = sides
-      shapes[name] = jax.ShapeDtypeStruct((b, height, width, 3), np.uint8)
-      shapes[name + "_size"] = jax.ShapeDtypeStruct((b, 2), np.int32)
-  return shapes
+def symbolic(batch):
+  """The shapes of such a batch for any number of images, padded to any multiple of STEP up to LARGEST."""
+  shapes, limits = {}, []
+  for i, name in enumerate(batch):
+    shapes[name] = "b, ..."
+    if name + "_size" in batch:
+      shapes[name] = f"b, {STEP}*h{i}, {STEP}*w{i}, ..."
+      limits += [f"{side}{i}<={LARGEST // STEP}" for side in "hw"]
+  return jax_export.symbolic_args_specs(batch, shapes, constraints=limits)
 
 
 def program_of(metric):

@@ -1,6 +1,5 @@
 """`jiqa features`: what encoders see in images, one row an image."""
 
-import io
 import json
 import pathlib
 import sys
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jiqa.errors import UserError
-from jiqa.evaluation import outputs
+from jiqa.evaluation.outputs import write_npz
 from jiqa.inference import inputs, video
 from jiqa.inference.metric import Metric
 
@@ -34,26 +33,17 @@ def write_features(metric, names, out):
     raise UserError(f"--out={out}: features are written as .npz; give the file that ending")
   metric = Metric(sorted(metric.models, key=lambda model: model.method.feature_order))
   metric.check_features()
-  names, rows, refused = inputs.expand(names), {}, {}
+  names, console = inputs.expand(names), Console(file=sys.stderr)
   predictions = metric.stream(video.items(names, 1.0))
-  console = Console(file=sys.stderr)
-  for prediction in track(predictions, "features", len(names), console=console, disable=not console.is_terminal):
-    if prediction.error:
-      refused[prediction.index] = prediction.error
-    else:
-      rows[prediction.index] = prediction.name, prediction.outputs["features"]
-  if not rows:
-    raise UserError("no image can be read: " + next(iter(refused.values())))
-  kept = [rows[index] for index in sorted(rows)]
+  predictions = sorted(track(predictions, "features", len(names), console=console, disable=not console.is_terminal))
+  kept = [prediction for prediction in predictions if not prediction.error]
+  refused = [prediction.error for prediction in predictions if prediction.error]
+  if not kept:
+    raise UserError(f"no image can be read: {refused[0]}")
   networks = [
-    {**model.card, "method": model.name, "columns": int(model.outputs()["features"][0])} for model in metric.models
+    {**model.card, "method": model.name, "columns": int(model.outputs["features"][0])} for model in metric.models
   ]
-  buffer = io.BytesIO()
-  np.savez(
-    buffer,
-    image_name=np.array([name for name, _ in kept]),
-    features=np.stack([features for _, features in kept]).astype(np.float32),
-    card=np.array(json.dumps({"networks": networks})),
-  )
-  outputs.write_bytes(out, buffer.getvalue())
-  return len(kept), [refused[index] for index in sorted(refused)]
+  features = np.stack([prediction.outputs["features"] for prediction in kept]).astype(np.float32)
+  card = np.array(json.dumps({"networks": networks}))
+  write_npz(out, image_name=np.array([prediction.name for prediction in kept]), features=features, card=card)
+  return len(kept), refused

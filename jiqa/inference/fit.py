@@ -21,7 +21,7 @@ CONCAT = "concat"
 def fit(
   metric, images, scores, *, features=None, mos="mos", group=None, out, report_folder, command, resamples=1000, seed=0
 ):
-  """Fits a ridge head to ratings and writes it with the evaluation report.
+  """Fits a ridge head to ratings and writes it with the evaluation report, see `jiqa fit --help`.
 
   Args:
     metric: Metric, whose models give features; of several each is evaluated, and all together.
@@ -46,14 +46,14 @@ def fit(
   metric.check_features()
   if pathlib.Path(out).suffix != ".safetensors":
     raise UserError(f"--out={out}: a head is a .safetensors file; give it that ending")
-  sets = feature_sets(metric.models)
+  sets = _feature_sets(metric.models)
   kept = features or list(sets)[-1]
   if kept not in sets:
     raise UserError(f"--features={kept}: these weights give {', '.join(sets)}")
-  table = read_ratings(scores, mos, group)
+  table = _read_ratings(scores, mos, group)
   given = bool((table.split != "").any())
   splits = assign(table, "ratings", "official" if given else "folds", num_splits=SPLITS, seed=seed)
-  matrix = features_of(metric, images, table.image_name)
+  matrix = _features_of(metric, images, table.image_name)
   groups = None if group is None else table.reference_name.to_numpy(str)
   ratings = table.mos.to_numpy(np.float64)
   results = {
@@ -77,18 +77,11 @@ def fit(
   return results
 
 
-def feature_sets(models):
-  """What heads can be fitted to: every model's features, and all together.
-
-  Args:
-    models: list of Model.
-
-  Returns:
-    dict from method or 'concat' to (slice of the columns, checksum of the weights); 'concat' comes last.
-  """
+def _feature_sets(models):
+  """What heads can be fitted to: dict from every method, and 'concat' at last, to (slice of columns, checksum)."""
   sets, start = {}, 0
   for model in models:
-    width = model.outputs()["features"][0]
+    width = model.outputs["features"][0]
     sets[model.name] = slice(start, start + width), model.card["weights_sha256"]
     start += width
   if len(sets) < len(models):
@@ -98,20 +91,8 @@ def feature_sets(models):
   return sets
 
 
-def read_ratings(path, mos, group):
-  """The ratings as a label table.
-
-  Args:
-    path: CSV or Parquet.
-    mos: column of the ratings.
-    group: column of the contents, or None.
-
-  Returns:
-    DataFrame with image_name, reference_name, mos and split.
-
-  Raises:
-    UserError: a column or a value is missing or wrong, or an image is rated twice.
-  """
+def _read_ratings(path, mos, group):
+  """The ratings as a label table: DataFrame with image_name, reference_name, mos and split."""
   table = tables.read(path)
   names = tables.words(table, tables.NAME, path)
   twice = names[pd.Series(names).duplicated().to_numpy()]
@@ -128,38 +109,18 @@ def read_ratings(path, mos, group):
   return pd.DataFrame({"image_name": names, "reference_name": references, "mos": ratings, "split": split})
 
 
-def features_of(metric, folder, names):
-  """The features of rated images, [n, d] float32.
-
-  Args:
-    metric: Metric.
-    folder: that the names start from.
-    names: [n] str.
-
-  Raises:
-    UserError: images cannot be read, naming the first and their number.
-  """
-  rows, errors = [None] * len(names), []
-  for prediction in metric.stream(Item(name, str(pathlib.Path(folder) / name)) for name in names):
-    if prediction.error:
-      errors.append(prediction.error)
-    else:
-      rows[prediction.index] = prediction.outputs["features"]
+def _features_of(metric, folder, names):
+  """The features of rated images, [n, d] float32."""
+  predictions = sorted(metric.stream(Item(name, str(pathlib.Path(folder) / name)) for name in names))
+  errors = [prediction.error for prediction in predictions if prediction.error]
   if errors:
-    raise UserError(
-      f"{len(errors)} of {len(names)} rated images cannot be read; leave them out. The first: {errors[0]}"
-    )
-  return np.stack(rows)
+    first = f"leave them out. The first: {errors[0]}"
+    raise UserError(f"{len(errors)} of {len(names)} rated images cannot be read; {first}")
+  return np.stack([prediction.outputs["features"] for prediction in predictions])
 
 
 def print_results(results, out, report_folder):
-  """Prints the medians, and whether joined features beat the best single ones.
-
-  Args:
-    results: what `fit` returned.
-    out: file of the head.
-    report_folder: of the report.
-  """
+  """Prints the medians of what `fit` returned, and whether joined features beat the best single ones."""
   for name, result in results.items():
     median = result.summary()["median"]
     print(f"{name}: SRCC {median['srcc']:.4f}, PLCC {median['plcc']:.4f}, median of {len(result.alpha)} split(s)")

@@ -15,29 +15,15 @@ MEASURES = ("srcc", "krcc", "plcc", "rmse")
 
 
 def beside(folder):
-  """The heads that lie in a folder of weights or in the working directory of a run.
-
-  Args:
-    folder: pathlib.Path.
-
-  Returns:
-    dict from name (of the database, in a run) to file.
-  """
+  """The heads in a folder of weights or the workdir of a run: dict from name (in a run the database's) to file."""
   files = {path.stem.removeprefix("head").lstrip("_") or "head": path for path in sorted(folder.glob(f"head*{SUFFIX}"))}
   return files | {path.stem.removeprefix("heads_"): path for path in sorted(folder.glob("heads_*.npz"))}
 
 
 def read(path):
-  """Reads a head.
+  """Reads a `Head` from a file of `jiqa fit`, or from heads_DATABASE.npz of a run, of which the first split's counts.
 
-  Args:
-    path: file of `jiqa fit`; or heads_DATABASE.npz of a run, of which the first split's counts.
-
-  Returns:
-    evaluation.head.Head. Its card has 'weights_sha256' where it is known whose features it takes.
-
-  Raises:
-    UserError: there is no such file, or it holds something else.
+  Its card has 'weights_sha256' where it is known whose features it takes. A UserError where there is no head.
   """
   path = pathlib.Path(path)
   return _of_run(path) if path.suffix == ".npz" else head_files.load(path)
@@ -65,32 +51,18 @@ def _facts(path):
     for name, result in results["databases"].items():
       if f"heads_{name.replace('/', '_')}.npz" == path.name:
         train, validation, test = result["images"][0]
-        return {
-          "weights_sha256": results["weights_sha256"],
-          "database": name,
-          "label": result["label"],
-          "images": train + validation,
-          "test": {"images": test, **{key: result[key][0] for key in MEASURES}},
-          **{key: result[key] for key in ("protocol", "split_sha256", "labels_sha256")},
-        }
+        facts = {key: result[key] for key in ("label", "protocol", "split_sha256", "labels_sha256")}
+        facts |= {"weights_sha256": results["weights_sha256"], "database": name, "images": train + validation}
+        return facts | {"test": {"images": test, **{key: result[key][0] for key in MEASURES}}}
   except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
     raise UserError(f"{file}: is damaged ({error!r}); run launch.py --mode=evaluate again") from error
   return {}
 
 
 def in_order(head, path, models):
-  """The models in the order in which the head takes their features.
+  """The models in the order in which a head, read from `path`, takes their features.
 
-  Args:
-    head: Head.
-    path: its file, for the message.
-    models: list of Model.
-
-  Returns:
-    list of Model.
-
-  Raises:
-    UserError: it was fitted to the features of other weights.
+  A UserError where it was fitted to the features of other weights.
   """
   expected = head.card.get("weights_sha256")
   if expected is None:

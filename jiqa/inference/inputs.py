@@ -38,15 +38,7 @@ class Item(NamedTuple):
 
 
 def as_items(images):
-  """What a caller of the metric handed over.
-
-  Args:
-    images: an image or an iterable of images: path or address, PIL image, [h, w, 3] array of uint8 or of floats in
-      [0, 1]; a [n, h, w, 3] array counts as n images.
-
-  Returns:
-    list of Item; paths are called by their own names, others "image 0", "image 1", ...
-  """
+  """The items of what `Metric.__call__` takes; paths are called by their own names, others "image 0", "image 1", ..."""
   single = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", None) == 3
   images = [images] if single else list(images)
   if not images:
@@ -61,7 +53,7 @@ def as_items(images):
 
 
 def load(item):
-  """The pixels of an item: [h, w, 3] uint8. Raises a UserError that names it and says what is wrong with it."""
+  """The pixels of an item: [h, w, 3] uint8; a UserError names it and says what is wrong with it."""
   name, source = item
   if isinstance(source, UserError):
     raise source
@@ -100,12 +92,7 @@ def _from_array(array, name):
 
 
 def is_address(name):
-  """True for https://..., gs://..., s3://... and the like.
-
-  Example:
-    >>> is_address("s3://bucket/a.jpg"), is_address("C:/a.jpg"), is_address("a.jpg")
-    (True, False, False)
-  """
+  """True for https://..., gs://..., s3://... and the like; C:/a.jpg is a path."""
   return "://" in name
 
 
@@ -114,9 +101,7 @@ def read_bytes(name):
   try:
     if name.startswith(WEB):
       return _download(name)
-    if is_address(name):
-      return _store(name).cat_file(name)
-    return pathlib.Path(name).read_bytes()
+    return _store(name).cat_file(name) if is_address(name) else pathlib.Path(name).read_bytes()
   except FileNotFoundError as error:
     raise UserError(f"{name}: no such file") from error
   except IsADirectoryError as error:
@@ -188,8 +173,8 @@ def _expand(name, from_list=False):
     pattern = name
   else:
     return [name]
-  paths = [path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)]
-  return _media(paths) or ([name] if from_list and pattern == name else _refuse_empty(name))
+  paths = filter(os.path.isfile, glob.iglob(pattern, recursive=True))
+  return _media(paths, name, otherwise=[name] if from_list and pattern == name else ())
 
 
 def _lines(name):
@@ -213,25 +198,19 @@ def _in_store(address):
       return [address]
   except Exception as error:  # every store has exceptions of its own
     raise UserError(f"{address}: cannot be listed ({type(error).__name__}: {error})") from error
-  return _media(path if is_address(path) else f"{protocol}://{path}" for path in paths) or _refuse_empty(address)
+  return _media((path if is_address(path) else f"{protocol}://{path}" for path in paths), address)
 
 
-def _media(paths):
-  """Images and videos among paths, sorted."""
-  return sorted(path for path in paths if path.lower().endswith(SUFFIXES + VIDEO_SUFFIXES))
-
-
-def _refuse_empty(name):
-  raise UserError(f"{name}: holds no image ({', '.join(SUFFIXES)}) and no video")
+def _media(paths, name, otherwise=()):
+  """Images and videos among the paths that a name stands for, sorted; a UserError where there is nothing."""
+  media = sorted(path for path in paths if path.lower().endswith(SUFFIXES + VIDEO_SUFFIXES)) or otherwise
+  if not media:
+    raise UserError(f"{name}: holds no image ({', '.join(SUFFIXES)}) and no video")
+  return media
 
 
 def shard(names, text):
-  """One process's share of a list: of "i/n" every n-th name from the i-th on, i from 0 to n - 1.
-
-  Example:
-    >>> shard(["a", "b", "c"], "1/2")
-    ['b']
-  """
+  """One process's share of a list: of "i/n" every n-th name from the i-th on, i from 0 to n - 1."""
   numbers = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
   if not numbers or int(numbers[1]) >= int(numbers[2]):
     raise UserError(f"--shard is {text!r}; expected i/n with i from 0 to n - 1, such as 0/4")

@@ -1,5 +1,6 @@
 """Networks from folders: weights with a card, or the working directory of a training run."""
 
+import functools
 import importlib
 import json
 import pathlib
@@ -11,32 +12,22 @@ from ml_collections import ConfigDict
 
 from jiqa import methods
 from jiqa.errors import UserError
-from jiqa.inference import heads
 from jiqa.inference.predictor import Network
 from jiqa.runtime.checkpoint import read_arrays
 from jiqa.runtime.sharding import make_mesh, replicated
 from jiqa.runtime.state import new_state
-from jiqa.weights.store import CARD, checksum, describe_misfit, flatten, load_weights
+from jiqa.weights.store import CARD, checksum, flatten, load_weights, misfit
 
 RUN_CONFIG = "config.json"
 
 
 class Folder(NamedTuple):
-  """What a folder holds.
-
-  Attributes:
-    path: pathlib.Path.
-    config: dict of plain values, of the run that trained the weights.
-    trees: nested dicts of NumPy arrays by name: 'params' and 'stats', and of a run the 'extra' of its State.
-    card: dict of plain values: where the weights are from.
-    heads: dict from name to the file of a head that lies in the folder.
-  """
+  """What a folder of weights or the working directory of a run holds."""
 
   path: pathlib.Path
-  config: dict
-  trees: dict
-  card: dict
-  heads: dict
+  config: dict  # plain values, of the run that trained the weights
+  trees: dict  # nested dicts of NumPy arrays: 'params' and 'stats', and of a run the 'extra' of its State
+  card: dict  # plain values: where the weights are from
 
   @property
   def is_run(self):
@@ -45,17 +36,7 @@ class Folder(NamedTuple):
 
 
 def read_folder(folder):
-  """Reads a folder of weights or the working directory of a run.
-
-  Args:
-    folder: path.
-
-  Returns:
-    Folder.
-
-  Raises:
-    UserError: it is neither, or is damaged.
-  """
+  """The `Folder` at a path; a UserError where there are neither weights nor a run, or they are damaged."""
   folder = pathlib.Path(folder)
   if folder.is_file():
     raise UserError(
@@ -67,18 +48,17 @@ def read_folder(folder):
   if (folder / CARD).is_file():
     params, stats, card = load_weights(folder)
     config = card["config"] if "config" in card else _published_config(folder, card)
-    # Weights may be stored in half precision; predictions are computed in single precision.
-    trees = {"params": _single_precision(params), "stats": _single_precision(stats)}
-    return Folder(folder, config, trees, card, heads.beside(folder))
-  if (folder / RUN_CONFIG).is_file():
-    return _run(folder)
-  raise UserError(
-    f"{folder}: neither a folder of weights ({CARD} is missing) nor the --workdir of a run ({RUN_CONFIG} is missing)"
-  )
-
-
-def _single_precision(tree):
-  return jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == np.float16 else x, tree)
+    return Folder(folder, config, {"params": params, "stats": stats}, card)
+  if not (folder / RUN_CONFIG).is_file():
+    neither = f"neither a folder of weights ({CARD} is missing) nor the --workdir of a run ({RUN_CONFIG} is missing)"
+    raise UserError(f"{folder}: {neither}")
+  try:
+    config = json.loads((folder / RUN_CONFIG).read_text())
+  except ValueError as error:
+    raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
+  which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
+  step, trees = read_arrays(folder / {"best": "best", "newest": "checkpoints"}[which])
+  return Folder(folder, config, trees, {"run": folder.name, "step": step, "checkpoint": which})
 
 
 def _published_config(folder, card):
@@ -106,39 +86,20 @@ def read_weights(folder):
   return *_weights(_method(read, make_mesh(jax.local_devices()[:1])), read), read.card
 
 
-def _run(folder):
-
-  try:
-    config = json.loads((folder / RUN_CONFIG).read_text())
-  except ValueError as error:
-    raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
-  which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
-  step, trees = read_arrays(folder / {"best": "best", "newest": "checkpoints"}[which])
-  card = {"run": folder.name, "step": step, "checkpoint": which}
-  return Folder(folder, config, trees, card, heads.beside(folder))
-
-
 class Model(Network):
-  """A Network read from a folder.
-
-  Args:
-    folder: see `read_folder`.
-    mesh: local devices.
+  """A Network on local devices, read from a folder, see `read_folder`; a UserError where its weights do not fit.
 
   Attributes:
+    folder: pathlib.Path.
     name: of the method, as configs have it.
     family: the paper's name, which all its methods share.
     card: dict of plain values: where the weights are from, and 'weights_sha256'.
-    heads: dict from database to a file of heads that lies beside the weights.
     config: dict of plain values.
-
-  Raises:
-    UserError: the folder holds no weights, or they do not fit the method.
   """
 
   def __init__(self, folder, mesh):
     read = read_folder(folder)
-    self.folder, self.config, self.heads = read.path, read.config, read.heads
+    self.folder, self.config = read.path, read.config
     self.name = read.config.get("method")
     self.family = methods.names().get(self.name, f".{self.name}.").split(".")[-2]
     method = _method(read, mesh)
@@ -146,23 +107,18 @@ class Model(Network):
     self.card = {"weights_sha256": checksum(params, stats), **read.card}
     params, stats = jax.device_put((params, stats), replicated(mesh))
     super().__init__(method, (params, stats, jax.jit(method.precompute)(params, stats)), mesh)
-    self._explaining = None
 
   def explain(self, image):
-    """What the score of an image is made of, see `Method.explain`; the method must have it.
-
-    Args:
-      image: [h, w, 3] uint8.
-
-    Returns:
-      dict of NumPy arrays.
-    """
-    if self._explaining is None:
-      params, stats, _ = self.weights
-      read = read_folder(self.folder)
-      extra = _state(self.method, read).extra if read.is_run else None
-      self._explaining = params, stats, self.method.precompute(params, stats, extra)
+    """What the score of an image [h, w, 3] uint8 is made of, see `Method.explain`; the method must have it."""
     return self.method.explain(*self._explaining, image)
+
+  @functools.cached_property
+  def _explaining(self):
+    """What predicts, but with the `extra` of a run, which scoring does not need."""
+    params, stats, _ = self.weights
+    read = read_folder(self.folder)
+    extra = _state(self.method, read).extra if read.is_run else None
+    return params, stats, self.method.precompute(params, stats, extra)
 
 
 def _method(read, mesh):
@@ -180,37 +136,32 @@ def _weights(method, read):
     return jax.tree.map(np.asarray, method.weights(_state(method, read)))
   like = jax.eval_shape(lambda key: method.weights(method.init(key)), jax.random.key(0))
   return tuple(
-    _fitted(tree, read.trees[name], name, read, method.training_only)
-    for tree, name in zip(like, ("params", "stats"), strict=True)
+    _fitted(tree, name, read, method.training_only) for tree, name in zip(like, ("params", "stats"), strict=True)
   )
 
 
 def _state(method, read):
   like = jax.eval_shape(method.init, jax.random.key(0))
-  return new_state(**{name: _fitted(getattr(like, name), read.trees[name], name, read) for name in read.trees})
+  return new_state(**{name: _fitted(getattr(like, name), name, read) for name in read.trees})
 
 
-def _fitted(like, loaded, name, read, optional=()):
-  """`loaded` with the keys of `like`, checked; zeros where something optional is missing."""
-  named = _named(like, loaded or {})
-  expected, flat = flatten(like), flatten(named)
-  missing = [f"{name}/{path}" for path in expected if path not in flat and not f"{name}/{path}".startswith(optional)]
-  surplus = [f"{name}/{path}" for path in flat if path not in expected]
-  shapes = [
-    f"{name}/{path} {np.shape(flat[path])} instead of {leaf.shape}"
-    for path, leaf in expected.items()
-    if path in flat and np.shape(flat[path]) != leaf.shape
-  ]
-  if missing or surplus or shapes:
-    misfit = describe_misfit(missing, surplus, shapes)
-    raise UserError(f"{read.path}: the weights do not fit this model: {misfit}")
+def _fitted(like, name, read, optional=()):
+  """The tree `name` of a folder with the keys and types of `like`, whatever precision it was stored in.
+
+  Zeros where something optional is missing; a UserError for any other misfit.
+  """
+  loaded = _named(like, read.trees[name])
+  expected, given = flatten({name: like}), flatten({name: loaded})
+  problems = misfit({k: v for k, v in expected.items() if k in given or not k.startswith(optional)}, given)
+  if problems:
+    raise UserError(f"{read.path}: the weights do not fit this model: {problems}")
 
   def fill(node, loaded):
     if not isinstance(node, dict):
       return np.zeros(node.shape, node.dtype) if loaded is None else np.asarray(loaded, node.dtype)
     return {key: fill(child, None if loaded is None else loaded.get(key)) for key, child in node.items()}
 
-  return fill(like, named)
+  return fill(like, loaded)
 
 
 def _named(like, loaded):

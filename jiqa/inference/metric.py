@@ -1,14 +1,15 @@
 """The metric that `jiqa.load` returns: images in, scores out."""
 
+import dataclasses
 import hashlib
 import pathlib
 
 import jax
 import numpy as np
 
+import jiqa
 from jiqa.errors import UserError
 from jiqa.inference import heads, predictor
-from jiqa.inference.card import describe
 from jiqa.inference.inputs import as_items
 from jiqa.inference.loading import Model
 from jiqa.methods import method_class, names
@@ -17,19 +18,17 @@ from jiqa.weights.store import CARD
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
 JOINED = "+"  # between the checksums of several networks
+NO_LICENCE = "that of the images it was trained on; its own card names none"
+NOT_SHOWN = ("config", "left_out", "ignored")  # of a network's card
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Scores:
-  """Scores of n images, in the order in which they were given.
+  """Scores of n images, in the order in which they were given."""
 
-  Attributes:
-    names: list of n str.
-    score: [n] float64.
-    columns: dict from name to [n, ...] array of whatever else the model predicts.
-  """
-
-  def __init__(self, names, score, columns):
-    self.names, self.score, self.columns = names, score, columns
+  names: list  # n str
+  score: np.ndarray  # [n] float64
+  columns: dict  # from name to [n, ...] array of whatever else the model predicts
 
   def __len__(self):
     return len(self.names)
@@ -80,45 +79,34 @@ class Metric:
         features and there is no head.
     """
     self.check_scores()
-    items, rows = self._all(images)
-    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in ("score", "features")}
-    return Scores([item.name for item in items], np.array([row["score"] for row in rows], np.float64), columns)
+    predictions = self._all(images)
+    outputs = {name: np.stack([p.outputs[name] for p in predictions]) for name in predictions[0].outputs}
+    score = outputs.pop("score").astype(np.float64)
+    outputs.pop("features", None)
+    return Scores([prediction.name for prediction in predictions], score, outputs)
 
   def features(self, images):
-    """Features of images, before any head.
-
-    Args:
-      images: as for a call.
-
-    Returns:
-      [n, d] float32.
-
-    Raises:
-      UserError: as for a call; or the model gives no features.
-    """
+    """Features [n, d] float32 of images, before any head; images and errors as for a call."""
     self.check_features()
-    return np.stack([row["features"] for row in self._all(images)[1]])
+    return np.stack([prediction.outputs["features"] for prediction in self._all(images)])
 
   def stream(self, items, threads=None):
     """Predictions of an iterable of inputs.Item, see `predictor.stream`."""
     return predictor.stream(self.models, items, head=self.head, threads=threads)
 
   def _all(self, images):
-    items, rows = as_items(images), {}
-    for prediction in self.stream(items):
+    predictions = []
+    for prediction in self.stream(as_items(images)):
       if prediction.error:
         raise UserError(prediction.error)
-      rows[prediction.index] = prediction.outputs
-    return items, [rows[i] for i in range(len(items))]
+      predictions.append(prediction)
+    return sorted(predictions)
 
   def likeliest(self, outputs):
     """Of one image's outputs, those that are probabilities: dict from name to (likeliest class, its probability)."""
     classes = self.models[0].method.classes
-    return {
-      name: (classes[name][int(np.argmax(outputs[name]))], float(np.max(outputs[name])))
-      for name in classes
-      if name in outputs
-    }
+    given = {name: outputs[name] for name in classes if name in outputs}
+    return {name: (classes[name][int(np.argmax(each))], float(np.max(each))) for name, each in given.items()}
 
   @property
   def can_explain(self):
@@ -135,13 +123,13 @@ class Metric:
     if self.head is None and len(self.models) > 1:
       folders = " and ".join(str(model.folder) for model in self.models)
       raise UserError(f"{folders}: the score of several networks is that of a head for their joined features. {how}")
-    if self.head is None and "score" not in self.models[0].outputs():
+    if self.head is None and "score" not in self.models[0].outputs:
       raise UserError(f"{self.models[0].folder}: gives features; a score needs a head. {how}")
 
   def check_features(self):
     """Raises a UserError where a model gives no features."""
     for model in self.models:
-      if "features" not in model.outputs():
+      if "features" not in model.outputs:
         raise UserError(f"{model.folder}: method {model.name!r} gives scores and no features")
 
 
@@ -175,7 +163,11 @@ def load(model=None, weights=None, head=None, devices=None):
   """
   models = load_models(model, weights, devices)
   if head is None and len(models) == 1:
-    head = _head_beside(models[0])
+    files = heads.beside(models[0].folder)
+    head = next(iter(files.values()), None)
+    if len(files) > 1:
+      which = f"holds heads for {', '.join(files)}; choose one with head= or --head, such as {head}"
+      raise UserError(f"{models[0].folder}: {which}")
   if head is None:
     return Metric(models)
   chosen = heads.read(head)
@@ -209,10 +201,43 @@ def _shipped(model):
   return folder
 
 
-def _head_beside(model):
-  if len(model.heads) > 1:
-    raise UserError(
-      f"{model.folder}: holds heads for {', '.join(model.heads)}; choose one with head= or --head, such as "
-      f"{next(iter(model.heads.values()))}"
-    )
-  return next(iter(model.heads.values()), None)
+def describe(models, head, head_file):
+  """The card of a metric, plain values: what a user must know before trusting its numbers.
+
+  'method'; 'weights', a dict for every network: 'folder', 'trained_on', 'input', 'licence' and what its folder says;
+  'score': 'direction', 'range', and 'head' with what it was fitted to and how good it is on images it has not seen.
+  """
+  score_range = models[0].method.score_range if head is None else head.card.get("range")
+  score = {"direction": "higher is better", "range": list(score_range) if score_range else None}
+  if head is not None:
+    score["head"] = {"file": head_file.name, **head.card}
+  method = "+".join(model.name for model in models)
+  return {"method": method, "weights": [_network(m) for m in models], "score": score, "jiqa": jiqa.__version__}
+
+
+def _network(model):
+  converted = "source" in model.card
+  return {
+    "folder": str(model.folder), "method": model.name,
+    "trained_on": f"see the paper; converted from {model.card['file']}" if converted else trained_on(model.config),
+    "input": model.method.input.format_map(model.config), "licence": NO_LICENCE,
+    **{key: value for key, value in model.card.items() if key not in NOT_SHOWN},
+  }  # fmt: skip
+
+
+def trained_on(config):
+  """What a run's config, a dict, trains on, in words.
+
+  Example:
+    >>> trained_on({"split": -1, "data": [{"name": "biq2021", "protocol": "official"}, {"name": "image_folder/crops"}]})
+    'biq2021 without the test images of its official splits, image_folder/crops; without human scores'
+  """
+  split, names = config.get("split", -1), []
+  for entry in config.get("data", ()):
+    protocol, part = entry.get("protocol"), ""
+    if protocol and split < 0:
+      part = f" without the test images of its {protocol} splits"
+    elif protocol:
+      part = f" (training part of split {split + 1} of {protocol})"
+    names.append(entry["name"] + part)
+  return f"{', '.join(names) or 'unknown'}; {'without human scores' if split < 0 else 'with human scores'}"

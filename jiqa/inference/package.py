@@ -1,6 +1,5 @@
 """Small weights that can be given away: a run's network as a folder, with what it is worth."""
 
-import dataclasses
 import pathlib
 
 import jax
@@ -13,8 +12,8 @@ from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol
 from jiqa.inference import heads
-from jiqa.inference.card import trained_on
 from jiqa.inference.loading import Model
+from jiqa.inference.metric import trained_on
 from jiqa.inference.predictor import predict_database
 from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import flatten, save_weights, unflatten
@@ -40,9 +39,6 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
 
   Returns:
     dict, the card that was written, and a head's under 'head'.
-
-  Raises:
-    UserError: the database is not prepared, or an image of it cannot be read.
   """
   if dtype not in ("float16", "float32"):
     raise UserError(f"--dtype={dtype}: expected float16 or float32")
@@ -52,21 +48,19 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
   if tested is None:
     raise UserError(f"{run}: evaluates no database; name one to test the weights on: --head=DATABASE")
   source = open_database(tested, data_dir)
-  params, stats = (
-    smaller(tree, dtype, name, model.method.training_only)
-    for tree, name in zip(model.weights[:2], ("params", "stats"), strict=True)
-  )
+  params, stats, _ = model.weights
+  smaller = {"stats": {}, **_smaller({"params": params, "stats": stats}, dtype, model.method.training_only)}
   config = {key: value for key, value in model.config.items() if key not in PRIVATE}
   card = {
     "method": model.name, "config": config | {"init_from": "", "data_dir": ""}, "dtype": dtype,
     "step": model.card.get("step"), "trained_on": trained_on(model.config), "from": "trained from scratch by jiqa",
   }  # fmt: skip
   card |= {key: value for key, value in {"recipe": recipe, "licence": licence}.items() if value}
-  written = save_weights(out, params, stats, card)
+  written = save_weights(out, **smaller, card=card)
   written_model = Model(out, mesh)
-  if "score" in model.outputs():
-    return save_weights(out, params, stats, {**card, **_own_score(written_model, source, model.config)})
-  head = fit_head(written_model, source, model.config)
+  if "score" in model.outputs:
+    return save_weights(out, **smaller, card=card | _own_score(written_model, source, model.config))
+  head = _fit_head(written_model, source, model.config)
   head.save(pathlib.Path(out) / heads.BESIDE)
   return {**written, "head": head.card}
 
@@ -89,16 +83,10 @@ def _own_score(model, source, config):
   return {"test": {"images": len(positions), "split": max(config["split"], 0), **measured, **facts}}
 
 
-def fit_head(model, source, config):
+def _fit_head(model, source, config):
   """The head of the first split of a database, as the run's evaluation would fit it.
 
-  Args:
-    model: Model that gives features.
-    source: Database.
-    config: dict, of the run.
-
-  Returns:
-    Head; its card has 'test' with its own measures on the test images, and 'median' with those over all splits.
+  Its card has 'test' with its own measures on the test images, and 'median' with those over all splits.
   """
   if config["split"] >= 0:
     raise UserError(
@@ -115,38 +103,16 @@ def fit_head(model, source, config):
   measures = {key: getattr(result, key) for key in protocol.MEASURES}
   card = {
     "weights_sha256": model.card["weights_sha256"], "regressor": "ridge", **_facts(source, config, splits),
-    "median": {"splits": len(splits), **{key: float(np.median(values)) for key, values in measures.items()}},
+    "test": {"images": int((splits[0] == TEST).sum()), **{key: float(x[0]) for key, x in measures.items()}},
+    "median": {"splits": len(splits), **{key: float(np.median(x)) for key, x in measures.items()}},
   }  # fmt: skip
-  head = protocol.head_of(result, 0, card)
-  test = {"images": int((splits[0] == TEST).sum()), **{key: float(values[0]) for key, values in measures.items()}}
-  return dataclasses.replace(head, card={**head.card, "test": test})
+  return protocol.head_of(result, 0, card)
 
 
-def smaller(tree, dtype, name, unread):
-  """A tree as NumPy arrays of `dtype`, without what predictions do not read.
-
-  Args:
-    tree: nested dict of arrays.
-    dtype: name of the type.
-    name: what stands before its paths in `unread`.
-    unread: beginnings of paths.
-
-  Returns:
-    nested dict of NumPy arrays.
-
-  Raises:
-    UserError: a number is too large for the type.
-
-  Example:
-    >>> smaller({"encoder": {"a": np.ones(1)}, "head": {"b": np.ones(1)}}, "float16", "params", ("params/head",))
-    {'encoder': {'a': array([1.], dtype=float16)}}
-  """
-  flat = {
-    path: np.asarray(leaf).astype(dtype)
-    for path, leaf in flatten(tree).items()
-    if not f"{name}/{path}".startswith(tuple(unread))
-  }
+def _smaller(trees, dtype, unread):
+  """Nested dicts as NumPy arrays of `dtype`, without the paths that begin with one of `unread`."""
+  flat = {path: np.asarray(leaf).astype(dtype) for path, leaf in flatten(trees).items() if not path.startswith(unread)}
   for path, leaf in flat.items():
     if not np.isfinite(leaf).all():
-      raise UserError(f"{name}/{path}: holds numbers that {dtype} cannot; take float32")
+      raise UserError(f"{path}: holds numbers that {dtype} cannot; take float32")
   return unflatten(flat)

@@ -5,6 +5,7 @@ other batches compute.
 """
 
 import collections
+import functools
 import os
 import sys
 import time
@@ -33,35 +34,20 @@ IMAGES_BETWEEN_TRIMS = 64
 
 
 class Prediction(NamedTuple):
-  """What is predicted of one image.
+  """What is predicted of one image; sorted, predictions stand in the order of the items."""
 
-  Attributes:
-    index: position among the items.
-    name: of the item.
-    outputs: dict of NumPy values, 'score' float or 'features' [d] among them; None where there is an error.
-    height, width: pixels.
-    seconds: of reading and decoding, and this image's share of its batch.
-    error: text, '' where there is none.
-    crops: of how many crops the score is; 0 where the image was seen as a whole.
-  """
-
-  index: int
-  name: str
-  outputs: dict | None
+  index: int  # position among the items
+  name: str  # of the item
+  outputs: dict | None  # of NumPy values, 'score' float or 'features' [d] among them; None where there is an error
   height: int
   width: int
-  seconds: float
-  error: str = ""
-  crops: int = 0
+  seconds: float  # of reading and decoding, and this image's share of its batch
+  error: str = ""  # '' where there is none
+  crops: int = 0  # of how many crops the score is; 0 where the image was seen as a whole
 
 
 class Programs:
-  """The compiled predictions of a method, one for every shape of a batch, whatever the weights.
-
-  Args:
-    method: see methods/base.py.
-    mesh: local devices.
-  """
+  """The compiled predictions of a method on local devices, one for every shape of a batch, whatever the weights."""
 
   def __init__(self, method, mesh):
     self.mesh, self._predict = mesh, jax.jit(method.predict)
@@ -81,17 +67,13 @@ class Programs:
 class Network:
   """A method with the weights that predict, on the local devices.
 
-  Args:
-    method: see methods/base.py.
-    weights: (params, stats, extra), see `Method.predict`, replicated over `mesh`.
-    mesh: local devices.
-    programs: those of another network of the same method; None: new ones.
+  Weights are (params, stats, extra), see `Method.predict`, replicated over the mesh; networks of the same method may
+  share their `Programs`.
   """
 
   def __init__(self, method, weights, mesh, programs=None):
     self.method, self.weights, self.mesh = method, weights, mesh
     self.programs = programs or Programs(method, mesh)
-    self._shapes = None
 
   @classmethod
   def of_state(cls, method, state, mesh, programs=None):
@@ -109,14 +91,13 @@ class Network:
     """Calls what `program` has given."""
     return program(*self.weights, put_batch(batch, self.mesh))
 
+  @functools.cached_property
   def outputs(self):
     """What it predicts, found without computing: dict from name to the shape of one image's entry."""
-    if self._shapes is None:
-      inputs = self.method.preprocess_eval(np.full((256, 256, 3), 127, np.uint8))
-      ((_, batch),) = bucketed_batches([(0, inputs)], 1, self.mesh.size)
-      shapes = jax.eval_shape(self.method.predict, *self.weights, batch)
-      self._shapes = {name: array.shape[1:] for name, array in shapes.items()}
-    return self._shapes
+    inputs = self.method.preprocess_eval(np.full((256, 256, 3), 127, np.uint8))
+    ((_, batch),) = bucketed_batches([(0, inputs)], 1, self.mesh.size)
+    shapes = jax.eval_shape(self.method.predict, *self.weights, batch)
+    return {name: array.shape[1:] for name, array in shapes.items()}
 
 
 def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
@@ -138,20 +119,19 @@ def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
   failed, waiting = collections.deque(), {}
 
   def readable():
-    for index, item, (inputs, size, seconds, error) in _ahead(enumerate(items), networks, threads):
-      if error:
-        failed.append(Prediction(index, item.name, None, *size, seconds, error))
+    for prediction, inputs in _ahead(items, networks, threads):
+      if prediction.error:
+        failed.append(prediction)
       else:
-        crops = max(len(array) if array.ndim == 4 else 0 for array in inputs.values())
-        waiting[index] = item.name, size, seconds, crops
-        yield index, inputs
+        waiting[prediction.index] = prediction
+        yield prediction.index, inputs
 
   def finished(indices, outputs, started):
     outputs = _joined([{name: np.asarray(x)[: len(indices)] for name, x in part.items()} for part in outputs], head)
     share = (time.perf_counter() - started) / len(indices)
     for row, index in enumerate(indices):
-      name, size, seconds, crops = waiting.pop(index)
-      yield Prediction(index, name, {key: x[row] for key, x in outputs.items()}, *size, seconds + share, crops=crops)
+      prediction, predicted = waiting.pop(index), {name: x[row] for name, x in outputs.items()}
+      yield prediction._replace(outputs=predicted, seconds=prediction.seconds + share)
 
   # The devices compute one batch while the results of the one before are fetched.
   running, untrimmed = None, 0
@@ -182,10 +162,7 @@ def predict_database(network, database, positions, what, pixels_per_batch=None):
     pixels_per_batch: see `stream`.
 
   Returns:
-    dict of NumPy arrays [n, ...], rows in the order of `positions`.
-
-  Raises:
-    UserError: an image cannot be read; names it.
+    dict of NumPy arrays [n, ...], rows in the order of `positions`; a UserError names an image that cannot be read.
   """
   # As many for every process: the last is predicted again where they do not divide evenly.
   padded = np.pad(positions, (0, -len(positions) % jax.process_count()), mode="edge")
@@ -209,7 +186,10 @@ def _compiled(networks, batches):
   """(indices, batch of every network, its program); batches whose programs are being compiled let others pass."""
   held = collections.deque()
   for indices, batch in batches:
-    parts = [_part(batch, number) for number in range(len(networks))]
+    parts = [{} for _ in networks]
+    for name, array in batch.items():
+      number, _, name = name.partition(":")
+      parts[int(number)][name] = array
     held.append((indices, parts, [network.program(part) for network, part in zip(networks, parts, strict=True)]))
     yield from _ready(held, MAX_HELD, MAX_HELD_BYTES)
   yield from _ready(held, 0, 0)
@@ -231,11 +211,6 @@ def _ready(held, most, most_bytes):
     yield indices, parts, [program.result() for program in programs]
 
 
-def _part(batch, number):
-  prefix = f"{number}:"
-  return {name.removeprefix(prefix): x for name, x in batch.items() if name.startswith(prefix)}
-
-
 def _joined(outputs, head):
   joined = dict(outputs[0]) if len(outputs) == 1 else {}
   if all("features" in part for part in outputs):
@@ -245,10 +220,10 @@ def _joined(outputs, head):
   return joined
 
 
-def _preprocess(networks, item):
-  """(inputs of all networks, (height, width), seconds, error) of an item; in a thread."""
+def _preprocess(networks, index, item):
+  """(Prediction that lacks its outputs, inputs of all networks) of an item; in a thread."""
   started = time.perf_counter()
-  size, inputs, error = (0, 0), None, ""
+  size, inputs, error = (0, 0), {}, ""
   try:
     image = load(item)
     size = image.shape[:2]
@@ -259,23 +234,22 @@ def _preprocess(networks, item):
     }
   except UserError as refusal:
     error = str(refusal) if size == (0, 0) else f"{item.name}: {refusal}"
-  return inputs, size, time.perf_counter() - started, error
+  crops = max((len(array) for array in inputs.values() if array.ndim == 4), default=0)
+  return Prediction(index, item.name, None, *size, time.perf_counter() - started, error, crops), inputs
 
 
-def _ahead(numbered, networks, threads=None):
-  """(index, item, what `_preprocess` gives) in order; threads work a few items ahead of whoever takes them."""
+def _ahead(items, networks, threads=None):
+  """What `_preprocess` gives, in order; threads work a few items ahead of whoever takes them."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   threads = threads or min(cores, 16)
   submitted = collections.deque()
   pool = futures.ThreadPoolExecutor(threads)
   try:
-    for index, item in numbered:
-      submitted.append((index, item, pool.submit(_preprocess, networks, item)))
+    for index, item in enumerate(items):
+      submitted.append(pool.submit(_preprocess, networks, index, item))
       if len(submitted) > 2 * threads:
-        index, item, result = submitted.popleft()
-        yield index, item, result.result()
+        yield submitted.popleft().result()
     while submitted:
-      index, item, result = submitted.popleft()
-      yield index, item, result.result()
+      yield submitted.popleft().result()
   finally:
     pool.shutdown(wait=True, cancel_futures=True)

@@ -4,7 +4,6 @@ Run by `launch.py` with config.method "regress". Nothing is trained; what was co
 computed again.
 """
 
-import io
 import itertools
 import json
 
@@ -20,6 +19,7 @@ from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import outputs, protocol
 from jiqa.inference.loading import Model
+from jiqa.inference.metric import Metric
 from jiqa.inference.predictor import predict_database
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import Workdir, claim
@@ -39,27 +39,19 @@ def regress(config, workdir):
 
   Returns:
     dict, the contents of results.json.
-
-  Raises:
-    UserError: there are no weights, a database is not prepared, or the workdir is another run's.
   """
   folders = {name: folder for name, folder in config.weights.items() if folder}
   if not folders:
-    keys = " and ".join(f"config.weights.{name}" for name in config.weights)
-    raise UserError(
-      f"{keys} are both empty; give a folder of converted weights or the workdir of a run: "
-      f"--config.weights.{next(iter(config.weights))}=DIR"
-    )
+    keys = [f"config.weights.{name}" for name in config.weights]
+    how = f"give a folder of converted weights or the workdir of a run: --{keys[0]}=DIR"
+    raise UserError(f"{' and '.join(keys)} are both empty; {how}")
   plain_config = json.loads(config.to_json_best_effort())
   with Workdir(workdir) as folder, claim(folder, plain_config):
     models = _models(folders)
     databases = {name: _regress_database(config, name, models, folder.local) for name in config.evaluation.databases}
-    results = {
-      "databases": databases,
-      "experts": [{**model.card, "expert": expert} for expert, model in models.items()],
-      "config": plain_config,
-      "versions": {"jiqa": jiqa.__version__},
-    }
+    experts = [{**model.card, "expert": expert} for expert, model in models.items()]
+    results = {"databases": databases, "experts": experts}
+    results |= {"config": plain_config, "versions": {"jiqa": jiqa.__version__}}
     outputs.write_bytes(folder.local / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     _print(results, folder.remote)
   return results
@@ -69,9 +61,8 @@ def _models(folders):
   """The encoders by name, in the order in which their features are joined."""
   mesh = make_mesh(jax.local_devices())
   models = {name: Model(folder, mesh) for name, folder in folders.items()}
+  Metric(list(models.values())).check_features()
   for name, model in models.items():
-    if "features" not in model.outputs():
-      raise UserError(f"{model.folder}: method {model.name!r} gives scores and no features")
     if getattr(model.method, "expert", name) != name:
       raise UserError(f"{model.folder}: holds the {model.method.expert} expert, but config.weights.{name} names it")
   return dict(sorted(models.items(), key=lambda item: item[1].method.feature_order))
@@ -132,14 +123,10 @@ def _features(config, database, models, path):
     with np.load(path) as kept:
       if str(kept["key"]) == key:
         return {name: kept[name] for name in kept.files if name != "key"}
-  everything = np.arange(len(database))
-  features = {
-    name: predict_database(model, database, everything, f"{database.name}, {name} features")["features"]
-    for name, model in models.items()
-  }
-  buffer = io.BytesIO()
-  np.savez(buffer, key=np.array(key), **features)
-  outputs.write_bytes(path, buffer.getvalue())
+  features, everything = {}, np.arange(len(database))
+  for name, model in models.items():
+    features[name] = predict_database(model, database, everything, f"{database.name}, {name} features")["features"]
+  outputs.write_npz(path, key=np.array(key), **features)
   return features
 
 

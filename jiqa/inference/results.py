@@ -34,21 +34,11 @@ def check(out):
 
 
 class Results:
-  """The rows of one output file.
+  """The rows of one output file; a UserError where it cannot be written or holds something else than scores.
 
   A CSV file is appended to as it is. JSON and Parquet cannot be appended to: their rows wait as CSV in FILE.part until
-  all are there. Rows with a score count as done when the same command runs again, rows with an error do not.
-
-  Args:
-    path: file to write, .csv, .json or .parquet.
-    made_by: dict with 'weights' and 'head', the checksums that all rows must have.
-
-  Attributes:
-    done: set of the paths that have a score already.
-
-  Raises:
-    UserError: the file cannot be written, another process writes it, or it holds something else than scores, or scores
-      of other weights.
+  all are there. Rows with a score are `done` when the same command runs again, a set of paths; rows with an error are
+  not. `made_by` is a dict of 'weights' and 'head', the checksums that all rows must have.
   """
 
   def __init__(self, path, made_by):
@@ -83,19 +73,14 @@ class Results:
     return rows
 
   def add(self, row):
-    """Appends a row; after a kill it is still there.
-
-    Args:
-      row: dict with 'path', 'width', 'height', 'seconds', 'error' and, where there is no error, 'score' and further
-        columns, the same for all rows.
-    """
+    """Appends a row, a dict, see `command.as_row`; after a kill it is still there."""
     self._waiting.append({**row, **self._made_by})
     if self._columns or not row["error"]:  # the columns are not known before there is a score
-      self._write_waiting([key for key in row if key not in FIRST + LAST])
+      self._write_waiting(row)
 
-  def _write_waiting(self, further=()):
+  def _write_waiting(self, like=()):
     header = self._columns is None
-    self._columns = self._columns or [*FIRST, *further, *LAST]
+    self._columns = self._columns or [*FIRST, *(key for key in like if key not in FIRST + LAST), *LAST]
     self._file.write(as_csv(self._columns, self._waiting, header=header))
     self._file.flush()
     self._waiting = []

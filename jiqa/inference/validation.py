@@ -17,14 +17,8 @@ BEST = "best"
 class Validation:
   """Evaluates states on the validation parts of the run's databases; the test parts are not looked at.
 
-  Args:
-    config: ConfigDict, see configs/.
-    method: see methods/base.py; must predict 'score'.
-    mesh: the devices.
-    workdir: folder, or gs://BUCKET/FOLDER; the best state is kept in its folder `best`.
-
-  Raises:
-    UserError: if the run has no split, or a validation part is too small.
+  The method must predict 'score'; the best state is kept in the folder `best` of the workdir. Raises a UserError where
+  the run has no split, or a validation part is too small.
   """
 
   def __init__(self, config, method, mesh, workdir):
@@ -41,13 +35,7 @@ class Validation:
     self._directory = workdir / BEST
 
   def evaluate(self, step, state, log):
-    """Logs the SRCC of every validation part and their mean, and keeps the state if the mean is the best so far.
-
-    Args:
-      step: int.
-      state: State.
-      log: Writer.
-    """
+    """Logs the SRCC of every validation part and their mean, and keeps the state if the mean is the best so far."""
     network = Network.of_state(self._method, state, self._mesh, self._programs)
     self._programs = network.programs
     measured = {}
@@ -58,12 +46,12 @@ class Validation:
     mean = from_main(float(np.mean(list(measured.values()))))
     log.note(step, {"validation_srcc": mean, **{f"validation_srcc/{name}": x for name, x in measured.items()}})
     # A constant score has no rank correlation; it is never the best.
-    if np.isfinite(mean) and mean > from_main(best_srcc(self._directory)):
+    if np.isfinite(mean) and mean > from_main(_best_srcc(self._directory)):
       with Checkpoints(self._directory, keep=1, best="srcc") as best:
         best.save(step, state, {"srcc": mean})
 
 
-def best_srcc(directory):
+def _best_srcc(directory):
   """The validation SRCC of the state kept in a folder; -inf if there is none."""
   with Checkpoints(directory, keep=1, best="srcc") as kept:
     metrics = kept.best_metrics()

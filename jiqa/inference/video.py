@@ -23,15 +23,10 @@ def items(names, per_second):
 
 
 def frames(name, per_second):
-  """The frames of a video to score, one at a time.
+  """Yields the frames of a video to score, the first at or after each of the times k / per_second seconds.
 
-  Args:
-    name: path of the video.
-    per_second: how many frames of every second: the first at or after each of the times k / per_second.
-
-  Yields:
-    Item, called NAME#frame=NUMBER. Where the video cannot be read (on), or ends before what its header announces, an
-    Item called NAME whose source is the UserError.
+  Items are called NAME#frame=NUMBER. Where the video cannot be read (on), or ends before what its header announces, an
+  Item called NAME has the UserError as its source.
   """
   try:
     import av
@@ -64,13 +59,7 @@ def split_frame(path):
 
 
 def pooled(rows):
-  """One row a video from the rows of its frames.
-
-  Args:
-    rows: list of dicts with 'path', 'score' and 'error'.
-
-  Returns:
-    list of dicts: path, frames, mean, p10 (a tenth of the frames score less), median, minimum.
+  """One row a video from the rows of its frames: path, frames, mean, p10 (a tenth score less), median, minimum.
 
   Example:
     >>> pooled([{"path": f"a.mp4#frame={i}", "score": i, "error": ""} for i in range(11)])
@@ -81,9 +70,10 @@ def pooled(rows):
     name, number = split_frame(row["path"])
     if number is not None and not row["error"]:
       scores.setdefault(name, []).append(float(row["score"]))
-  videos = []
-  for name, values in scores.items():
-    p10, median = np.percentile(values, (10, 50)).tolist()
-    pools = {"mean": float(np.mean(values)), "p10": p10, "median": median, "minimum": min(values)}
-    videos.append({"path": name, "frames": len(values), **pools})
-  return videos
+  return [
+    {
+      "path": name, "frames": len(values), "mean": float(np.mean(values)), "p10": float(np.percentile(values, 10)),
+      "median": float(np.percentile(values, 50)), "minimum": min(values),
+    }
+    for name, values in scores.items()
+  ]  # fmt: skip

@@ -80,7 +80,6 @@ def test_the_salient_crop_is_the_one_in_colour(folders):
   coloured = [title for title, colour in titles if colour == explain.CHOSEN]
   assert len(coloured) == 1 and coloured[0].startswith(f"{salient + 1}: score {found['scores'][salient]:.2f}")
   assert sum("score" in title for title, _ in titles) == 5
-  explain.plt.close(figure)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_runs_without_this_package(metric, tmp_path):
 def test_views_of_one_shape_and_scores_of_the_method(brightness, tmp_path):
   metric = jiqa.load(brightness, devices=jax.devices()[:1])
   export.export(metric, tmp_path / "brightness")
-  shapes = export.symbolic({"crops": np.zeros((15, 224, 224, 3), np.uint8)})
+  shapes = export.symbolic(export.example_of({"crops": np.zeros((15, 224, 224, 3), np.uint8)}))
   assert shapes["crops"].shape[1:] == (15, 224, 224, 3)
   with pytest.raises(UserError, match="export them one by one"):
     export.export(Metric([*metric.models, *metric.models]), tmp_path)

@@ -125,7 +125,7 @@ def test_how_the_scales_were_trained_on_does_not_matter(key, tmp_path):
     if key is not None:
       config.every_scale = key
   save_weights(tmp_path / "w", *made.network(), {"method": "reiqa", "config": json.loads(config.to_json_best_effort())})
-  assert load(tmp_path / "w").models[0].outputs() == {"features": (64,)}
+  assert load(tmp_path / "w").models[0].outputs == {"features": (64,)}
 
 
 def test_published_weights_need_no_config(tmp_path):
