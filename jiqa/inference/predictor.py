@@ -25,8 +25,7 @@ from jiqa.runtime.distributed import all_gather_rows, is_main
 from jiqa.runtime.sharding import batch_sharding, local_mesh, on_local_devices, put_batch
 
 # Pixels of a batch. A CPU computes one image a device as fast as many; an accelerator wants its memory filled.
-PIXELS_PER_BATCH = {"cpu": 1}
-ON_ACCELERATORS = 2**24
+PIXELS_ON_CPU, PIXELS_ON_ACCELERATORS = 1, 2**24
 # Batches, and bytes of them, that may wait for their program while others compute.
 MAX_HELD, MAX_HELD_BYTES = 4, 2**27
 # Images after which freed memory is given back, which takes less than a hundredth of their time.
@@ -114,7 +113,8 @@ def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
     Prediction, in the order in which batches are complete. What cannot be read is yielded with an error.
   """
   mesh = networks[0].mesh
-  suits = PIXELS_PER_BATCH.get(mesh.devices.flat[0].platform, ON_ACCELERATORS)
+  on_cpu = mesh.devices.flat[0].platform == "cpu"
+  suits = PIXELS_ON_CPU if on_cpu else PIXELS_ON_ACCELERATORS
   pixels_per_batch = min(suits, pixels_per_batch or suits)
   failed, waiting = collections.deque(), {}
 
@@ -126,28 +126,34 @@ def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
         waiting[prediction.index] = prediction
         yield prediction.index, inputs
 
-  def finished(indices, outputs, started):
-    outputs = _joined([{name: np.asarray(x)[: len(indices)] for name, x in part.items()} for part in outputs], head)
+  def launch(parts, programs):
+    return [network.run(*call) for network, *call in zip(networks, programs, parts, strict=True)]
+
+  def finished(indices, launched, started):
+    outputs = [{name: np.asarray(x)[: len(indices)] for name, x in part.items()} for part in launched.result()]
+    outputs = _joined(outputs, head)
     share = (time.perf_counter() - started) / len(indices)
     for row, index in enumerate(indices):
       prediction, predicted = waiting.pop(index), {name: x[row] for name, x in outputs.items()}
       yield prediction._replace(outputs=predicted, seconds=prediction.seconds + share)
 
-  # The devices compute one batch while the results of the one before are fetched.
-  running, untrimmed = None, 0
-  for indices, parts, programs in _compiled(networks, bucketed_batches(readable(), pixels_per_batch, mesh.size)):
-    started = time.perf_counter()
-    outputs = [network.run(*call) for network, *call in zip(networks, programs, parts, strict=True)]
-    if running:
-      yield from finished(*running)
-    running, untrimmed = (indices, outputs, started), untrimmed + len(indices)
-    if untrimmed >= IMAGES_BETWEEN_TRIMS:
-      untrimmed = 0
-      host_memory.give_back()
-    while failed:
-      yield failed.popleft()
-  if running:
-    yield from finished(*running)
+  # A CPU device computes in the thread that calls it and leaves cores idle. Accelerators compute one batch while the
+  # results of the one before are fetched; several devices must get all programs in one order, from one thread.
+  launchers = _cores() if on_cpu and mesh.size == 1 else 1
+  running, untrimmed = collections.deque(), 0
+  with futures.ThreadPoolExecutor(launchers, "launch") as pool:
+    for indices, *call in _compiled(networks, bucketed_batches(readable(), pixels_per_batch, mesh.size)):
+      running.append((indices, pool.submit(launch, *call), time.perf_counter()))
+      if len(running) > launchers:
+        yield from finished(*running.popleft())
+      untrimmed += len(indices)
+      if untrimmed >= IMAGES_BETWEEN_TRIMS:
+        untrimmed = 0
+        host_memory.give_back()
+      while failed:
+        yield failed.popleft()
+    while running:
+      yield from finished(*running.popleft())
   yield from failed
 
 
@@ -240,8 +246,7 @@ def _preprocess(networks, index, item):
 
 def _ahead(items, networks, threads=None):
   """What `_preprocess` gives, in order; threads work a few items ahead of whoever takes them."""
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-  threads = threads or min(cores, 16)
+  threads = threads or _cores()
   submitted = collections.deque()
   pool = futures.ThreadPoolExecutor(threads)
   try:
@@ -253,3 +258,8 @@ def _ahead(items, networks, threads=None):
       yield submitted.popleft().result()
   finally:
     pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores():
+  """How many threads are worth having: one a core, at most 16."""
+  return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
