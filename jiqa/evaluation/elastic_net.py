@@ -16,7 +16,7 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_swe
 
   Args:
     features, target, rows, alphas: as for `ridge.fit`.
-    l1_ratio: share of the absolute values in the penalty, in (0, 1], else a ValueError.
+    l1_ratio: share of the absolute values in the penalty, in (0, 1], else a ValueError; or [k], each split its own.
     tolerance: the descent ends where the duality gap is below this share of the variance of the target.
     max_sweeps: bound of the sweeps over all features; where it ends them, a RuntimeWarning says so.
 
@@ -26,19 +26,19 @@ def fit(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_swe
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import enet_path
 
-  if not 0 < l1_ratio <= 1:
+  if not ((np.asarray(l1_ratio) > 0) & (np.asarray(l1_ratio) <= 1)).all():
     raise ValueError(f"l1_ratio is {l1_ratio}, expected a number in (0, 1]; `ridge` is the case 0")
   features, target, rows, alphas = ridge.checked(features, target, rows, alphas)
-  falling, place = np.unique(-alphas, return_inverse=True)
   fitted = []
-  for row in rows:
+  for row, of_split, share in zip(rows, alphas, np.broadcast_to(l1_ratio, len(rows)), strict=True):
+    falling, place = np.unique(-of_split, return_inverse=True)
     with jax.enable_x64(True):
       z, mean, scale = jax.device_get(ridge.standardise(features[row], row.sum()))
     y = target[row] - target[row].mean()
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", ConvergenceWarning)  # said below, for all splits together
       options = {"precompute": len(z) > z.shape[1], "tol": tolerance, "max_iter": max_sweeps}
-      _, weights, gaps = enet_path(z, y, l1_ratio=l1_ratio, alphas=-falling, **options)
+      _, weights, gaps = enet_path(z, y, l1_ratio=share, alphas=-falling, **options)
     error = gaps[place] / max(y @ y / len(y), np.finfo(float).tiny)
     fitted.append((weights.T[place], target[row].mean(), mean, scale, error))
   heads = ridge.Heads(*map(np.stack, zip(*fitted, strict=True)))

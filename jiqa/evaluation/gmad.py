@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
 
 def by_quantile(scores):
   """Common scale without labels: the percentage of the pool that a method puts below an image, both [j, n]."""
-  scores = _finite(scores)
+  scores = np.asarray(scores, np.float64)
   return (stats.rankdata(scores, axis=1) - 1) / max(scores.shape[1] - 1, 1) * 100
 
 
@@ -43,7 +43,7 @@ def by_logistic(scores, anchors, mos):
   scores are [j, n] on the pool, anchors [j, m] those of the same methods on labelled images, mos [m] the human ones. A
   method that falls where the human scores rise is a UserError.
   """
-  scores, anchors, mos = _finite(scores), _finite(anchors), np.asarray(mos, np.float64)
+  scores, anchors, mos = (np.asarray(values, np.float64) for values in (scores, anchors, mos))
   curves = [logistic.fit(anchor, (mos - mos.min()) / np.ptp(mos) * 100) for anchor in anchors]
   for i, curve in enumerate(curves):
     if not curve.parameters[0] > curve.parameters[1]:
@@ -71,9 +71,7 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
     >>> [(int(d), int(l), int(h)) for d, l, h in zip(pairs.defender, pairs.low, pairs.high)]
     [(0, 0, 2), (1, 0, 3)]
   """
-  scores = _finite(scores)
-  if len(scores) < 2:
-    raise UserError(f"{len(scores)} score table(s): a competition needs at least two methods")
+  scores = np.asarray(scores, np.float64)
   contents = np.arange(scores.shape[1]) if contents is None else np.unique(np.asarray(contents), return_inverse=True)[1]
   pairs = []
   for i, defender in enumerate(scores):
@@ -88,23 +86,17 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
         for rank, (a, b) in enumerate(ends):
           gap = attacker[b] - attacker[a] - abs(defender[b] - defender[a])
           pairs.append((i, j, level, rank, a, b, gap, len(member) / total))
-  columns = list(zip(*pairs, strict=True)) or [()] * 8
-  return Pairs(*(np.array(c, np.int64) for c in columns[:6]), *(np.array(c, np.float64) for c in columns[6:]))
+  columns = np.array(pairs, np.float64).reshape(-1, len(Pairs._fields)).T  # images are numbered below 2^53
+  return Pairs(*columns[:6].astype(np.int64), *columns[6:])
 
 
 def _extremes(ordered, contents, top):
   """The `top` pairs of first and last images of an order, taken in turn, no content twice."""
-  taken, pairs = set(), []
-  streams = (iter(ordered), iter(ordered[::-1]))
-  for _ in range(top):
-    pair = []
-    for stream in streams:
-      image = next((image for image in stream if contents[image] not in taken), None)
-      if image is None:
-        return pairs
-      taken.add(contents[image])
-      pair.append(image)
-    pairs.append(pair)
+  pairs = []
+  while len(pairs) < top and (rest := ordered[contents[ordered] != contents[ordered[:1]]]).size:
+    low, high = ordered[0], rest[-1]
+    pairs.append((low, high))
+    ordered = rest[contents[rest] != contents[high]]
   return pairs
 
 
@@ -122,21 +114,13 @@ def screen(answers):
 
   answers [s, p] in [-100, 100], nan where there is none -> (mean [p] of the subjects kept, which are kept [s] bool).
   """
-  answers = np.asarray(answers, np.float64)
-  given = np.isfinite(answers)
-  count = np.maximum(given.sum(0), 1)
-  off = np.where(given, answers - np.where(given, answers, 0).sum(0) / count, 0)
-  square = (off**2).sum(0) / count
-  kurtosis = (off**4).sum(0) / count / np.where(square > 0, square**2, 1)
-  spread = np.sqrt(np.where(count > 1, square * count / np.maximum(count - 1, 1), 0))
-  bound = spread * np.where((kurtosis >= 2) & (kurtosis <= 4), 2, np.sqrt(20))
-  above, below = ((off >= bound) & (bound > 0)).sum(1), ((off <= -bound) & (bound > 0)).sum(1)
-  outside = above + below
-  balanced = np.abs(above - below) < 0.3 * outside
-  kept = ~((outside > 0.05 * np.maximum(given.sum(1), 1)) & balanced)
-  counted = given & kept[:, None]
-  total = np.where(counted, answers, 0).sum(0)
-  return np.where(counted.any(0), total / np.maximum(counted.sum(0), 1), np.nan), kept
+  answers = np.ma.masked_invalid(np.asarray(answers, np.float64))
+  off, kurtosis = answers - answers.mean(0), stats.mstats.kurtosis(answers, fisher=False)
+  bound = answers.std(0, ddof=1) * np.where((kurtosis >= 2) & (kurtosis <= 4), 2, np.sqrt(20))
+  above, below = (((side >= bound) & (bound > 0)).filled(False).sum(1) for side in (off, -off))
+  outside, balanced = above + below, np.abs(above - below) < 0.3 * (above + below)
+  kept = ~((outside > 0.05 * np.maximum(answers.count(1), 1)) & balanced)
+  return answers[kept].mean(0).filled(np.nan), kept
 
 
 def matrices(pairs, preferences, methods):
@@ -178,12 +162,3 @@ def rank(matrix):
 
   mu = optimize.minimize(loss, np.zeros(len(won)), jac=True, method="BFGS", options={"gtol": 1e-9}).x
   return mu - mu.mean()
-
-
-def _finite(scores):
-  scores = np.atleast_2d(np.asarray(scores, np.float64))
-  broken = np.argwhere(~np.isfinite(scores))
-  if len(broken):
-    method, image = broken[0]
-    raise UserError(f"method {method} has the score {scores[method, image]} for image {image}: leave it out")
-  return scores

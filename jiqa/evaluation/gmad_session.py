@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.resources
+import itertools
 import json
 import pathlib
 
@@ -22,9 +23,8 @@ def run(
 
   Args:
     score_files: tables with `image_name` and a column of numbers a method; a lone `score` is called after its file.
-    out: folder for `pairs.csv`; with `images` also `index.html`, `images/` and `sheets/`; with answers `answers.csv`
-      (means and rejected subjects), `aggressiveness.csv`, `resistance.csv`, `ranking.csv` and a figure of each matrix.
-    images: folder that the image names start from; None writes no images.
+    out: folder for `pairs.csv`; with `images` (the folder that the names start from) also `index.html`, `images/` and
+      `sheets/`; with answers `answers.csv` (means), `aggressiveness`, `resistance` and `ranking`.
     anchors: table of labelled images with the methods' columns and `mos`, for the common scale; None: quantiles.
     content: a column of the first table, or a file with `image_name` and `reference_name`: what an image shows.
     answers: CSV files that the page has saved: pair, subject, preference.
@@ -49,8 +49,7 @@ def run(
   if content:
     table, column = tables.join(table, score_files[0], content, "reference_name")
     contents = tables.words(table, column, score_files[0])
-  pairs = gmad.compete(scale, contents=contents, levels=levels, top=top)
-  out = pathlib.Path(out)
+  pairs, out = gmad.compete(scale, contents=contents, levels=levels, top=top), pathlib.Path(out)
   rows = [
     [n, methods[d], methods[a], level + 1, rank + 1, names[low], names[high], f"{gap:.4f}", f"{share:.6f}"]
     for n, (d, a, level, rank, low, high, gap, share) in enumerate(zip(*pairs, strict=True))
@@ -58,13 +57,13 @@ def run(
   outputs.write_csv(out / "pairs.csv", [["pair", *gmad.Pairs._fields], *rows])
   if images is not None:
     _write_images(out, pathlib.Path(images), pairs, names, methods)
-  outcome = {}
+  found = {"methods": methods, "pairs": pairs}
   if answers:
-    outcome = _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
+    found |= _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
   elif proxy:
-    preferences = gmad.proxy_preferences(pairs, tables.numbers(table, proxy, score_files[0]))
-    outcome = _outcome(out, pairs, preferences, methods)
-  return {"methods": methods, "pairs": pairs, **outcome}
+    quality = tables.numbers(table, proxy, score_files[0])
+    found |= _outcome(out, pairs, gmad.proxy_preferences(pairs, quality), methods)
+  return found
 
 
 def _pool(files, used):
@@ -73,14 +72,13 @@ def _pool(files, used):
   for file in files:
     table = tables.read(file)
     rows = tables.by_name(table, file) if first is None else tables.matched(table, file, first.index, files[0])
+    first = rows if first is None else first
     methods = tables.methods(rows, file, used)
     if list(methods) == ["score"]:
       methods = {pathlib.Path(file).stem: methods["score"]}
-    twice = sorted(set(methods) & set(scores))
-    if twice:
+    if twice := sorted(set(methods) & set(scores)):
       raise UserError(f"{file}: the method {twice[0]!r} has been read already; rename it")
     scores |= methods
-    first = rows if first is None else first
   if len(scores) < 2:
     raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
   return first, scores
@@ -88,23 +86,23 @@ def _pool(files, used):
 
 def _write_images(out, folder, pairs, names, methods):
   """Copies for the page, contact sheets, and the page itself."""
-  shown = np.unique(np.concatenate([pairs.low, pairs.high]))
+  shown = np.unique(np.concatenate([pairs.low, pairs.high])).tolist()
   for image in shown:
     if not (folder / names[image]).is_file():
       raise UserError(f"{folder / names[image]}: no such image; --images is the folder that the image names start from")
-  for name in ("images", "sheets"):
-    (out / name).mkdir(parents=True, exist_ok=True)
-  copies = {int(image): f"images/{image:06d}.png" for image in shown}
+  copies = {image: f"images/{image:06d}.png" for image in shown}
+  (out / "images").mkdir(parents=True, exist_ok=True)
   for image, copy in copies.items():
     # Lossless: a second JPEG compression would be one more distortion.
-    _open(folder / names[image], PAGE_SIDE).save(out / copy, format="PNG")
-  for d, a in sorted({(int(d), int(a)) for d, a in zip(pairs.defender, pairs.attacker, strict=True)}):
+    _open(folder / names[image], PAGE_SIDE).save(out / copy)
+  (out / "sheets").mkdir(exist_ok=True)
+  ends = [(copies[low], copies[high]) for low, high in zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)]
+  for d, a in sorted(set(zip(pairs.defender.tolist(), pairs.attacker.tolist(), strict=True))):
     of = np.flatnonzero((pairs.defender == d) & (pairs.attacker == a))
-    rows = [(pairs.level[i], out / copies[int(pairs.low[i])], out / copies[int(pairs.high[i])]) for i in of]
+    sheet = _sheet([(pairs.level[i], *(out / copy for copy in ends[i])) for i in of])
     defender, attacker = ("".join(c if c.isalnum() else "-" for c in methods[i]) for i in (d, a))
-    _sheet(rows).save(out / "sheets" / f"{defender}_defends_{attacker}_attacks.png", format="PNG")
-  ends = zip(pairs.low, pairs.high, strict=True)
-  text = json.dumps([[n, copies[int(low)], copies[int(high)]] for n, (low, high) in enumerate(ends)])
+    sheet.save(out / "sheets" / f"{defender}_defends_{attacker}_attacks.png")
+  text = json.dumps([[n, *pair] for n, pair in enumerate(ends)])
   page = importlib.resources.files(__package__).joinpath("templates/gmad.html").read_text("utf-8")
   # No string.Template: the page's script has its own use for the dollar sign.
   page = page.replace("$pairs", text).replace("$key", hashlib.sha256(text.encode()).hexdigest()[:12])
@@ -143,7 +141,7 @@ def _answered(files, count, out):
   for file in files:
     table = tables.read(file)
     pair, preference = tables.numbers(table, "pair", file), tables.numbers(table, "preference", file)
-    wrong = np.flatnonzero((pair != pair.astype(int)) | (pair < 0) | (pair >= count) | (np.abs(preference) > 100))
+    wrong = np.flatnonzero((pair % 1 != 0) | (pair < 0) | (pair >= count) | (np.abs(preference) > 100))
     if len(wrong):
       line = f"line {wrong[0] + 2}: pair {pair[wrong[0]]:g}, preference {preference[wrong[0]]:g}"
       raise UserError(f"{file}: {line}; pairs run from 0 to {count - 1}, preferences from -100 to 100")
@@ -157,9 +155,8 @@ def _answered(files, count, out):
   given = np.isfinite(answers[kept]).sum(0)
   rows = [[n, f"{value:.4f}", given[n]] for n, value in enumerate(mean)]
   outputs.write_csv(out / "answers.csv", [["pair", "preference", "answers"], *rows])
-  rejected = [name for name, keep in zip(subjects, kept, strict=True) if not keep]
-  if rejected:
-    print(f"rejected as outliers (ITU-R BT.500): {', '.join(rejected)}")
+  if not kept.all():
+    print(f"rejected as outliers (ITU-R BT.500): {', '.join(itertools.compress(subjects, ~kept))}")
   return mean
 
 
@@ -169,8 +166,8 @@ def _outcome(out, pairs, preferences, methods):
   attack, stand = gmad.matrices(pairs, preferences, len(methods))
   outcome = {"aggressiveness": attack, "resistance": stand}
   ranks = {f"{name}_rank": gmad.rank(matrix) for name, matrix in outcome.items()}
-  roles = ("attacker", "defender")
-  for (name, matrix), row, column in zip(outcome.items(), roles, roles[::-1], strict=True):
+  roles = (("attacker", "defender"), ("defender", "attacker"))
+  for (name, matrix), (row, column) in zip(outcome.items(), roles, strict=True):
     text = pd.DataFrame(matrix, methods, methods).to_csv(index_label=row, float_format="%.4f", lineterminator="\n")
     outputs.write_bytes(out / f"{name}.csv", text.encode())
     image = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)

@@ -39,10 +39,8 @@ class Head:
     """Scores [n] float64 of features [n, d], not limited to card['range']; a UserError for another encoder's."""
     features = np.asarray(features, np.float64)
     if features.shape[-1] != len(self.weights):
-      raise UserError(
-        f"the head takes {len(self.weights)} features ({self.card.get('features')}), but there are "
-        f"{features.shape[-1]}; use the experts it was fitted with"
-      )
+      takes = f"the head takes {len(self.weights)} features ({self.card.get('features')})"
+      raise UserError(f"{takes}, but there are {features.shape[-1]}; use the experts it was fitted with")
     return (features - self.mean) / self.scale @ self.weights + self.intercept
 
   def save(self, path):

@@ -67,6 +67,7 @@ def fit(prediction, target):
 
 
 def _reason(x, y):
+  """Why no curve exists, or ''."""
   if len(x) < 4:
     return f"{len(x)} image(s) for 4 parameters"
   if not (np.isfinite(x).all() and np.isfinite(y).all()):
@@ -84,8 +85,7 @@ def _project(x, y, centre, slope):
 
 def _starts(x, y):
   """The best cells of a grid of centres (quantiles of the data) and slopes, at most one for each centre."""
-  centres = np.unique(np.quantile(x, np.linspace(0.02, 0.98, 9)))
-  slopes = np.geomspace(0.1, 100.0, 10)
+  centres, slopes = np.unique(np.quantile(x, np.linspace(0.02, 0.98, 9))), np.geomspace(0.1, 100.0, 10)
   thin = slice(None, None, max(1, len(x) // 2000))  # enough to find the cell
   cost = np.array([[np.sum(_project(x[thin], y[thin], c, s)[1] ** 2) for s in slopes] for c in centres])
   order = np.argsort(cost.min(1))[:4]
@@ -94,7 +94,5 @@ def _starts(x, y):
 
 def _polish(x, y, start):
   residual = lambda free: _project(x, y, free[0], np.exp(free[1]))[1]  # noqa: E731
-  bounds = ([CENTRES[0], np.log(SLOPES[0])], [CENTRES[1], np.log(SLOPES[1])])
-  return optimize.least_squares(
-    residual, start, bounds=bounds, jac="3-point", ftol=1e-12, xtol=1e-10, gtol=1e-10, max_nfev=200
-  )
+  options = {"jac": "3-point", "ftol": 1e-12, "xtol": 1e-10, "gtol": 1e-10, "max_nfev": 200}
+  return optimize.least_squares(residual, start, bounds=list(zip(CENTRES, np.log(SLOPES), strict=True)), **options)

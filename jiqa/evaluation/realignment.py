@@ -45,8 +45,7 @@ def realign(scores, mos, databases, fitted=None):
     realigned[of] = curve(mos[of])
     linear[of] = 1 + 4 * (mos[of] - low) / (high - low)
   tested = fitted if fitted.all() else ~fitted
-  pooled = {}
-  for kind, y in {"raw": mos, "linear": linear, "realigned": realigned}.items():
-    x, y = scores[tested], y[tested]
-    pooled[kind] = {"srcc": correlation.srcc(x, y), "plcc": correlation.plcc(x, y)}
+  measures = {"srcc": correlation.srcc, "plcc": correlation.plcc}
+  scales = {"raw": mos, "linear": linear, "realigned": realigned}
+  pooled = {kind: {key: of(scores[tested], y[tested]) for key, of in measures.items()} for kind, y in scales.items()}
   return {"realigned": realigned, "linear": linear, "curves": curves, "pooled": pooled}

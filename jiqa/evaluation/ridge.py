@@ -9,7 +9,6 @@ the float32 matrix, then in float64 on the features, so that the answer does not
 """
 
 import functools
-import itertools
 import warnings
 from typing import NamedTuple
 
@@ -68,7 +67,6 @@ def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
     [[[0.5, 1.0, 1.5]]]
   """
   features, target, rows, alphas = checked(features, target, rows, alphas)
-  alphas = np.broadcast_to(alphas, (len(rows), alphas.shape[-1]))
   groups, count = _grouped(alphas), rows.sum(1)
   dual, fitted = features.shape[1] > count.min(), []
   # LAPACK's own threads would wait in a loop for cores that XLA is using.
@@ -78,9 +76,9 @@ def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
       x[:size], y[:size] = features[row], target[row]
       fitted.append(jax.device_get(_fit(x, y, size, of_split, tolerance, dual=dual, max_steps=max_steps)))
   weights, *moments, error = map(np.stack, zip(*fitted, strict=True))
-  error = error[:, : alphas.shape[1]]  # without what has filled the last group
-  warn_if_unsettled(error, tolerance)
-  return Heads(weights[:, : alphas.shape[1]], *moments, error)
+  given = np.s_[:, : alphas.shape[1]]  # without what has filled the last group
+  warn_if_unsettled(error[given], tolerance)
+  return Heads(weights[given], *moments, error[given])
 
 
 def predict(features, heads):
@@ -96,13 +94,13 @@ def predict(features, heads):
 
 def warn_if_unsettled(error, tolerance):
   """Warns where a search was ended by its bound and not by its tolerance; error is [k, a]."""
-  if not (error <= tolerance).all():
-    message = f"{int((~(error <= tolerance)).sum())} of {error.size} heads have not settled: error {np.max(error):.1e}"
-    warnings.warn(f"{message}, asked for {tolerance:.0e}; larger alphas settle sooner", RuntimeWarning, stacklevel=3)
+  if unsettled := int((~(error <= tolerance)).sum()):
+    message = f"{unsettled} of {error.size} heads have not settled: error {np.max(error):.1e}, asked for"
+    warnings.warn(f"{message} {tolerance:.0e}; larger alphas settle sooner", RuntimeWarning, stacklevel=3)
 
 
 def checked(features, target, rows, alphas):
-  """The arguments of `fit` as arrays of the right types; see its errors."""
+  """The arguments of `fit` as arrays of the right types, alphas [k, a]; see its errors."""
   features = np.asarray(features)
   features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
   target, rows = np.asarray(target, np.float64), np.atleast_2d(np.asarray(rows, bool))
@@ -119,7 +117,7 @@ def checked(features, target, rows, alphas):
     raise UserError(f"every alpha must be a positive number, got {alphas.tolist()}")
   if rows.sum(1).min() < 2:
     raise UserError(f"split {int(rows.sum(1).argmin())} fits {int(rows.sum(1).min())} row(s), at least 2 are needed")
-  return features, target, rows, alphas
+  return features, target, rows, np.broadcast_to(alphas, (len(rows), alphas.shape[-1]))
 
 
 def standardise(x, count):
@@ -162,7 +160,7 @@ def _fit(x, y, count, groups, tolerance, *, dual, max_steps):
 
 
 def _solve(matrix, multiply, right, alphas, *, tolerance, max_steps):
-  """Solves (A + alpha I) x = right for the alphas of a group; `matrix` is A in float32, `multiply` A in float64."""
+  """Solves (A + alpha I) x = right for a group of alphas; `matrix` is A in float32, `multiply` A in float64."""
   factor = _factorise(matrix, jnp.sqrt(alphas.min() * alphas.max()).astype(jnp.float32))
   in_float32 = lambda of, v: of(v.astype(jnp.float32)).astype(v.dtype)  # noqa: E731
   precondition = functools.partial(in_float32, lambda r: jax.scipy.linalg.cho_solve((factor, True), r))
@@ -187,10 +185,7 @@ def _factorise(matrix, alpha):
 
 
 def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
-  """Preconditioned conjugate gradients for the columns of `right`, each with its own step sizes.
-
-  Returns x and the relative error sqrt(r' M^-1 r / x' b) of every column.
-  """
+  """Preconditioned, for each column of `right` by itself: x, and its relative error sqrt(r' M^-1 r / x' b)."""
   dot = lambda a, b: (a * b).sum(0)  # noqa: E731
   ratio = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # noqa: E731
   unsettled = lambda x, rz: rz > tolerance**2 * dot(x, right)  # noqa: E731
@@ -215,8 +210,7 @@ def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
 def _gram(a):
   """a'a, of which only the panels left of the diagonal are computed."""
   d = a.shape[1]
-  edges = [*range(0, d, PANEL), d]
-  panels = [_matmul(a[:, start:stop].T, a[:, :stop]) for start, stop in itertools.pairwise(edges)]
+  panels = [_matmul(a[:, start : start + PANEL].T, a[:, : start + PANEL]) for start in range(0, d, PANEL)]
   lower = jnp.concatenate([jnp.pad(panel, ((0, 0), (0, d - panel.shape[1]))) for panel in panels])
   return jnp.tril(lower) + jnp.tril(lower, -1).T
 

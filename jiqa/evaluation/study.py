@@ -41,8 +41,8 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
   first = np.nan_to_num(described[next(iter(scores))]["splits"]["srcc"], nan=-2.0)
   shown = int(np.abs(first - np.median(first)).argmin())
   part = tested[shown]
-  options = {"resamples": resamples, "level": level, "seed": seed, "measures": INTERVALS}
-  options["groups"] = None if groups is None else np.asarray(groups)[part]
+  settings = {"resamples": resamples, "level": level, "seed": seed}
+  options = {**settings, "measures": INTERVALS, "groups": None if groups is None else np.asarray(groups)[part]}
   for name, rows in scores.items():
     described[name] |= _described(rows[shown], mos, part, names, labels, options)
   comparison = None
@@ -53,8 +53,7 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
       pairs = itertools.combinations((m["splits"]["srcc"] for m in described.values()), 2)
       p = significance.holm([significance.wilcoxon(*pair) for pair in pairs])
       comparison["over_splits"] = significance.symmetric(p, len(scores))
-  resampled = "images" if groups is None else "references"
-  settings = {"resamples": resamples, "level": level, "seed": seed, "resampled": resampled}
+  settings["resampled"] = "images" if groups is None else "references"
   return {
     "methods": described, "comparison": comparison, "mos": np.where(part, mos, np.nan), "labels": labels,
     "images": tested.sum(1).tolist(), "shown_split": shown, "settings": settings,
@@ -62,19 +61,14 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
 
 
 def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **options):
-  """`compare` for a table of scores, such as a CSV file.
+  """`compare` for a table with one row an image; what is missing or wrong is a UserError that names it.
 
   Args:
-    path: table with one row an image.
     mos: a column of the table, or a file (or FILE:COLUMN) with `image_name` and `mos`.
     scores: columns that hold the methods' scores; none: every column of numbers that is not used otherwise.
     group: a column with the references, or a file as for `mos`; None: images stand for themselves.
     labels: columns to break the results down by, such as distortion or level.
     split: beginning of the names of the columns that hold 'test' where an image is tested, one column a split.
-    **options: handed to `compare`.
-
-  Returns:
-    what `compare` returns; what is missing or wrong is a UserError that names it.
   """
   table, mos = tables.join(tables.read(path), path, mos, "mos")
   if group is not None:
@@ -105,8 +99,7 @@ def cross_database(path, mos, database, *, scores=()):
   inside = {}
   for method, values in tables.methods(table, path, {mos, database}, scores, empty=True).items():
     known = np.isfinite(values)
-    both = np.intersect1d(databases[known], databases[~known])
-    if len(both):
+    if len(both := np.intersect1d(databases[known], databases[~known])):
       raise UserError(f"{path}: {method!r} scores only some images of {str(both[0])!r}; score all or none")
     inside[method] = protocol.breakdown(values, target, databases)
   described = {method: {"value": {}, "conditions": {"database": parts}} for method, parts in inside.items()}
@@ -148,7 +141,7 @@ def _described(prediction, mos, part, names, labels, options):
   curve = logistic.fit(prediction[part], mos[part])
   intervals = bootstrap.interval(prediction[part], mos[part], **options)
   residual = np.where(part, mos - curve(prediction), np.nan)
-  worst = np.argsort(-np.abs(np.where(part, residual, 0)), kind="stable")[: min(OUTLIERS, int(part.sum()))]
+  worst = np.argsort(-np.abs(residual), kind="stable")[: min(OUTLIERS, int(part.sum()))]  # nan comes last
   columns = {"prediction": prediction, "mos": mos, "residual": residual}
   return {
     "interval": {key: (interval.low, interval.high) for key, interval in intervals.items()},
