@@ -55,8 +55,7 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
     alphas = falling = falling * mos[(splits != UNUSED).any(0)].std()
   chosen, validation_srcc = np.zeros(len(splits), int), np.full(len(splits), np.nan)
   if search:
-    srcc = [_validation_srcc(features, mos, splits, falling, ratio) for ratio in ratios]
-    chosen, validation_srcc = _best(np.concatenate(srcc, 1))
+    chosen, validation_srcc = _search(features, mos, splits, falling, ratios)
   alpha, ratio = np.array([(alpha, ratio) for ratio in ratios for alpha in falling])[chosen].T
   heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha[:, None], ratio)
   predictions = np.where(splits == TEST, ridge.predict(features, heads)[:, 0], np.nan)
@@ -173,17 +172,16 @@ class Result(Scored):
     outputs.write_npz(directory / f"heads_{stem}.npz", **arrays, alpha=self.alpha)
 
 
-def _validation_srcc(features, mos, splits, alphas, ratio):
-  """SRCC of every split and alpha on the validation part [k, a]; nan where it is undefined."""
-  heads = _fit(features, mos, splits == TRAIN, alphas, ratio, final=False)
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
+def _search(features, mos, splits, alphas, ratios):
+  """The first of the equally best penalties of every split on its validation part, and the SRCC that it has there."""
+  columns = []
+  for ratio in ratios:
+    heads = _fit(features, mos, splits == TRAIN, alphas, ratio, final=False)
     scores = zip(ridge.predict(features, heads), splits == VALIDATION, strict=True)
-    return np.array([[correlation.srcc(row[part], mos[part]) for row in rows] for rows, part in scores])
-
-
-def _best(srcc):
-  """The first of the equally best columns of every row, and its value; srcc is [k, penalties]."""
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
+      columns.append([[correlation.srcc(row[part], mos[part]) for row in rows] for rows, part in scores])
+  srcc = np.concatenate(columns, 1)
   undefined = np.flatnonzero(np.isnan(srcc).all(1))
   if len(undefined):
     raise UserError(
