@@ -11,7 +11,8 @@ import rich.console
 import rich.table
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, gmad_session, outputs, realignment, report, study, tables
+from jiqa.evaluation import correlation, outputs, realignment, report, study, tables
+from jiqa.evaluation.gmad import run as run_competition
 
 
 def evaluate(
@@ -42,8 +43,8 @@ def evaluate(
 
 
 def gmad(score_files, out, **options):
-  """Runs a competition, see `gmad_session.run`, and prints the ranking where there are answers."""
-  found = gmad_session.run(score_files, out, **options)
+  """Runs a competition, see `jiqa.evaluation.gmad.run`, and prints the ranking where there are answers."""
+  found = run_competition(score_files, out, **options)
   print(f"{len(found['pairs'].low)} pairs of {len(found['methods'])} methods: {pathlib.Path(out) / 'pairs.csv'}")
   if options.get("images"):
     print(f"to be answered in a browser: {pathlib.Path(out) / 'index.html'}")

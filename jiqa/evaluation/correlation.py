@@ -12,12 +12,7 @@ from scipy import stats
 
 
 def srcc(prediction, target):
-  """Spearman's rank correlation, ties with average ranks: float in [-1, 1], or nan.
-
-  Example:
-    >>> srcc([0.1, 0.4, 0.2, 0.9], [1, 3, 2, 4])
-    1.0
-  """
+  """Spearman's rank correlation, ties with average ranks: float in [-1, 1], or nan."""
   return _measure("SRCC", prediction, target, lambda x, y: _pearson(stats.rankdata(x), stats.rankdata(y)))
 
 

@@ -22,17 +22,15 @@ ARRAYS = ("weights", "mean", "scale", "intercept")
 class Head:
   """One fitted regressor.
 
-  Attributes:
-    weights, mean, scale, intercept: [d] float64, the last one [].
-    card: dict of plain values: 'features' (which experts, in their order), 'database', 'range' ([low, high] of its
-      scores), 'direction' ('higher is better'), 'regressor', 'alpha', 'l1_ratio', 'split', 'split_sha256',
-      'labels_sha256', 'images' (fitted), 'weights_sha256' of the experts, 'test' (SRCC and PLCC on the test part).
+  Its card, a dict of plain values, has 'features' (which experts, in their order), 'database', 'range' ([low, high] of
+  its scores), 'direction' ('higher is better'), 'regressor', 'alpha', 'l1_ratio', 'split', 'split_sha256',
+  'labels_sha256', 'images' (fitted), 'weights_sha256' of the experts, 'test' (SRCC and PLCC on the test part).
   """
 
-  weights: np.ndarray
+  weights: np.ndarray  # [d] float64, like the next two
   mean: np.ndarray
   scale: np.ndarray
-  intercept: np.ndarray
+  intercept: np.ndarray  # []
   card: dict
 
   def __call__(self, features):

@@ -50,7 +50,14 @@ def fit(prediction, target):
     ([5.0, 2.0, 0.5, 0.7], True)
   """
   prediction, target = correlation.pair(prediction, target)
-  if reason := _reason(prediction, target):
+  reason = ""
+  if len(prediction) < 4:
+    reason = f"{len(prediction)} image(s) for 4 parameters"
+  elif not (np.isfinite(prediction).all() and np.isfinite(target).all()):
+    reason = "a value is not finite"
+  elif prediction.max() == prediction.min():
+    reason = f"every prediction is {prediction[0]}"
+  if reason:
     warnings.warn(f"no logistic exists: {reason}", correlation.UndefinedCorrelationWarning, stacklevel=2)
     return Curve((float("nan"),) * 4, float("nan"), False, reason)
   shift, unit = prediction.mean(), prediction.std()
@@ -64,15 +71,6 @@ def fit(prediction, target):
   edge = not SETTLED[0] < slope < SETTLED[1]
   message = "the curve has degenerated: within the data it is a straight line or a step" if edge else best.message
   return Curve(parameters, float(height**2 * residual @ residual), bool(best.success and not edge), str(message))
-
-
-def _reason(x, y):
-  """Why no curve exists, or ''."""
-  if len(x) < 4:
-    return f"{len(x)} image(s) for 4 parameters"
-  if not (np.isfinite(x).all() and np.isfinite(y).all()):
-    return "a value is not finite"
-  return f"every prediction is {x[0]}" if x.max() == x.min() else ""
 
 
 def _project(x, y, centre, slope):

@@ -46,19 +46,20 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
     extra: dict of further facts for `report.json`, such as config and checksums.
   """
   folder = pathlib.Path(folder)
-  facts = {"title": title, "command": command, "versions": versions(), "warnings": list(warnings), **(extra or {})}
+  versions = {"jiqa": jiqa.__version__, "python": platform.python_version()}
+  versions |= {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")}
+  facts = {"title": title, "command": command, "versions": versions, "warnings": list(warnings), **(extra or {})}
   data = {"cross_database": None} | {key: value for key, value in found.items() if key not in ("mos", "labels")}
   drawn = ("prediction", "curve")
   data["methods"] = {n: {k: v for k, v in m.items() if k not in drawn} for n, m in found["methods"].items()}
   sections = [cross_database(found["cross_database"])] if "cross_database" in found else list(_sections(found, unit))
-  made = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+  made = ", ".join(f"{name} {version}" for name, version in versions.items())
   markdown = [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections)]
   markdown += ["## How this was made", "", "```", command, "```", "", made, ""]
-  page = [*(f'<p class="warn">{html.escape(text)}</p>' for text in warnings), *map(_html, sections)]
-  page.append(f"<h2>How this was made</h2><pre>{html.escape(command)}</pre>")
-  page.append(f'<p class="soft">{html.escape(made)}</p>')
+  body = "\n".join([*(f'<p class="warn">{html.escape(text)}</p>' for text in warnings), *map(_html, sections)])
   template = importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
-  page = string.Template(template).substitute(title=html.escape(title), body="\n".join(page))
+  texts = {"title": html.escape(title), "command": html.escape(command), "made": html.escape(made)}
+  page = string.Template(template).substitute(texts, body=body)
   data = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False, default=str)
   outputs.write_csv(folder / "report.csv", _rows(found))
   for name, text in {"report.json": data, "report.md": "\n".join(markdown), "index.html": page}.items():
@@ -70,12 +71,6 @@ def checksum(path):
   """SHA-256 of a file, to say which table the numbers come from."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def versions():
-  """Versions of jiqa, Python and the packages that the numbers depend on."""
-  packages = {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")}
-  return {"jiqa": jiqa.__version__, "python": platform.python_version(), **packages}
 
 
 def _section(title, head, rows, note="", figures=()):
