@@ -18,7 +18,6 @@ from jiqa.evaluation import correlation
 COLUMNS = 64
 # The acceleration of the BCa interval is a skewness: leaving out one of 200 blocks estimates it as well as one of n.
 JACKKNIFE_BLOCKS = 200
-MEASURES = ("srcc", "plcc")
 
 
 class Interval(NamedTuple):
@@ -29,7 +28,7 @@ class Interval(NamedTuple):
   high: float
 
 
-def interval(prediction, target, *, groups=None, measures=MEASURES, resamples=1000, level=0.95, seed=0):
+def interval(prediction, target, *, groups=None, measures=("srcc", "plcc"), resamples=1000, level=0.95, seed=0):
   """Bias-corrected and accelerated (BCa) bootstrap intervals (Efron 1987).
 
   Where groups are given, whole groups are resampled (cluster bootstrap, Davison and Hinkley 1997, 3.8).

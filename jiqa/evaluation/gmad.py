@@ -7,12 +7,12 @@ has stood firm. No human scores of the pool are needed. `run` is a whole competi
 
 import hashlib
 import importlib.resources
-import itertools
 import json
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import PIL.ImageDraw
 from scipy import optimize, stats
@@ -280,7 +280,7 @@ def _sheet(rows):
 
 def _answered(files, count, out):
   """Mean preference of every pair over the subjects that are kept."""
-  subjects = {}
+  answers = []
   for file in files:
     table = tables.read(file)
     pair, preference = tables.numbers(table, "pair", file), tables.numbers(table, "preference", file)
@@ -288,24 +288,20 @@ def _answered(files, count, out):
     if len(wrong):
       line = f"line {wrong[0] + 2}: pair {pair[wrong[0]]:g}, preference {preference[wrong[0]]:g}"
       raise UserError(f"{file}: {line}; pairs run from 0 to {count - 1}, preferences from -100 to 100")
-    for n, subject, value in zip(pair.astype(int), tables.words(table, "subject", file), preference, strict=True):
-      row = subjects.setdefault(str(subject), np.full(count, np.nan))
-      if np.isfinite(row[n]):
-        raise UserError(f"subject {str(subject)!r} answers pair {n} twice; give every file once")
-      row[n] = value
-  answers = np.stack(list(subjects.values()))
+    answers.append(pd.Series(preference, [tables.words(table, "subject", file), pair.astype(int)]))
+  answers = pd.concat(answers)
+  if len(twice := answers.index[answers.index.duplicated()]):
+    raise UserError(f"subject {twice[0][0]!r} answers pair {twice[0][1]} twice; give every file once")
+  answers = answers.unstack().reindex(columns=range(count))
   mean, kept = screen(answers)
-  given = np.isfinite(answers[kept]).sum(0)
-  rows = [[n, f"{value:.4f}", given[n]] for n, value in enumerate(mean)]
+  rows = [[n, f"{value:.4f}", given] for n, (value, given) in enumerate(zip(mean, answers[kept].count(), strict=True))]
   outputs.write_csv(out / "answers.csv", [["pair", "preference", "answers"], *rows])
   if not kept.all():
-    print(f"rejected as outliers (ITU-R BT.500): {', '.join(itertools.compress(subjects, ~kept))}")
+    print(f"rejected as outliers (ITU-R BT.500): {', '.join(answers.index[~kept])}")
   return mean
 
 
 def _outcome(out, pairs, preferences, methods):
-  import pandas as pd
-
   attack, stand = matrices(pairs, preferences, len(methods))
   outcome = {"aggressiveness": attack, "resistance": stand}
   ranks = {f"{name}_rank": rank(matrix) for name, matrix in outcome.items()}

@@ -127,10 +127,8 @@ def _comparison(found, level):
     return "" if i == j else f"{verdict}|{small}"
 
   rows = [[name, *(cell(i, j) for j in range(len(names)))] for i, name in enumerate(names)]
-  note = (
-    f"Does the row beat the column? Meng, Rosenthal and Rubin's test of the two SRCC on the same images at"
-    f" {1 - level:.0%}, p-values corrected for the number of pairs (Holm)."
-  )
+  note = "Does the row beat the column? Meng, Rosenthal and Rubin's test of the two SRCC on the same images at "
+  note += f"{1 - level:.0%}, p-values corrected for the number of pairs (Holm)."
   if splits is not None:
     note += " 'splits': Wilcoxon's signed-rank test over the splits, which overlap: too generous, for orientation."
   return _section("Is the difference real?", ["", *names], rows, note)

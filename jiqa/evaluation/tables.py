@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pandas as pd
 
 from jiqa.errors import UserError
 
@@ -11,8 +12,6 @@ NAME = "image_name"
 
 def read(path):
   """Reads a `.csv` or `.parquet` table as a pandas.DataFrame; a UserError where it is missing, empty or no table."""
-  import pandas as pd
-
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file; expected a CSV or Parquet table with one row an image")
@@ -30,8 +29,6 @@ def numbers(table, column, path, empty=False):
 
   Here and below table and path are what `read` returned, and of which file; a missing column is a UserError.
   """
-  import pandas as pd
-
   _require(table, column, path)
   values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
   broken = np.flatnonzero(~np.isfinite(values) & ~(empty & table[column].isna()))
