@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, elastic_net, outputs, ridge
+from jiqa.evaluation import correlation, linear, outputs
 from jiqa.evaluation.head import Head
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
@@ -58,7 +58,7 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
     chosen, validation_srcc = _search(features, mos, splits, falling, ratios)
   alpha, ratio = np.array([(alpha, ratio) for ratio in ratios for alpha in falling])[chosen].T
   heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha[:, None], ratio)
-  predictions = np.where(splits == TEST, ridge.predict(features, heads)[:, 0], np.nan)
+  predictions = np.where(splits == TEST, linear.predict(features, heads)[:, 0], np.nan)
   chosen = {"alphas": alphas, "alpha": alpha, "l1_ratio": ratio, "validation_srcc": validation_srcc}
   return Result(**_tested(predictions, mos, splits), **chosen, features=features, heads=heads)
 
@@ -77,7 +77,7 @@ def head_of(result, split, card):
     origin = {"tested": f"median of {len(result.alpha)} random splits; the head itself is fitted to all ratings"}
   else:
     k, rows, parts = split, np.isin(result.splits[[split]], (TRAIN, VALIDATION)), split
-    heads, origin = ridge.Heads(*(array[[k]] for array in result.heads)), {"split": k}
+    heads, origin = linear.Heads(*(array[[k]] for array in result.heads)), {"split": k}
   test = {key: outputs.plain(np.median(getattr(result, key)[parts])) for key in ("srcc", "plcc")}
   facts = {"alpha": float(result.alpha[k]), "images": int(rows.sum()), "test": test, "direction": "higher is better"}
   return Head(heads.weights[0, 0], heads.mean[0], heads.scale[0], heads.intercept[0], facts | origin | card)
@@ -158,7 +158,7 @@ class Result(Scored):
   alpha: np.ndarray  # [k] chosen
   l1_ratio: np.ndarray  # [k] chosen; 0 is ridge
   validation_srcc: np.ndarray  # [k] of the chosen penalty; nan where there was nothing to choose
-  heads: ridge.Heads  # weights [k, 1, d]
+  heads: linear.Heads  # weights [k, 1, d]
 
   def summary(self):
     """`Scored.summary()`, and `alpha`, `validation_srcc` (one value a split), `alphas` searched."""
@@ -177,7 +177,7 @@ def _search(features, mos, splits, alphas, ratios):
   columns = []
   for ratio in ratios:
     heads = _fit(features, mos, splits == TRAIN, alphas, ratio, final=False)
-    scores = zip(ridge.predict(features, heads), splits == VALIDATION, strict=True)
+    scores = zip(linear.predict(features, heads), splits == VALIDATION, strict=True)
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
       columns.append([[correlation.srcc(row[part], mos[part]) for row in rows] for rows, part in scores])
@@ -195,8 +195,8 @@ def _search(features, mos, splits, alphas, ratios):
 def _fit(features, mos, rows, alphas, ratio, final=True):
   """Heads of rows [k, n], by ridge where the share of absolute values is 0; the final ones are more exact."""
   if np.any(ratio):
-    return elastic_net.fit(features, mos, rows, alphas, l1_ratio=ratio, tolerance=1e-8 if final else 1e-5)
-  return ridge.fit(features, mos, rows, alphas, tolerance=1e-10 if final else 1e-6)
+    return linear.elastic_net(features, mos, rows, alphas, l1_ratio=ratio, tolerance=1e-8 if final else 1e-5)
+  return linear.ridge(features, mos, rows, alphas, tolerance=1e-10 if final else 1e-6)
 
 
 def _tested(predictions, mos, splits):
