@@ -180,7 +180,7 @@ def run(score_files, out, *, images=None, anchors=None, content=None, answers=()
   """
   if answers and proxy:
     raise UserError("give the answers of people or a proxy, not both")
-  table, scores = _pool(score_files, [name for name in (content, proxy) if name])
+  table, scores = _pool(score_files, (content, proxy))
   methods, scores = list(scores), np.stack(list(scores.values()))
   if anchors is None:
     scale = by_quantile(scores)
@@ -211,11 +211,9 @@ def run(score_files, out, *, images=None, anchors=None, content=None, answers=()
 
 def _pool(files, used):
   """The scores of every method (dict) on the images that the first file lists, and that file's table."""
-  first, scores = None, {}
+  first, scores = tables.by_name(tables.read(files[0]), files[0]), {}
   for file in files:
-    table = tables.read(file)
-    rows = tables.by_name(table, file) if first is None else tables.matched(table, file, first.index, files[0])
-    first = rows if first is None else first
+    rows = first if file is files[0] else tables.matched(tables.read(file), file, first.index, files[0])
     methods = tables.methods(rows, file, used)
     if list(methods) == ["score"]:
       methods = {pathlib.Path(file).stem: methods["score"]}
