@@ -108,6 +108,8 @@ def _tested(scores, mos):
   """Which images every split tests [k, n]; all methods must have scored the same."""
   tested = np.isfinite(next(iter(scores.values())))
   for name, rows in scores.items():
+    if np.isinf(rows).any():
+      raise UserError(f"method {name!r} has an infinite score for row {np.argwhere(np.isinf(rows))[0][1]}")
     if not np.array_equal(np.isfinite(rows), tested):
       raise UserError(f"method {name!r} does not score the same images as the first method; leave the others out")
   if not np.isfinite(mos[tested.any(0)]).all():
