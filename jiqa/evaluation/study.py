@@ -108,6 +108,8 @@ def _tested(scores, mos):
   """Which images every split tests [k, n]; all methods must have scored the same."""
   tested = np.isfinite(next(iter(scores.values())))
   for name, rows in scores.items():
+    if rows.shape[1:] != mos.shape:
+      raise UserError(f"method {name!r} has {rows.shape[-1]} scores for {len(mos)} images")
     if np.isinf(rows).any():
       raise UserError(f"method {name!r} has an infinite score for row {np.argwhere(np.isinf(rows))[0][1]}")
     if not np.array_equal(np.isfinite(rows), tested):
