@@ -16,7 +16,7 @@ from scipy import stats
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from jiqa.evaluation import bootstrap, ridge
+from jiqa.evaluation import bootstrap, linear
 
 
 def seconds(work):
@@ -48,8 +48,8 @@ def ridge_rows(n, d, splits, alphas, sklearn_fits):
   alphas = np.geomspace(1e-3, 1e6, alphas)
 
   def ours():
-    heads = ridge.fit(features, target, fitted, alphas)
-    return ridge.predict(features, heads), heads
+    heads = linear.ridge(features, target, fitted, alphas)
+    return linear.predict(features, heads), heads
 
   def theirs(job):
     k, a = job

@@ -213,14 +213,13 @@ def write_report(config, database, results, workdir):
       labels=present,
       seed=config.seed,
     )
-  undefined = [str(w.message) for w in caught if issubclass(w.category, correlation.UndefinedCorrelationWarning)]
   report.write(
     workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""),
     comparison,
     title=f"{config.method} on {name}: {database.label}",
     command=command(),
     unit=unit,
-    warnings=list(dict.fromkeys(undefined)),
+    warnings=correlation.reasons(caught),
   )
 
 

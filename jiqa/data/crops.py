@@ -4,19 +4,14 @@ import numpy as np
 
 
 def random_window(image, side, least, rng):
-  """Cuts a window of static shape at a random place.
+  """Cuts a window of `side` x `side` pixels out of an image [h, w, 3] uint8 at a random place.
 
   A side shorter than the window is kept whole; the rest is filled by mirroring, which adds no edges that a distortion
   could act on.
 
-  Args:
-    image: [h, w, 3] uint8.
-    side: height and width of the window, pixels.
-    least: the smallest size reported, pixels: an image shorter than that counts its mirrored pixels as real.
-    rng: np.random.Generator.
-
   Returns:
-    dict: 'image' [side, side, 3] uint8, 'size' [2] int32 (height, width), the part that is real, least <= size <= side.
+    dict: 'image' [side, side, 3] uint8, 'size' [2] int32 (height, width), the part that is real. It is at least
+    `least`: an image shorter than that counts its mirrored pixels as real.
   """
   height, width = image.shape[:2]
   top = rng.integers(max(height - side, 0) + 1)

@@ -16,18 +16,13 @@ MAX_ENLARGED = 2**25
 
 
 def decode_rgb(data, name="", formats=None):
-  """Decodes an image file to 8-bit RGB: [h, w, 3] uint8, read-only where PIL can share its memory.
+  """Decodes the bytes of an image file to 8-bit RGB: [h, w, 3] uint8, read-only where PIL can share its memory.
 
   Palettes, CMYK, gray, bilevel and alpha go through PIL's `.convert("RGB")` (alpha is dropped, not blended); 16-bit
   gray is scaled to 8 bits (PIL would clip it to white); of a file with several images (MPO, GIF) the first counts.
 
-  Args:
-    data: bytes of an image file in any format PIL reads.
-    name: what to call it in an error message.
-    formats: those that are tried, by PIL's names; None: all.
-
-  Raises:
-    UserError: the bytes are no image, are truncated or damaged, or hold more than MAX_PIXELS pixels.
+  A UserError says, by `name`, that the bytes are no image, truncated or damaged, or more than MAX_PIXELS pixels.
+  Only `formats`, by PIL's names, are tried; None: all.
   """
   name = name or "image"
   with _open(data, name, formats) as image:

@@ -56,17 +56,15 @@ class Database:
   Pickles as its path, so that data-loading workers can open it anew.
 
   Attributes:
-    name, path: as given to `open_database`; folder of the prepared set.
     table: DataFrame of COLUMNS, see jiqa/data/schema, aligned with the records.
     domains: list of str, the part of the database each image is from, '' where it has no parts.
     metadata: dict: title, kind, score, direction and raw_range (of raw_score), range (of mos), licence, citation, page,
       images, references, complete, labels_sha256, skipped.
-    label: what `mos` is, with its direction and range, '' for a set without scores.
+    label: what `mos` is, such as "DMOS, turned: higher is better, [0, 1]", '' for a set without scores.
   """
 
   def __init__(self, name, path):
-    self.name = name
-    self.path = pathlib.Path(path).absolute()
+    self.name, self.path = name, pathlib.Path(path).absolute()
     self.table = read_labels(self.path)
     reader = tfds.builder_from_directory(self.path)
     self.metadata = dict(reader.info.metadata)
@@ -77,7 +75,11 @@ class Database:
       )
     builder_class = data_builders.builder_class(name)
     self.domains = [builder_class.domain(image_name) for image_name in self.table.image_name]
-    self.label = _label(builder_class.UNIT, self.metadata)
+    self.label = ""
+    if self.metadata["range"]:
+      low, high = self.metadata["range"]
+      turned = ", turned" if self.metadata["direction"] == "lower" else ""
+      self.label = f"{builder_class.UNIT}{turned}: higher is better, [{low:.4g}, {high:.4g}]"
     self._columns = {column: self.table[column].tolist() for column in self.table}
 
   def __len__(self):
@@ -96,12 +98,3 @@ class Database:
 
   def __repr__(self):
     return f"Database({self.name!r}, {len(self)} images, {str(self.path)!r})"
-
-
-def _label(unit, metadata):
-  """What `mos` is, such as "DMOS, turned: higher is better, [0, 1]"; '' for a set without scores."""
-  if not metadata["range"]:
-    return ""
-  low, high = metadata["range"]
-  turned = ", turned" if metadata["direction"] == "lower" else ""
-  return f"{unit}{turned}: higher is better, [{low:.4g}, {high:.4g}]"

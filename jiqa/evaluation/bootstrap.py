@@ -18,7 +18,6 @@ from jiqa.evaluation import correlation
 COLUMNS = 64
 # The acceleration of the BCa interval is a skewness: leaving out one of 200 blocks estimates it as well as one of n.
 JACKKNIFE_BLOCKS = 200
-MEASURES = ("srcc", "plcc")
 
 
 class Interval(NamedTuple):
@@ -29,7 +28,7 @@ class Interval(NamedTuple):
   high: float
 
 
-def interval(prediction, target, *, groups=None, measures=MEASURES, resamples=1000, level=0.95, seed=0):
+def interval(prediction, target, *, groups=None, measures=("srcc", "plcc"), resamples=1000, level=0.95, seed=0):
   """Bias-corrected and accelerated (BCa) bootstrap intervals (Efron 1987).
 
   Where groups are given, whole groups are resampled (cluster bootstrap, Davison and Hinkley 1997, 3.8).
@@ -47,8 +46,7 @@ def interval(prediction, target, *, groups=None, measures=MEASURES, resamples=10
   if np.isnan(list(values.values())).all():
     return {measure: Interval(value, value, value) for measure, value in values.items()}
   units = _units(groups, len(prediction))
-  draws = resample(prediction, target, units, measures, resamples, seed)
-  count = int(units.max()) + 1
+  draws, count = resample(prediction, target, units, measures, resamples, seed), int(units.max()) + 1
   block = np.random.default_rng(seed).permutation(count) % min(count, JACKKNIFE_BLOCKS)
   without = (block != np.arange(block.max() + 1)[:, None]).astype(np.uint16)
   blocks = np.asarray(_correlator(prediction, target, units, measures)(without))
@@ -93,8 +91,7 @@ def _units(groups, n):
   """Numbers what is drawn together: every reference, and every image without one."""
   if groups is None:
     return np.arange(n)
-  groups = np.asarray(groups).astype(str)
-  alone = np.char.add("\0", np.arange(n).astype(str))
+  groups, alone = np.asarray(groups).astype(str), np.char.add("\0", np.arange(n).astype(str))
   return np.unique(np.where(groups == "", alone, groups), return_inverse=True)[1]
 
 
@@ -122,13 +119,8 @@ def _ties(ordered):
 @functools.partial(jax.jit, static_argnames="measures")
 def _correlate(counts, units, x, y, by_y, ties_x, ties_y, *, measures):
   """counts [b, units] -> [measures, b] float64; everything below has the layout [n, b]."""
-  counts = counts.astype(jnp.float32).T[units]
-  of = {
-    "srcc": lambda: _spearman(counts, by_y, ties_x, ties_y),
-    "krcc": lambda: _kendall(counts, x, y, by_y, ties_x, ties_y),
-    "plcc": lambda: _pearson(counts, x, y),
-  }
-  return jnp.stack([of[measure]() for measure in measures])
+  counts, of = counts.astype(jnp.float32).T[units], {"srcc": _spearman, "krcc": _kendall, "plcc": _pearson}
+  return jnp.stack([of[measure](counts, x, y, by_y, ties_x, ties_y) for measure in measures])
 
 
 def _matmul(a, b):
@@ -155,23 +147,21 @@ def _tie_sums(counts, ties):
   return (upto - counts, upto) if ties is None else ((upto - counts)[ties[0]], upto[ties[1]])
 
 
-def _spearman(counts, by_y, ties_x, ties_y):
+def _spearman(counts, x, y, by_y, ties_x, ties_y):
   # Average ranks, halves exact in float32, of elements that are drawn `counts` times; less their mean.
   ranks = lambda counts, ties: (sum(_tie_sums(counts, ties)) - counts.sum(0)) / 2  # noqa: E731
   place = jnp.zeros_like(by_y).at[by_y].set(jnp.arange(len(by_y), dtype=by_y.dtype), unique_indices=True)
   x, y = ranks(counts, ties_x), ranks(counts[by_y], ties_y)[place]
   weighted = counts * x
-  norm = _dot(weighted, x) * _dot(counts * y, y)
-  return _dot(weighted, y) / jnp.sqrt(jnp.where(norm > 0, norm, jnp.nan))
+  return _ratio(_dot(weighted, y), _dot(weighted, x) * _dot(counts * y, y))
 
 
-def _pearson(counts, x, y):
+def _pearson(counts, x, y, *_):
   x, y = x - x.mean(), y - y.mean()
   sums = jnp.stack([jnp.ones_like(x), x, y, x * x, y * y, x * y]) @ counts.astype(jnp.float64)
   count, x, y, xx, yy, xy = sums
-  norm = (xx - x * x / count) * (yy - y * y / count)
   # A resample of one single value leaves only rounding in the norm.
-  return (xy - x * y / count) / jnp.sqrt(jnp.where(norm > 1e-24 * xx * yy, norm, jnp.nan))
+  return _ratio(xy - x * y / count, (xx - x * x / count) * (yy - y * y / count), 1e-24 * xx * yy)
 
 
 def _kendall(counts, x, y, by_y, ties_x, ties_y):
@@ -188,5 +178,8 @@ def _kendall(counts, x, y, by_y, ties_x, ties_y):
     before, upto = _tie_sums(counts, ties)
     return size**2 - _dot(counts, upto - before)
 
-  norm = untied(counts, ties_x) * untied(counts[by_y], ties_y)
-  return agree / jnp.sqrt(jnp.where(norm > 0, norm, jnp.nan))
+  return _ratio(agree, untied(counts, ties_x) * untied(counts[by_y], ties_y))
+
+
+def _ratio(covariance, norm, least=0.0):
+  return covariance / jnp.sqrt(jnp.where(norm > least, norm, jnp.nan))

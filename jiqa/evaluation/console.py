@@ -11,21 +11,14 @@ import rich.console
 import rich.table
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, gmad_session, outputs, realignment, report, study, tables
+from jiqa.evaluation import correlation, outputs, realignment, report, study, tables
+from jiqa.evaluation.gmad import run as run_competition
 
 
 def evaluate(
   scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, out, title=None, unit="MOS", **options
 ):
-  """Evaluates a table of scores, writes the report and prints the results.
-
-  Args:
-    scores, mos, methods, group, by, split: as `study.compare_table` takes them, `by` as its labels.
-    cross: column of the database names; the report is then what `study.cross_database` says.
-    out, title: folder of the report and its heading; None: the name of the table.
-    unit: name of the human scale.
-    **options: of the bootstrap, `resamples` and `seed`.
-  """
+  """Evaluates a table by `study.compare_table`, or by `study.cross_database`; writes the report, prints the results."""
   if cross and (group or by or split):
     raise UserError(f"--cross={cross}: compares inside every database and takes no --group, --by or --split")
   with warnings.catch_warnings(record=True) as caught:
@@ -34,8 +27,7 @@ def evaluate(
       found = study.cross_database(scores, mos, cross, scores=methods)
     else:
       found = study.compare_table(scores, mos, scores=methods, group=group, labels=by, split=split, **options)
-  kind = correlation.UndefinedCorrelationWarning
-  notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, kind)))
+  notes = correlation.reasons(caught)
   for name, method in found["methods"].items():
     if (srcc := method["value"].get("srcc", 0)) < 0:
       notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
@@ -51,28 +43,20 @@ def evaluate(
 
 
 def gmad(score_files, out, **options):
-  """Runs a competition, see `gmad_session.run`, and prints the ranking where there are answers."""
-  found = gmad_session.run(score_files, out, **options)
+  """Runs a competition, see `jiqa.evaluation.gmad.run`, and prints the ranking where there are answers."""
+  found = run_competition(score_files, out, **options)
   print(f"{len(found['pairs'].low)} pairs of {len(found['methods'])} methods: {pathlib.Path(out) / 'pairs.csv'}")
   if options.get("images"):
     print(f"to be answered in a browser: {pathlib.Path(out) / 'index.html'}")
   if "resistance_rank" in found:
-    resistance, aggressiveness = found["resistance_rank"], found["aggressiveness_rank"]
-    order = np.argsort(-resistance)
-    rows = [[found["methods"][i], f"{resistance[i]:.3f}", f"{aggressiveness[i]:.3f}"] for i in order]
+    ranks = found["resistance_rank"], found["aggressiveness_rank"]
+    rows = [[found["methods"][i], *(f"{rank[i]:.3f}" for rank in ranks)] for i in np.argsort(-ranks[0])]
     kind = "answers of the proxy" if options.get("proxy") else "answers"
     _print(f"gMAD ranking by the {kind}, higher is better", ["method", "resistance", "aggressiveness"], rows)
 
 
 def realign(scores, *, score, mos, database, fitted=None, out):
-  """Carries the human scores of several databases onto a model's scale and writes them.
-
-  Args:
-    scores: table with one row an image.
-    score, mos, database: its columns of the model's scores, the raw human scores and the database names.
-    fitted: column that says 'test' where an image must not shape its database's curve; None: all do.
-    out: CSV file to write.
-  """
+  """Carries the human scores of several databases onto a model's scale and writes them; names of columns, and files."""
   table = tables.read(scores)
   names = tables.words(table, tables.NAME, scores)
   of, raw = tables.words(table, database, scores), tables.numbers(table, mos, scores)
@@ -80,9 +64,9 @@ def realign(scores, *, score, mos, database, fitted=None, out):
   if may_fit is not None and may_fit.all():
     raise UserError(f"{scores}: column {fitted!r} holds no 'test'")
   found = realignment.realign(tables.numbers(table, score, scores), raw, of, may_fit)
-  columns = {"image_name": names, "database": of, "mos": raw}
-  columns |= {"realigned_mos": found["realigned"], "linear_mos": found["linear"]}
-  outputs.write_csv(out, [columns, *zip(*(values.tolist() for values in columns.values()), strict=True)])
+  columns = (names, of, raw, found["realigned"], found["linear"])
+  head = ("image_name", "database", "mos", "realigned_mos", "linear_mos")
+  outputs.write_csv(out, [head, *zip(*(values.tolist() for values in columns), strict=True)])
   rows = [[kind, f"{m['srcc']:.4f}", f"{m['plcc']:.4f}"] for kind, m in found["pooled"].items()]
   where = "all images (the curves were fitted to them)" if fitted is None else "the test images"
   _print(f"Model against human scores, pooled over the databases, {where}", ["human scores", "SRCC", "PLCC"], rows)
@@ -97,19 +81,17 @@ def _print_results(title, found):
     section = report.cross_database(found["cross_database"])
     return _print(f"{title}: SRCC inside every database", section["head"], section["rows"])
   rows = [
-    [name, *(f"{m['value'][k]:.4f}" for k in study.MEASURES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
+    [name, *(f"{m['value'][k]:.4f}" for k in report.NAMES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
     for name, m in found["methods"].items()
   ]
   level = f"SRCC {found['settings']['level']:.0%} interval"
-  _print(title, ["method", *(report.NAMES[k] for k in study.MEASURES), level], rows)
+  _print(title, ["method", *report.NAMES.values(), level], rows)
 
 
 def _print(title, head, rows):
-  table = rich.table.Table(title=title, title_justify="left")
-  for i, name in enumerate(head):
-    table.add_column(name, justify="right" if i else "left")
+  columns = [rich.table.Column(name, justify="right" if i else "left") for i, name in enumerate(head)]
+  table = rich.table.Table(*columns, title=title, title_justify="left")
   for row in rows:
     table.add_row(*row)
   # A table in a pipe or a log is not cut to the width of a terminal that is not there.
-  width = None if sys.stdout.isatty() else 160
-  rich.console.Console(width=width).print(table)
+  rich.console.Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -12,12 +12,7 @@ from scipy import stats
 
 
 def srcc(prediction, target):
-  """Spearman's rank correlation, ties with average ranks: float in [-1, 1], or nan.
-
-  Example:
-    >>> srcc([0.1, 0.4, 0.2, 0.9], [1, 3, 2, 4])
-    1.0
-  """
+  """Spearman's rank correlation, ties with average ranks: float in [-1, 1], or nan."""
   return _measure("SRCC", prediction, target, lambda x, y: _pearson(stats.rankdata(x), stats.rankdata(y)))
 
 
@@ -58,8 +53,7 @@ def _pearson(x, y):
 
 def _measure(name, prediction, target, compute, difference=False):
   """Computes a measure, or warns and returns nan; a `difference` exists for one image and for constants too."""
-  prediction, target = pair(prediction, target)
-  length, reason = 1 if difference else 3, None
+  (prediction, target), length, reason = pair(prediction, target), 1 if difference else 3, None
   if len(prediction) < length:
     reason = f"{len(prediction)} image(s), at least {length} are needed"
   for side, values in (("prediction", prediction), ("target", target)):
@@ -76,3 +70,8 @@ def _measure(name, prediction, target, compute, difference=False):
 
 class UndefinedCorrelationWarning(RuntimeWarning):
   """A correlation was asked for where none exists; the result is nan and the message says why."""
+
+
+def reasons(caught):
+  """What the `UndefinedCorrelationWarning`s among recorded warnings say, each once."""
+  return list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UndefinedCorrelationWarning)))

@@ -20,15 +20,13 @@ def scatter(prediction, mos, curve, *, title="", labels=None, unit="MOS"):
   """
   figure, axes = _axes(SIZE, title, "prediction", unit)
   kinds = [] if labels is None else list(np.unique(labels))
-  size = float(np.clip(5000 / max(len(mos), 1), 3, 18))
   if 2 <= len(kinds) <= len(COLOURS):
     for kind, colour in zip(kinds, COLOURS, strict=False):
       part = np.asarray(labels) == kind
-      dots = {"s": size, "alpha": 0.7, "linewidths": 0, "color": colour, "label": str(kind) or "none"}
-      axes.scatter(prediction[part], mos[part], **dots)
+      _dots(axes, prediction[part], mos[part], len(mos), alpha=0.7, color=colour, label=str(kind) or "none")
     axes.legend(fontsize=8, framealpha=0.8)
   else:
-    axes.scatter(prediction, mos, s=size, alpha=0.6, linewidths=0, color=COLOURS[0])
+    _dots(axes, prediction, mos, len(mos), alpha=0.6)
   if curve is not None and np.isfinite(curve.sse):
     x = np.linspace(prediction.min(), prediction.max(), 200)
     axes.plot(x, curve(x), color="black", linewidth=1.5)
@@ -41,7 +39,7 @@ def residuals(prediction, mos, curve, *, title="", unit="MOS"):
   mapped = curve(prediction)
   left = mos - mapped
   axes.axhline(0, color="black", linewidth=0.8)
-  axes.scatter(mapped, left, s=float(np.clip(5000 / len(mos), 3, 18)), alpha=0.5, linewidths=0, color=COLOURS[0])
+  _dots(axes, mapped, left, len(mos), alpha=0.5)
   parts = [part for part in np.array_split(np.argsort(mapped), 10) if len(part) >= 3]
   if parts:
     middle, bias = [mapped[part].mean() for part in parts], [left[part].mean() for part in parts]
@@ -90,11 +88,13 @@ def natural(name):
 
 
 def _axes(size, title, x, y=""):
-  figure, axes = plt.subplots(figsize=size, layout="constrained")
-  axes.set_xlabel(x)
-  axes.set_ylabel(y)
+  figure, axes = plt.subplots(figsize=size, layout="constrained", subplot_kw={"xlabel": x, "ylabel": y})
   axes.set_title(title, fontsize=10)
   return figure, axes
+
+
+def _dots(axes, x, y, count, color=COLOURS[0], **options):
+  axes.scatter(x, y, s=float(np.clip(5000 / max(count, 1), 3, 18)), linewidths=0, color=color, **options)
 
 
 def _png(figure):

@@ -2,20 +2,28 @@
 
 Ma et al. 2016 and 2020. Of images that one method, the defender, calls equally good another, the attacker, picks the
 worst and the best. If people see the difference the attacker has found a failure of the defender, if not the defender
-has stood firm. No human scores of the pool are needed.
+has stood firm. No human scores of the pool are needed. `run` is a whole competition, from score tables to files.
 """
 
+import hashlib
+import importlib.resources
+import json
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+import PIL.Image
+import PIL.ImageDraw
 from scipy import optimize, stats
 
 from jiqa.errors import UserError
-from jiqa.evaluation import logistic
+from jiqa.evaluation import figures, logistic, outputs, tables
 
 LEVELS = 6
 # Half the width of a level, on the common scale of 0 to 100.
 HALF_WIDTH = 9.0
+PAGE_SIDE, SHEET_SIDE = 1024, 256  # longest side of an image on the subjects' page, and on a contact sheet
 
 
 class Pairs(NamedTuple):
@@ -33,7 +41,7 @@ class Pairs(NamedTuple):
 
 def by_quantile(scores):
   """Common scale without labels: the percentage of the pool that a method puts below an image, both [j, n]."""
-  scores = _finite(scores)
+  scores = np.asarray(scores, np.float64)
   return (stats.rankdata(scores, axis=1) - 1) / max(scores.shape[1] - 1, 1) * 100
 
 
@@ -43,7 +51,7 @@ def by_logistic(scores, anchors, mos):
   scores are [j, n] on the pool, anchors [j, m] those of the same methods on labelled images, mos [m] the human ones. A
   method that falls where the human scores rise is a UserError.
   """
-  scores, anchors, mos = _finite(scores), _finite(anchors), np.asarray(mos, np.float64)
+  scores, anchors, mos = (np.asarray(values, np.float64) for values in (scores, anchors, mos))
   curves = [logistic.fit(anchor, (mos - mos.min()) / np.ptp(mos) * 100) for anchor in anchors]
   for i, curve in enumerate(curves):
     if not curve.parameters[0] > curve.parameters[1]:
@@ -58,22 +66,15 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
   belong. Of these the attacker takes the `top` worst and best. No content appears twice in a level.
 
   Args:
-    scores: [j, n] float on a common scale of 0 to 100, from `by_quantile` or `by_logistic`.
+    scores: [j, n] float, finite, on a common scale of 0 to 100, from `by_quantile` or `by_logistic`.
     contents: [n], what an image shows, such as its reference; None: all different.
     levels, half_width: number of levels, and half the width of one.
     top: pairs of every defender, attacker and level.
 
   Returns:
     `Pairs`, in the order of defender, attacker, level, rank. A level with fewer than two contents gives none.
-
-  Example:
-    >>> pairs = compete(by_quantile(np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]])), levels=1, half_width=51)
-    >>> [(int(d), int(l), int(h)) for d, l, h in zip(pairs.defender, pairs.low, pairs.high)]
-    [(0, 0, 2), (1, 0, 3)]
   """
-  scores = _finite(scores)
-  if len(scores) < 2:
-    raise UserError(f"{len(scores)} score table(s): a competition needs at least two methods")
+  scores = np.asarray(scores, np.float64)
   contents = np.arange(scores.shape[1]) if contents is None else np.unique(np.asarray(contents), return_inverse=True)[1]
   pairs = []
   for i, defender in enumerate(scores):
@@ -88,23 +89,17 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
         for rank, (a, b) in enumerate(ends):
           gap = attacker[b] - attacker[a] - abs(defender[b] - defender[a])
           pairs.append((i, j, level, rank, a, b, gap, len(member) / total))
-  columns = list(zip(*pairs, strict=True)) or [()] * 8
-  return Pairs(*(np.array(c, np.int64) for c in columns[:6]), *(np.array(c, np.float64) for c in columns[6:]))
+  columns = np.array(pairs, np.float64).reshape(-1, len(Pairs._fields)).T  # images are numbered below 2^53
+  return Pairs(*columns[:6].astype(np.int64), *columns[6:])
 
 
 def _extremes(ordered, contents, top):
   """The `top` pairs of first and last images of an order, taken in turn, no content twice."""
-  taken, pairs = set(), []
-  streams = (iter(ordered), iter(ordered[::-1]))
-  for _ in range(top):
-    pair = []
-    for stream in streams:
-      image = next((image for image in stream if contents[image] not in taken), None)
-      if image is None:
-        return pairs
-      taken.add(contents[image])
-      pair.append(image)
-    pairs.append(pair)
+  pairs = []
+  while len(pairs) < top and (rest := ordered[contents[ordered] != contents[ordered[:1]]]).size:
+    low, high = ordered[0], rest[-1]
+    pairs.append((low, high))
+    ordered = rest[contents[rest] != contents[high]]
   return pairs
 
 
@@ -122,21 +117,13 @@ def screen(answers):
 
   answers [s, p] in [-100, 100], nan where there is none -> (mean [p] of the subjects kept, which are kept [s] bool).
   """
-  answers = np.asarray(answers, np.float64)
-  given = np.isfinite(answers)
-  count = np.maximum(given.sum(0), 1)
-  off = np.where(given, answers - np.where(given, answers, 0).sum(0) / count, 0)
-  square = (off**2).sum(0) / count
-  kurtosis = (off**4).sum(0) / count / np.where(square > 0, square**2, 1)
-  spread = np.sqrt(np.where(count > 1, square * count / np.maximum(count - 1, 1), 0))
-  bound = spread * np.where((kurtosis >= 2) & (kurtosis <= 4), 2, np.sqrt(20))
-  above, below = ((off >= bound) & (bound > 0)).sum(1), ((off <= -bound) & (bound > 0)).sum(1)
-  outside = above + below
-  balanced = np.abs(above - below) < 0.3 * outside
-  kept = ~((outside > 0.05 * np.maximum(given.sum(1), 1)) & balanced)
-  counted = given & kept[:, None]
-  total = np.where(counted, answers, 0).sum(0)
-  return np.where(counted.any(0), total / np.maximum(counted.sum(0), 1), np.nan), kept
+  answers = np.ma.masked_invalid(np.asarray(answers, np.float64))
+  off, kurtosis = answers - answers.mean(0), stats.mstats.kurtosis(answers, fisher=False)
+  bound = answers.std(0, ddof=1) * np.where((kurtosis >= 2) & (kurtosis <= 4), 2, np.sqrt(20))
+  above, below = (((side >= bound) & (bound > 0)).filled(False).sum(1) for side in (off, -off))
+  outside, balanced = above + below, np.abs(above - below) < 0.3 * (above + below)
+  kept = ~((outside > 0.05 * np.maximum(answers.count(1), 1)) & balanced)
+  return answers[kept].mean(0).filled(np.nan), kept
 
 
 def matrices(pairs, preferences, methods):
@@ -180,10 +167,149 @@ def rank(matrix):
   return mu - mu.mean()
 
 
-def _finite(scores):
-  scores = np.atleast_2d(np.asarray(scores, np.float64))
-  broken = np.argwhere(~np.isfinite(scores))
-  if len(broken):
-    method, image = broken[0]
-    raise UserError(f"method {method} has the score {scores[method, image]} for image {image}: leave it out")
-  return scores
+def run(score_files, out, *, images=None, anchors=None, content=None, answers=(), proxy=None, levels=LEVELS, top=1):
+  """Picks the pairs and writes what people need to compare them; with answers, writes who has won.
+
+  The options are those of `jiqa gmad`; a lone column `score` is called after its file. `out` gets `pairs.csv`, with
+  `images` also `index.html`, `images/` and `sheets/`, with answers (of people, or by a `proxy`) `aggressiveness`,
+  `resistance` and `ranking`.
+
+  Returns:
+    dict with `methods`, `pairs` (`Pairs`), and with answers `aggressiveness`, `resistance` [j, j] and
+    `aggressiveness_rank`, `resistance_rank` [j].
+  """
+  if answers and proxy:
+    raise UserError("give the answers of people or a proxy, not both")
+  table, scores = _pool(score_files, (content, proxy))
+  methods, scores = list(scores), np.stack(list(scores.values()))
+  if anchors is None:
+    scale = by_quantile(scores)
+  else:
+    labelled = tables.read(anchors)
+    anchored = np.stack([tables.numbers(labelled, method, anchors) for method in methods])
+    scale = by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors))
+  contents, names = None, tables.words(table, tables.NAME, score_files[0])
+  if content:
+    table, column = tables.join(table, score_files[0], content, "reference_name")
+    contents = tables.words(table, column, score_files[0])
+  pairs, out = compete(scale, contents=contents, levels=levels, top=top), pathlib.Path(out)
+  rows = [
+    [n, methods[d], methods[a], level + 1, rank + 1, names[low], names[high], f"{gap:.4f}", f"{share:.6f}"]
+    for n, (d, a, level, rank, low, high, gap, share) in enumerate(zip(*pairs, strict=True))
+  ]
+  outputs.write_csv(out / "pairs.csv", [["pair", *Pairs._fields], *rows])
+  if images is not None:
+    _write_images(out, pathlib.Path(images), pairs, names, methods)
+  found = {"methods": methods, "pairs": pairs}
+  if answers:
+    found |= _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
+  elif proxy:
+    quality = tables.numbers(table, proxy, score_files[0])
+    found |= _outcome(out, pairs, proxy_preferences(pairs, quality), methods)
+  return found
+
+
+def _pool(files, used):
+  """The scores of every method (dict) on the images that the first file lists, and that file's table."""
+  first, scores = tables.by_name(tables.read(files[0]), files[0]), {}
+  for file in files:
+    rows = first if file is files[0] else tables.matched(tables.read(file), file, first.index, files[0])
+    methods = tables.methods(rows, file, used)
+    if list(methods) == ["score"]:
+      methods = {pathlib.Path(file).stem: methods["score"]}
+    if twice := sorted(set(methods) & set(scores)):
+      raise UserError(f"{file}: the method {twice[0]!r} has been read already; rename it")
+    scores |= methods
+  if len(scores) < 2:
+    raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
+  return first, scores
+
+
+def _write_images(out, folder, pairs, names, methods):
+  """Copies for the page, contact sheets, and the page itself."""
+  shown = np.unique(np.concatenate([pairs.low, pairs.high])).tolist()
+  for image in shown:
+    if not (folder / names[image]).is_file():
+      raise UserError(f"{folder / names[image]}: no such image; --images is the folder that the image names start from")
+  copies = {image: f"images/{image:06d}.png" for image in shown}
+  (out / "images").mkdir(parents=True, exist_ok=True)
+  for image, copy in copies.items():
+    # Lossless: a second JPEG compression would be one more distortion.
+    _open(folder / names[image], PAGE_SIDE).save(out / copy)
+  (out / "sheets").mkdir(exist_ok=True)
+  ends = [(copies[low], copies[high]) for low, high in zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)]
+  for d, a in sorted(set(zip(pairs.defender.tolist(), pairs.attacker.tolist(), strict=True))):
+    of = np.flatnonzero((pairs.defender == d) & (pairs.attacker == a))
+    sheet = _sheet([(pairs.level[i], *(out / copy for copy in ends[i])) for i in of])
+    defender, attacker = ("".join(c if c.isalnum() else "-" for c in methods[i]) for i in (d, a))
+    sheet.save(out / "sheets" / f"{defender}_defends_{attacker}_attacks.png")
+  text = json.dumps([[n, *pair] for n, pair in enumerate(ends)])
+  page = importlib.resources.files(__package__).joinpath("templates/gmad.html").read_text("utf-8")
+  # No string.Template: the page's script has its own use for the dollar sign.
+  page = page.replace("$pairs", text).replace("$key", hashlib.sha256(text.encode()).hexdigest()[:12])
+  outputs.write_bytes(out / "index.html", page.encode())
+
+
+def _open(path, side):
+  try:
+    with PIL.Image.open(path) as image:
+      image = image.convert("RGB")
+  except OSError as error:
+    raise UserError(f"{path}: not a readable image ({error})") from error
+  image.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
+  return image
+
+
+def _sheet(rows):
+  """One row a pair: level, the image that the attacker calls worse, the one that it calls better."""
+  gap, side = 8, SHEET_SIDE
+  sheet = PIL.Image.new("RGB", (60 + 2 * (side + gap), len(rows) * (side + gap) + 24), "white")
+  draw = PIL.ImageDraw.Draw(sheet)
+  draw.text((60, 6), "attacker: worse", fill="black")
+  draw.text((60 + side + gap, 6), "attacker: better", fill="black")
+  for i, (level, *pair) in enumerate(rows):
+    top = 24 + i * (side + gap)
+    draw.text((6, top + side // 2), f"level {level + 1}", fill="black")
+    for j, path in enumerate(pair):
+      image = _open(path, side)
+      sheet.paste(image, (60 + j * (side + gap) + (side - image.width) // 2, top + (side - image.height) // 2))
+  return sheet
+
+
+def _answered(files, count, out):
+  """Mean preference of every pair over the subjects that are kept."""
+  answers = []
+  for file in files:
+    table = tables.read(file)
+    pair, preference = tables.numbers(table, "pair", file), tables.numbers(table, "preference", file)
+    wrong = np.flatnonzero((pair % 1 != 0) | (pair < 0) | (pair >= count) | (np.abs(preference) > 100))
+    if len(wrong):
+      line = f"line {wrong[0] + 2}: pair {pair[wrong[0]]:g}, preference {preference[wrong[0]]:g}"
+      raise UserError(f"{file}: {line}; pairs run from 0 to {count - 1}, preferences from -100 to 100")
+    answers.append(pd.Series(preference, [tables.words(table, "subject", file), pair.astype(int)]))
+  answers = pd.concat(answers)
+  if len(twice := answers.index[answers.index.duplicated()]):
+    raise UserError(f"subject {twice[0][0]!r} answers pair {twice[0][1]} twice; give every file once")
+  answers = answers.unstack().reindex(columns=range(count))
+  mean, kept = screen(answers)
+  rows = [[n, f"{value:.4f}", given] for n, (value, given) in enumerate(zip(mean, answers[kept].count(), strict=True))]
+  outputs.write_csv(out / "answers.csv", [["pair", "preference", "answers"], *rows])
+  if not kept.all():
+    print(f"rejected as outliers (ITU-R BT.500): {', '.join(answers.index[~kept])}")
+  return mean
+
+
+def _outcome(out, pairs, preferences, methods):
+  attack, stand = matrices(pairs, preferences, len(methods))
+  outcome = {"aggressiveness": attack, "resistance": stand}
+  ranks = {f"{name}_rank": rank(matrix) for name, matrix in outcome.items()}
+  roles = (("attacker", "defender"), ("defender", "attacker"))
+  for (name, matrix), (row, column) in zip(outcome.items(), roles, strict=True):
+    text = pd.DataFrame(matrix, methods, methods).to_csv(index_label=row, float_format="%.4f", lineterminator="\n")
+    outputs.write_bytes(out / f"{name}.csv", text.encode())
+    image = figures.heat_map(matrix, methods, methods, title=name, high=100.0, row_title=row, column_title=column)
+    outputs.write_bytes(out / f"{name}.png", image)
+  order = np.argsort(-ranks["resistance_rank"])
+  rows = [[methods[i], *(f"{rank[i]:.4f}" for rank in ranks.values())] for i in order]
+  outputs.write_csv(out / "ranking.csv", [["method", *ranks], *rows])
+  return outcome | ranks

@@ -22,27 +22,23 @@ ARRAYS = ("weights", "mean", "scale", "intercept")
 class Head:
   """One fitted regressor.
 
-  Attributes:
-    weights, mean, scale, intercept: [d] float64, the last one [].
-    card: dict of plain values: 'features' (which experts, in their order), 'database', 'range' ([low, high] of its
-      scores), 'direction' ('higher is better'), 'regressor', 'alpha', 'l1_ratio', 'split', 'split_sha256',
-      'labels_sha256', 'images' (fitted), 'weights_sha256' of the experts, 'test' (SRCC and PLCC on the test part).
+  Its card, a dict of plain values, has 'features' (which experts, in their order), 'database', 'range' ([low, high] of
+  its scores), 'direction' ('higher is better'), 'regressor', 'alpha', 'l1_ratio', 'split', 'split_sha256',
+  'labels_sha256', 'images' (fitted), 'weights_sha256' of the experts, 'test' (SRCC and PLCC on the test part).
   """
 
-  weights: np.ndarray
+  weights: np.ndarray  # [d] float64, like the next two
   mean: np.ndarray
   scale: np.ndarray
-  intercept: np.ndarray
+  intercept: np.ndarray  # []
   card: dict
 
   def __call__(self, features):
     """Scores [n] float64 of features [n, d], not limited to card['range']; a UserError for another encoder's."""
     features = np.asarray(features, np.float64)
     if features.shape[-1] != len(self.weights):
-      raise UserError(
-        f"the head takes {len(self.weights)} features ({self.card.get('features')}), but there are "
-        f"{features.shape[-1]}; use the experts it was fitted with"
-      )
+      takes = f"the head takes {len(self.weights)} features ({self.card.get('features')})"
+      raise UserError(f"{takes}, but there are {features.shape[-1]}; use the experts it was fitted with")
     return (features - self.mean) / self.scale @ self.weights + self.intercept
 
   def save(self, path):

@@ -50,7 +50,14 @@ def fit(prediction, target):
     ([5.0, 2.0, 0.5, 0.7], True)
   """
   prediction, target = correlation.pair(prediction, target)
-  if reason := _reason(prediction, target):
+  reason = ""
+  if len(prediction) < 4:
+    reason = f"{len(prediction)} image(s) for 4 parameters"
+  elif not (np.isfinite(prediction).all() and np.isfinite(target).all()):
+    reason = "a value is not finite"
+  elif prediction.max() == prediction.min():
+    reason = f"every prediction is {prediction[0]}"
+  if reason:
     warnings.warn(f"no logistic exists: {reason}", correlation.UndefinedCorrelationWarning, stacklevel=2)
     return Curve((float("nan"),) * 4, float("nan"), False, reason)
   shift, unit = prediction.mean(), prediction.std()
@@ -66,14 +73,6 @@ def fit(prediction, target):
   return Curve(parameters, float(height**2 * residual @ residual), bool(best.success and not edge), str(message))
 
 
-def _reason(x, y):
-  if len(x) < 4:
-    return f"{len(x)} image(s) for 4 parameters"
-  if not (np.isfinite(x).all() and np.isfinite(y).all()):
-    return "a value is not finite"
-  return f"every prediction is {x[0]}" if x.max() == x.min() else ""
-
-
 def _project(x, y, centre, slope):
   """The linear parameters for a given centre and slope, and the residuals."""
   basis = np.stack([np.ones_like(x), special.expit(slope * (x - centre))], -1)
@@ -84,8 +83,7 @@ def _project(x, y, centre, slope):
 
 def _starts(x, y):
   """The best cells of a grid of centres (quantiles of the data) and slopes, at most one for each centre."""
-  centres = np.unique(np.quantile(x, np.linspace(0.02, 0.98, 9)))
-  slopes = np.geomspace(0.1, 100.0, 10)
+  centres, slopes = np.unique(np.quantile(x, np.linspace(0.02, 0.98, 9))), np.geomspace(0.1, 100.0, 10)
   thin = slice(None, None, max(1, len(x) // 2000))  # enough to find the cell
   cost = np.array([[np.sum(_project(x[thin], y[thin], c, s)[1] ** 2) for s in slopes] for c in centres])
   order = np.argsort(cost.min(1))[:4]
@@ -94,7 +92,5 @@ def _starts(x, y):
 
 def _polish(x, y, start):
   residual = lambda free: _project(x, y, free[0], np.exp(free[1]))[1]  # noqa: E731
-  bounds = ([CENTRES[0], np.log(SLOPES[0])], [CENTRES[1], np.log(SLOPES[1])])
-  return optimize.least_squares(
-    residual, start, bounds=bounds, jac="3-point", ftol=1e-12, xtol=1e-10, gtol=1e-10, max_nfev=200
-  )
+  options = {"jac": "3-point", "ftol": 1e-12, "xtol": 1e-10, "gtol": 1e-10, "max_nfev": 200}
+  return optimize.least_squares(residual, start, bounds=list(zip(CENTRES, np.log(SLOPES), strict=True)), **options)

@@ -33,18 +33,11 @@ def write_npz(path, **arrays):
 
 
 def plain(value):
-  """Anything that an evaluation returns as JSON can hold it: lists, dicts, numbers, None for nan.
-
-  Example:
-    >>> plain({"a": np.array([1.0, np.nan]), 2: np.int8(3)})
-    {'a': [1.0, None], '2': 3}
-  """
+  """A result as JSON can hold it: arrays as lists, keys as text, None for a number that is not finite."""
   if isinstance(value, dict):
     return {str(key): plain(item) for key, item in value.items()}
   if isinstance(value, (np.ndarray, np.generic)):
     value = value.tolist()
   if isinstance(value, (list, tuple)):
     return [plain(item) for item in value]
-  if isinstance(value, float):
-    return value if math.isfinite(value) else None
-  return value if isinstance(value, (str, int, type(None))) else str(value)
+  return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, elastic_net, outputs, ridge
+from jiqa.evaluation import correlation, linear, outputs
 from jiqa.evaluation.head import Head
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
@@ -43,66 +43,51 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
   if regressor not in ("ridge", "elastic_net"):
     raise UserError(f"there is no regressor {regressor!r}; expected ridge or elastic_net")
   features, mos, splits = np.asarray(features), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
-  alphas, ratios = np.atleast_1d(np.asarray(alphas, np.float64)), (0.0,)
-  if regressor == "elastic_net":
-    ratios = sorted(l1_ratios, reverse=True)
-    if not ratios:
-      raise UserError("elastic_net needs at least one l1_ratio in (0, 1]")
+  alphas = np.atleast_1d(np.asarray(alphas, np.float64))
+  # The smoothest heads come first: of equally good ones it is the first that counts.
+  falling, ratios = np.sort(alphas)[::-1], [0.0] if regressor == "ridge" else sorted(l1_ratios, reverse=True)
+  if not ratios:
+    raise UserError("elastic_net needs at least one l1_ratio in (0, 1]")
   search = len(alphas) * len(ratios) > 1
   _check_splits(splits, mos, {TRAIN: "training", TEST: "test"} | ({VALIDATION: "validation"} if search else {}))
   _warn_if_shared(splits, groups)
   if regressor == "elastic_net":
-    alphas = np.sort(alphas)[::-1] * mos[(splits != UNUSED).any(0)].std()
-  # The smoothest heads come first: of equally good ones it is the first that counts.
-  falling = np.sort(alphas)[::-1]
-  penalties = [(alpha, ratio) for ratio in ratios for alpha in falling]
+    alphas = falling = falling * mos[(splits != UNUSED).any(0)].std()
   chosen, validation_srcc = np.zeros(len(splits), int), np.full(len(splits), np.nan)
   if search:
-    srcc = [_validation_srcc(features, mos, splits, falling, ratio) for ratio in ratios]
-    chosen, validation_srcc = _best(np.concatenate(srcc, 1))
-  alpha, ratio = np.array(penalties)[chosen].T
-  heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha, ratio)
-  predictions = np.where(splits == TEST, ridge.predict(features, heads)[:, 0], np.nan)
+    chosen, validation_srcc = _search(features, mos, splits, falling, ratios)
+  alpha, ratio = np.array([(alpha, ratio) for ratio in ratios for alpha in falling])[chosen].T
+  heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha[:, None], ratio)
+  predictions = np.where(splits == TEST, linear.predict(features, heads)[:, 0], np.nan)
   chosen = {"alphas": alphas, "alpha": alpha, "l1_ratio": ratio, "validation_srcc": validation_srcc}
   return Result(**_tested(predictions, mos, splits), **chosen, features=features, heads=heads)
 
 
 def head_of(result, split, card):
-  """One head of a result as a `Head`.
+  """One head of a `Result` as a `Head`.
 
-  Args:
-    result: `Result`.
-    split: int: the head of this split, fitted to its training and validation part. None: one fitted to all images
-      with the median of the penalties chosen; what it is worth is the median over the splits.
-    card: dict, see `Head`; 'alpha', 'images', 'test', 'direction' and 'split' or 'tested' are filled in where missing.
+  That of a split (int) was fitted to its training and validation part. With None it is fitted to all images with the
+  median of the penalties chosen, and what it is worth is the median over the splits. Of its card (dict) what is missing
+  is filled in: 'alpha', 'images', 'test', 'direction' and 'split' or 'tested'.
   """
   if split is None:
-    middle = np.argsort(result.alpha, kind="stable")[len(result.alpha) // 2]
-    alpha, ratio = result.alpha[[middle]], result.l1_ratio[[middle]]
-    everything = np.ones((1, len(result.mos)), bool)
-    heads, k = _fit(result.features, result.mos, everything, alpha, ratio), 0
-    test = {key: outputs.plain(np.median(getattr(result, key))) for key in ("srcc", "plcc")}
-    tested = f"median of {len(result.alpha)} random splits; the head itself is fitted to all ratings"
-    facts = {"alpha": float(alpha[0]), "images": len(result.mos), "tested": tested}
+    k = np.argsort(result.alpha, kind="stable")[len(result.alpha) // 2]
+    rows, parts = np.ones((1, len(result.mos)), bool), slice(None)
+    heads = _fit(result.features, result.mos, rows, result.alpha[[k]], result.l1_ratio[[k]])
+    origin = {"tested": f"median of {len(result.alpha)} random splits; the head itself is fitted to all ratings"}
   else:
-    heads, k = result.heads, split
-    test = {key: float(getattr(result, key)[k]) for key in ("srcc", "plcc")}
-    images = int(np.isin(result.splits[k], (TRAIN, VALIDATION)).sum())
-    facts = {"alpha": float(result.alpha[k]), "images": images, "split": k}
-  facts |= {"test": test, "direction": "higher is better"}
-  return Head(heads.weights[k, 0], heads.mean[k], heads.scale[k], heads.intercept[k], facts | card)
+    k, rows, parts = split, np.isin(result.splits[[split]], (TRAIN, VALIDATION)), split
+    heads, origin = linear.Heads(*(array[[k]] for array in result.heads)), {"split": k}
+  test = {key: outputs.plain(np.median(getattr(result, key)[parts])) for key in ("srcc", "plcc")}
+  facts = {"alpha": float(result.alpha[k]), "images": int(rows.sum()), "test": test, "direction": "higher is better"}
+  return Head(heads.weights[0, 0], heads.mean[0], heads.scale[0], heads.intercept[0], facts | origin | card)
 
 
 def scored(scores, mos, splits, *, names=None):
   """The `Scored` of a method's own scores, to which no head is fitted, on the test part of every split.
 
-  Args:
-    scores: [n] float, nan where the method was not asked.
-    mos, splits: as for `fit_heads`.
-    names: [n] str, image names for the error message.
-
-  Raises:
-    UserError: a score of a test part is missing or infinite, or a test part is too small.
+  scores are [n], nan where the method was not asked, the rest as for `fit_heads`; a UserError, with the image's name,
+  where a score of a test part is missing or infinite, and where a test part is too small.
   """
   scores, mos, splits = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
   _check_splits(splits, mos, needed={TEST: "test"})
@@ -119,10 +104,9 @@ def measures(prediction, mos):
 
 
 def breakdown(prediction, mos, labels):
-  """The measures inside every condition, such as a distortion or a level.
+  """Dict from every label, such as a distortion, to its number of `images` and the `measures` inside it.
 
-  From prediction, mos [n] float and labels [n] to a dict from label to dict of `images` and the `measures`. Images
-  without a prediction (nan) do not count.
+  prediction, mos, labels are [n]; images without a prediction (nan) do not count.
   """
   prediction, mos, labels = np.asarray(prediction, np.float64), np.asarray(mos, np.float64), np.asarray(labels)
   known = np.isfinite(prediction)
@@ -156,8 +140,9 @@ class Scored:
   def summary(self):
     """For a results file: every measure of every split, their `median`, and `images`, the counts of the three parts."""
     counts = [[int((split == part).sum()) for part in (TRAIN, VALIDATION, TEST)] for split in self.splits]
-    median = {key: outputs.plain(np.median(getattr(self, key))) for key in MEASURES}
-    return {**{key: outputs.plain(getattr(self, key)) for key in MEASURES}, "median": median, "images": counts}
+    values = {key: getattr(self, key) for key in MEASURES}
+    median = {key: np.median(of_split) for key, of_split in values.items()}
+    return outputs.plain({**values, "median": median, "images": counts})
 
   def save(self, directory, stem):
     """Writes the scores of the images tested, `scores_STEM.npz`: predictions [k, n] (nan elsewhere) and mos [n]."""
@@ -173,12 +158,12 @@ class Result(Scored):
   alpha: np.ndarray  # [k] chosen
   l1_ratio: np.ndarray  # [k] chosen; 0 is ridge
   validation_srcc: np.ndarray  # [k] of the chosen penalty; nan where there was nothing to choose
-  heads: ridge.Heads  # weights [k, 1, d]
+  heads: linear.Heads  # weights [k, 1, d]
 
   def summary(self):
     """`Scored.summary()`, and `alpha`, `validation_srcc` (one value a split), `alphas` searched."""
-    chosen = {"alpha": outputs.plain(self.alpha), "validation_srcc": outputs.plain(self.validation_srcc)}
-    return {**chosen, **super().summary(), "alphas": outputs.plain(self.alphas)}
+    chosen = outputs.plain({"alpha": self.alpha, "validation_srcc": self.validation_srcc})
+    return {**chosen, **super().summary(), "alphas": self.alphas.tolist()}
 
   def save(self, directory, stem):
     """Writes weights, mean, scale [k, d], intercept and alpha [k] of the heads of all splits, `heads_STEM.npz`."""
@@ -187,21 +172,16 @@ class Result(Scored):
     outputs.write_npz(directory / f"heads_{stem}.npz", **arrays, alpha=self.alpha)
 
 
-def _validation_srcc(features, mos, splits, alphas, ratio):
-  """SRCC of every split and alpha on the validation part [k, a]; nan where it is undefined."""
-  train = splits == TRAIN
-  if ratio:
-    heads = elastic_net.fit(features, mos, train, alphas, l1_ratio=ratio, tolerance=1e-5)
-  else:
-    heads = ridge.fit(features, mos, train, alphas)
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
-    scores = zip(ridge.predict(features, heads), splits == VALIDATION, strict=True)
-    return np.array([[correlation.srcc(row[part], mos[part]) for row in rows] for rows, part in scores])
-
-
-def _best(srcc):
-  """The first of the equally best columns of every row, and its value; srcc is [k, penalties]."""
+def _search(features, mos, splits, alphas, ratios):
+  """The first of the equally best penalties of every split on its validation part, and the SRCC that it has there."""
+  columns = []
+  for ratio in ratios:
+    heads = _fit(features, mos, splits == TRAIN, alphas, ratio, final=False)
+    scores = zip(linear.predict(features, heads), splits == VALIDATION, strict=True)
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
+      columns.append([[correlation.srcc(row[part], mos[part]) for row in rows] for rows, part in scores])
+  srcc = np.concatenate(columns, 1)
   undefined = np.flatnonzero(np.isnan(srcc).all(1))
   if len(undefined):
     raise UserError(
@@ -212,13 +192,11 @@ def _best(srcc):
   return chosen, srcc[np.arange(len(srcc)), chosen]
 
 
-def _fit(features, mos, rows, alpha, ratio):
-  """The final heads [k, 1, d] of rows [k, n], each split with its own penalty."""
-  if not ratio.any():
-    return ridge.fit(features, mos, rows, alpha[:, None], tolerance=1e-10)
-  penalties = zip(rows, alpha, ratio, strict=True)
-  each = [elastic_net.fit(features, mos, row, [a], l1_ratio=share) for row, a, share in penalties]
-  return ridge.Heads(*map(np.concatenate, zip(*each, strict=True)))
+def _fit(features, mos, rows, alphas, ratio, final=True):
+  """Heads of rows [k, n], by ridge where the share of absolute values is 0; the final ones are more exact."""
+  if np.any(ratio):
+    return linear.elastic_net(features, mos, rows, alphas, l1_ratio=ratio, tolerance=1e-8 if final else 1e-5)
+  return linear.ridge(features, mos, rows, alphas, tolerance=1e-10 if final else 1e-6)
 
 
 def _tested(predictions, mos, splits):

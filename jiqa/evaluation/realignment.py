@@ -14,7 +14,7 @@ def realign(scores, mos, databases, fitted=None):
   """Carries the human scores of every database onto the model's scale.
 
   Args:
-    scores, mos: [n] float, the model's scores and the raw human ones, each on its database's own scale.
+    scores, mos: [n] float, finite, the model's scores and the raw human ones, each on its database's own scale.
     databases: [n] str, the database of every image.
     fitted: [n] bool, images that the curves may use (training and validation part); None: all.
 
@@ -24,13 +24,10 @@ def realign(scores, mos, databases, fitted=None):
     images that are not fitted (all, where every image is), for `raw`, `linear` and `realigned`.
 
   Raises:
-    UserError: a value is not finite, a database has fewer than 4 images to fit, or its curve falls.
+    UserError: a database has fewer than 4 images to fit, or its curve falls.
   """
   scores, mos, databases = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.asarray(databases)
   fitted = np.ones(len(mos), bool) if fitted is None else np.asarray(fitted, bool)
-  broken = np.flatnonzero(~(np.isfinite(scores) & np.isfinite(mos)))
-  if len(broken):
-    raise UserError(f"image {broken[0]}: score {scores[broken[0]]}, human score {mos[broken[0]]}; both must be numbers")
   realigned, linear, curves = np.empty(len(mos)), np.empty(len(mos)), {}
   for name in np.unique(databases):
     of = databases == name
@@ -45,8 +42,7 @@ def realign(scores, mos, databases, fitted=None):
     realigned[of] = curve(mos[of])
     linear[of] = 1 + 4 * (mos[of] - low) / (high - low)
   tested = fitted if fitted.all() else ~fitted
-  pooled = {}
-  for kind, y in {"raw": mos, "linear": linear, "realigned": realigned}.items():
-    x, y = scores[tested], y[tested]
-    pooled[kind] = {"srcc": correlation.srcc(x, y), "plcc": correlation.plcc(x, y)}
+  measures = {"srcc": correlation.srcc, "plcc": correlation.plcc}
+  scales = {"raw": mos, "linear": linear, "realigned": realigned}
+  pooled = {kind: {key: of(scores[tested], y[tested]) for key, of in measures.items()} for kind, y in scales.items()}
   return {"realigned": realigned, "linear": linear, "curves": curves, "pooled": pooled}

@@ -23,17 +23,12 @@ BRIEF = ("srcc", "plcc")
 
 
 def scatter(path, predictions, mos, *, title="", labels=None, unit="MOS"):
-  """Draws predictions against human scores into a PNG.
+  """Draws predictions against human scores [n] into a PNG, see `figures.scatter`, with SRCC and PLCC in its title.
 
-  Args:
-    path: file to write.
-    predictions, mos: [n] float; images without a prediction (nan) are left out.
-    title: what was evaluated; SRCC and PLCC are written below it.
-    labels, unit: as for `figures.scatter`.
+  Images without a prediction (nan) are left out.
   """
-  predictions, mos = np.asarray(predictions, np.float64), np.asarray(mos, np.float64)
   shown = np.isfinite(predictions) & np.isfinite(mos)
-  x, y = predictions[shown], mos[shown]
+  x, y = np.asarray(predictions, np.float64)[shown], np.asarray(mos, np.float64)[shown]
   measured = f"SRCC {correlation.srcc(x, y):.3f}, PLCC {correlation.plcc(x, y):.3f}, {len(y)} images"
   title = f"{title}\n{measured}" if title else measured
   labels = None if labels is None else np.asarray(labels)[shown]
@@ -44,7 +39,6 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   """Writes `index.html` (self-contained; its path is returned), `report.md`, `report.json` and `report.csv`.
 
   Args:
-    folder: files of an earlier report are replaced, each when its successor is complete.
     found: what a function of `study` returned.
     title, command: heading of the page, and the exact command that made it.
     unit: name of the human scale.
@@ -52,20 +46,21 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
     extra: dict of further facts for `report.json`, such as config and checksums.
   """
   folder = pathlib.Path(folder)
-  facts = {"title": title, "command": command, "versions": versions(), "warnings": list(warnings), **(extra or {})}
+  versions = {"jiqa": jiqa.__version__, "python": platform.python_version()}
+  versions |= {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")}
+  facts = {"title": title, "command": command, "versions": versions, "warnings": list(warnings), **(extra or {})}
   data = {"cross_database": None} | {key: value for key, value in found.items() if key not in ("mos", "labels")}
   drawn = ("prediction", "curve")
   data["methods"] = {n: {k: v for k, v in m.items() if k not in drawn} for n, m in found["methods"].items()}
-  sections = [cross_database(found["cross_database"])] if "cross_database" in found else _sections(found, unit)
-  made = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+  sections = [cross_database(found["cross_database"])] if "cross_database" in found else list(_sections(found, unit))
+  made = ", ".join(f"{name} {version}" for name, version in versions.items())
   markdown = [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections)]
   markdown += ["## How this was made", "", "```", command, "```", "", made, ""]
-  page = [*(f'<p class="warn">{html.escape(text)}</p>' for text in warnings), *map(_html, sections)]
-  page.append(f"<h2>How this was made</h2><pre>{html.escape(command)}</pre>")
-  page.append(f'<p class="soft">{html.escape(made)}</p>')
+  body = "\n".join([*(f'<p class="warn">{html.escape(text)}</p>' for text in warnings), *map(_html, sections)])
   template = importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
-  page = string.Template(template).substitute(title=html.escape(title), body="\n".join(page))
-  data = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False)
+  texts = {"title": html.escape(title), "command": html.escape(command), "made": html.escape(made)}
+  page = string.Template(template).substitute(texts, body=body)
+  data = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False, default=str)
   outputs.write_csv(folder / "report.csv", _rows(found))
   for name, text in {"report.json": data, "report.md": "\n".join(markdown), "index.html": page}.items():
     outputs.write_bytes(folder / name, text.encode())
@@ -78,12 +73,6 @@ def checksum(path):
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def versions():
-  """Versions of jiqa, Python and the packages that the numbers depend on."""
-  packages = {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")}
-  return {"jiqa": jiqa.__version__, "python": platform.python_version(), **packages}
-
-
 def _section(title, head, rows, note="", figures=()):
   """A table of text, '|' between a value and its small print, and the figures below it (PNG, caption, class)."""
   return {"title": title, "note": note, "head": head, "rows": rows, "figures": figures}
@@ -92,37 +81,34 @@ def _section(title, head, rows, note="", figures=()):
 def _sections(found, unit):
   """What the report shows of a comparison, in its order."""
   methods, images = found["methods"], found["images"]
-  sections = [_results(found, unit)]
+  yield _results(found, unit)
   if found["comparison"]:
-    sections.append(_comparison(found["comparison"], found["settings"]["level"]))
+    yield _comparison(found["comparison"], found["settings"]["level"])
   both = [f"{name} {NAMES[key]}" for name in methods for key in BRIEF]
   for kind in found["labels"]:
-    first, rows = next(iter(methods.values()))["conditions"][kind], []
-    for label in sorted(first, key=figures.natural):
-      values = [_number(m["conditions"][kind][label][key]) for m in methods.values() for key in BRIEF]
-      rows.append([label or "none", str(first[label]["images"]), *values])
-    sections.append(_section(f"By {kind}", [kind, "images", *both], rows))
+    inside, rows = [m["conditions"][kind] for m in methods.values()], []
+    for label in sorted(inside[0], key=figures.natural):
+      values = [_number(measured[label][key]) for measured in inside for key in BRIEF]
+      rows.append([label or "none", str(inside[0][label]["images"]), *values])
+    yield _section(f"By {kind}", [kind, "images", *both], rows)
   if len(images) > 1:
-    rows = [
-      [str(k + 1), str(count), *(_number(m["splits"][key][k]) for m in methods.values() for key in BRIEF)]
-      for k, count in enumerate(images)
-    ]
-    sections.append(_section("Every split", ["split", "images", *both], rows))
+    columns = [map(_number, m["splits"][key]) for m in methods.values() for key in BRIEF]
+    rows = [*zip(map(str, range(1, len(images) + 1)), map(str, images), *columns, strict=True)]
+    yield _section("Every split", ["split", "images", *both], rows)
   note = "The images that the logistic misses most, in the unit of the human scores."
   for name, m in methods.items():
     rows = [[o["image"], *(_number(o[key]) for key in ("prediction", "mos", "residual"))] for o in m["outliers"]]
-    sections.append(_section(f"Outliers of {name}", ["image", "prediction", "MOS", "residual"], rows, note))
-  return sections
+    yield _section(f"Outliers of {name}", ["image", "prediction", "MOS", "residual"], rows, note)
 
 
 def _results(found, unit):
   methods, settings, images = found["methods"], found["settings"], found["images"]
   note = f"{images[0]} images" if len(set(images)) == 1 else f"{min(images)} to {max(images)} images"
-  note += f" a split, median of {len(images)} splits" if len(images) > 1 else ""
-  note += (
-    f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {settings['resamples']} resamples"
-    f" of {settings['resampled']}" + (f", split {found['shown_split'] + 1})." if len(images) > 1 else ").")
-  )
+  resampled = f"{settings['resamples']} resamples of {settings['resampled']}"
+  if len(images) > 1:
+    note += f" a split, median of {len(images)} splits"
+    resampled += f", split {found['shown_split'] + 1}"
+  note += f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {resampled})."
   stuck = "; ".join(f"{n}: {m['logistic']['message']}" for n, m in methods.items() if not m["logistic"]["converged"])
   note += f" The logistic has not settled on a finite curve for {stuck}." if stuck else ""
   rows = []
@@ -141,10 +127,8 @@ def _comparison(found, level):
     return "" if i == j else f"{verdict}|{small}"
 
   rows = [[name, *(cell(i, j) for j in range(len(names)))] for i, name in enumerate(names)]
-  note = (
-    f"Does the row beat the column? Meng, Rosenthal and Rubin's test of the two SRCC on the same images at"
-    f" {1 - level:.0%}, p-values corrected for the number of pairs (Holm)."
-  )
+  note = "Does the row beat the column? Meng, Rosenthal and Rubin's test of the two SRCC on the same images at "
+  note += f"{1 - level:.0%}, p-values corrected for the number of pairs (Holm)."
   if splits is not None:
     note += " 'splits': Wilcoxon's signed-rank test over the splits, which overlap: too generous, for orientation."
   return _section("Is the difference real?", ["", *names], rows, note)
@@ -154,8 +138,7 @@ def cross_database(inside):
   """The section of what `study.cross_database` found."""
   databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
   srcc = [[tested.get(name, {"srcc": np.nan})["srcc"] for name in databases] for tested in inside.values()]
-  cells = [["" if np.isnan(value) else _number(value) for value in row] for row in srcc]
-  rows = [[method, *row] for method, row in zip(inside, cells, strict=True)]
+  rows = [[name, *("" if np.isnan(v) else _number(v) for v in row)] for name, row in zip(inside, srcc, strict=True)]
   image = figures.heat_map(srcc, list(inside), databases, title="SRCC", row_title="method", column_title="tested on")
   note = "SRCC inside every database. Rows: the methods; columns: the database tested."
   shown = [(image, "SRCC of every method on every database.", "wide")]
@@ -163,19 +146,17 @@ def cross_database(inside):
 
 
 def _figures(found, unit):
-  shown, mos = [], found["mos"]
-  labels = next(iter(found["labels"].values()), None)
-  for name, method in found["methods"].items():
-    known = np.isfinite(method["prediction"]) & np.isfinite(mos)
-    x, y, curve = method["prediction"][known], mos[known], method["curve"]
-    colours = None if labels is None else labels[known]
+  shown, methods, labels = [], found["methods"], next(iter(found["labels"].values()), None)
+  for name, method in methods.items():
+    known, curve = np.isfinite(method["prediction"]) & np.isfinite(found["mos"]), method["curve"]
+    x, y, colours = method["prediction"][known], found["mos"][known], None if labels is None else labels[known]
     image = figures.scatter(x, y, curve, title=name, labels=colours, unit=unit)
     shown.append((image, f"{name}: every image, and the 4-parameter logistic.", ""))
     if np.isfinite(curve.sse):
       image = figures.residuals(x, y, curve, title=name, unit=unit)
       shown.append((image, f"{name}: residuals; mean and spread in ten equal parts.", ""))
   for kind in found["labels"]:
-    image = figures.bars({name: m["conditions"][kind] for name, m in found["methods"].items()}, title=f"SRCC by {kind}")
+    image = figures.bars({name: m["conditions"][kind] for name, m in methods.items()}, title=f"SRCC by {kind}")
     shown.append((image, f"SRCC inside every {kind}.", "wide"))
   return shown
 
@@ -209,25 +190,25 @@ def _markdown(section):
 
 def _rows(found):
   """Long form: method, part ('all', 'split 3', 'distortion blur'), images, measure, value, low, high."""
-  rows, images = [["method", "part", "images", "measure", "value", "low", "high"]], found.get("images", ())
+  yield ["method", "part", "images", "measure", "value", "low", "high"]
+  images = found.get("images", ())
   for name, method in found["methods"].items():
     for key, value in method["value"].items():
-      interval = method["interval"].get(key, (None, None))
-      rows.append([name, "all", images[found["shown_split"]], key, *map(_exact, (value, *interval))])
+      interval = method["interval"].get(key, (np.nan, np.nan))
+      yield [name, "all", images[found["shown_split"]], key, *map(_exact, (value, *interval))]
       for k, of_split in enumerate(method["splits"][key] if len(images) > 1 else ()):
-        rows.append([name, f"split {k + 1}", images[k], key, _exact(of_split), "", ""])
+        yield [name, f"split {k + 1}", images[k], key, _exact(of_split), "", ""]
     for kind, conditions in method["conditions"].items():
       for label, measured in conditions.items():
-        part = [name, f"{kind} {label}", measured["images"]]
-        rows += [[*part, key, _exact(measured[key]), "", ""] for key in protocol.MEASURES]
-  return rows
+        for key in protocol.MEASURES:
+          yield [name, f"{kind} {label}", measured["images"], key, _exact(measured[key]), "", ""]
 
 
 def _exact(value):
-  return "" if value is None or not np.isfinite(value) else repr(float(value))
+  return repr(float(value)) if np.isfinite(value) else ""
 
 
 def _number(value):
-  if value is None or not np.isfinite(value):
+  if not np.isfinite(value):
     return "undefined"
   return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.4g}"

@@ -20,7 +20,7 @@ def meng(first, second, target, measure="srcc"):
   Returns:
     (z, p): z > 0 where the first correlates better, two-sided p-value; (nan, nan) where a correlation is undefined.
   """
-  of = {"srcc": correlation.srcc, "plcc": correlation.plcc}[measure]
+  of = getattr(correlation, measure)
   r1, r2, between, n = of(first, target), of(second, target), of(first, second), len(target)
   square = (r1**2 + r2**2) / 2
   if r1 == r2:
@@ -44,9 +44,7 @@ def wilcoxon(first, second):
 
   Too generous where the training parts of random splits overlap; 1 where all pairs are equal, nan for undefined values.
   """
-  gain = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-  if not np.isfinite(gain).all():
-    return float("nan")
+  gain = np.subtract(first, second)
   return float(stats.wilcoxon(gain).pvalue) if gain.any() else 1.0
 
 
@@ -87,7 +85,6 @@ def win_tie_loss(methods, target, level=0.05):
 
 def symmetric(values, size):
   """The [size, size] matrix of values of pairs, in the order of `itertools.combinations`; nan on the diagonal."""
-  matrix = np.full((size, size), np.nan)
-  for (i, j), value in zip(itertools.combinations(range(size), 2), values, strict=True):
-    matrix[i, j] = matrix[j, i] = value
+  matrix, upper = np.full((size, size), np.nan), np.triu_indices(size, 1)
+  matrix[upper] = matrix.T[upper] = values
   return matrix

@@ -9,7 +9,6 @@ from jiqa.evaluation import bootstrap, correlation, logistic, protocol, signific
 
 MEASURES = ("srcc", "krcc", "plcc", "plcc_logistic", "rmse_logistic", "rmse", "mae")
 INTERVALS = ("srcc", "krcc", "plcc")
-AFTER_LOGISTIC = {"plcc_logistic": correlation.plcc, "rmse_logistic": correlation.rmse}
 OUTLIERS = 10
 
 
@@ -36,15 +35,14 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
   mos, labels = np.asarray(mos, np.float64), {kind: np.asarray(values) for kind, values in (labels or {}).items()}
   names = [f"row {i}" for i in range(len(mos))] if names is None else names
   scores = {name: np.atleast_2d(np.asarray(values, np.float64)) for name, values in methods.items()}
-  tested = _tested(scores, mos)
-  described = {name: _measured(rows, mos, tested) for name, rows in scores.items()}
-  first = np.nan_to_num(described[next(iter(scores))]["splits"]["srcc"], nan=-2.0)
+  tested, rows = _tested(scores, mos), next(iter(scores.values()))
+  first = [correlation.srcc(row[part], mos[part]) for row, part in zip(rows, tested, strict=True)]
+  first = np.nan_to_num(first, nan=-2.0)
   shown = int(np.abs(first - np.median(first)).argmin())
   part = tested[shown]
-  options = {"resamples": resamples, "level": level, "seed": seed, "measures": INTERVALS}
-  options["groups"] = None if groups is None else np.asarray(groups)[part]
-  for name, rows in scores.items():
-    described[name] |= _described(rows[shown], mos, part, names, labels, options)
+  settings = {"resamples": resamples, "level": level, "seed": seed}
+  options = {**settings, "measures": INTERVALS, "groups": None if groups is None else np.asarray(groups)[part]}
+  described = {name: _described(rows, mos, tested, shown, names, labels, options) for name, rows in scores.items()}
   comparison = None
   if len(scores) > 1:
     table, p = significance.win_tie_loss({n: rows[shown][part] for n, rows in scores.items()}, mos[part], 1 - level)
@@ -53,8 +51,7 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
       pairs = itertools.combinations((m["splits"]["srcc"] for m in described.values()), 2)
       p = significance.holm([significance.wilcoxon(*pair) for pair in pairs])
       comparison["over_splits"] = significance.symmetric(p, len(scores))
-  resampled = "images" if groups is None else "references"
-  settings = {"resamples": resamples, "level": level, "seed": seed, "resampled": resampled}
+  settings["resampled"] = "images" if groups is None else "references"
   return {
     "methods": described, "comparison": comparison, "mos": np.where(part, mos, np.nan), "labels": labels,
     "images": tested.sum(1).tolist(), "shown_split": shown, "settings": settings,
@@ -62,19 +59,14 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
 
 
 def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **options):
-  """`compare` for a table of scores, such as a CSV file.
+  """`compare` for a table with one row an image; what is missing or wrong is a UserError that names it.
 
   Args:
-    path: table with one row an image.
     mos: a column of the table, or a file (or FILE:COLUMN) with `image_name` and `mos`.
     scores: columns that hold the methods' scores; none: every column of numbers that is not used otherwise.
     group: a column with the references, or a file as for `mos`; None: images stand for themselves.
     labels: columns to break the results down by, such as distortion or level.
     split: beginning of the names of the columns that hold 'test' where an image is tested, one column a split.
-    **options: handed to `compare`.
-
-  Returns:
-    what `compare` returns; what is missing or wrong is a UserError that names it.
   """
   table, mos = tables.join(tables.read(path), path, mos, "mos")
   if group is not None:
@@ -105,8 +97,7 @@ def cross_database(path, mos, database, *, scores=()):
   inside = {}
   for method, values in tables.methods(table, path, {mos, database}, scores, empty=True).items():
     known = np.isfinite(values)
-    both = np.intersect1d(databases[known], databases[~known])
-    if len(both):
+    if len(both := np.intersect1d(databases[known], databases[~known])):
       raise UserError(f"{path}: {method!r} scores only some images of {str(both[0])!r}; score all or none")
     inside[method] = protocol.breakdown(values, target, databases)
   described = {method: {"value": {}, "conditions": {"database": parts}} for method, parts in inside.items()}
@@ -130,27 +121,24 @@ def _tested(scores, mos):
   return tested
 
 
-def _measured(rows, mos, tested):
-  """Every measure of every split, and its median."""
-  splits = []
+def _described(rows, mos, tested, shown, names, labels, options):
+  """Every measure of every split, and its median; intervals, breakdowns, curve and outliers of the split shown."""
+  splits, curves = [], []
   for row, part in zip(rows, tested, strict=True):
     x, y = row[part], mos[part]
-    curve = logistic.fit(x, y)
-    exists = np.isfinite(curve.sse)
-    after = {key: of(curve(x), y) if exists else float("nan") for key, of in AFTER_LOGISTIC.items()}
-    splits.append(protocol.measures(x, y) | after)
+    curves.append(logistic.fit(x, y))
+    exists = np.isfinite(curves[-1].sse)
+    after = {key: getattr(correlation, key)(curves[-1](x), y) if exists else float("nan") for key in ("plcc", "rmse")}
+    splits.append(protocol.measures(x, y) | {f"{key}_logistic": value for key, value in after.items()})
   by_measure = {key: [split[key] for split in splits] for key in MEASURES}
-  return {"value": {key: float(np.median(values)) for key, values in by_measure.items()}, "splits": by_measure}
-
-
-def _described(prediction, mos, part, names, labels, options):
-  """Intervals, breakdowns, curve and outliers of one split."""
-  curve = logistic.fit(prediction[part], mos[part])
+  prediction, part, curve = rows[shown], tested[shown], curves[shown]
   intervals = bootstrap.interval(prediction[part], mos[part], **options)
-  residual = np.where(part, mos - curve(prediction), np.nan)
-  worst = np.argsort(-np.abs(np.where(part, residual, 0)), kind="stable")[: min(OUTLIERS, int(part.sum()))]
-  columns = {"prediction": prediction, "mos": mos, "residual": residual}
+  columns = {"prediction": prediction, "mos": mos, "residual": np.where(part, mos - curve(prediction), np.nan)}
+  # The images that are not tested are nan and come last.
+  worst = np.argsort(-np.abs(columns["residual"]), kind="stable")[: min(OUTLIERS, int(part.sum()))]
   return {
+    "value": {key: float(np.median(values)) for key, values in by_measure.items()},
+    "splits": by_measure,
     "interval": {key: (interval.low, interval.high) for key, interval in intervals.items()},
     "conditions": {kind: protocol.breakdown(prediction, mos, values) for kind, values in labels.items()},
     "logistic": {"parameters": curve.parameters, "converged": curve.converged, "message": curve.message},

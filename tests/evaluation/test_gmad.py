@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, stats
 
 from jiqa.errors import UserError
-from jiqa.evaluation import gmad, gmad_session
+from jiqa.evaluation import gmad
 
 
 def test_a_competition_by_hand():
@@ -112,7 +112,7 @@ def test_a_session_from_tables_to_a_ranking(pool):
   files = [pool / "first.csv", pool / "second.csv"]
   first = pd.read_csv(files[0]).rename(columns={"score": "first"})
   first.to_csv(files[0], index=False)
-  found = gmad_session.run(files, pool / "out", images=pool / "pool", proxy="ssim")
+  found = gmad.run(files, pool / "out", images=pool / "pool", proxy="ssim")
   assert found["methods"] == ["first", "second"]
   assert found["resistance_rank"][0] > found["resistance_rank"][1]
   listed = pd.read_csv(pool / "out" / "pairs.csv")
@@ -127,7 +127,7 @@ def test_a_session_from_tables_to_a_ranking(pool):
     answers = pd.DataFrame({"pair": listed["pair"], "subject": subject, "preference": 50})
     answers.to_csv(pool / f"{subject}.csv", index=False)
   first.drop(columns="ssim").to_csv(files[0], index=False)
-  found = gmad_session.run(files, pool / "out", answers=[pool / "ann.csv", pool / "bob.csv"])
+  found = gmad.run(files, pool / "out", answers=[pool / "ann.csv", pool / "bob.csv"])
   np.testing.assert_allclose(found["aggressiveness"][~np.eye(len(found["methods"]), dtype=bool)], 50)
   assert (pd.read_csv(pool / "out" / "answers.csv")["answers"] == 2).all()
 
@@ -146,5 +146,5 @@ def test_a_wrong_table_is_refused_by_name(pool, change, message):
   table[["image_name", "ssim"]].to_csv(pool / "a.csv", index=False)
   change(table[["image_name", "score"]].rename(columns={"score": "second"})).to_csv(pool / "b.csv", index=False)
   with pytest.raises(UserError, match=message):
-    gmad_session.run([pool / "a.csv", pool / "b.csv"], pool / "out")
+    gmad.run([pool / "a.csv", pool / "b.csv"], pool / "out")
   assert not (pool / "out").exists()

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from jiqa.errors import UserError
-from jiqa.evaluation import ridge
+from jiqa.evaluation import linear
 
 ALPHAS = np.geomspace(1e-3, 1e6, 10)
 
@@ -31,9 +31,9 @@ def reference(x, y, rows, alpha):
 def test_equals_scikit_learn_for_every_alpha(n, d):
   x, y, rows = problem(n, d)
   for tolerance, bound in ((1e-6, 1e-3), (1e-12, 1e-8)):
-    heads = ridge.fit(x, y, rows, ALPHAS, tolerance=tolerance)
+    heads = linear.ridge(x, y, rows, ALPHAS, tolerance=tolerance)
     assert (heads.error <= tolerance).all()
-    found = ridge.predict(x, heads)
+    found = linear.predict(x, heads)
     for k, a in np.ndindex(len(rows), len(ALPHAS)):
       expected = reference(x, y, rows[k], ALPHAS[a])
       # A huge alpha leaves less spread than float64 has digits after the mean.
@@ -42,11 +42,11 @@ def test_equals_scikit_learn_for_every_alpha(n, d):
 
 
 def test_several_panels_and_chunks(monkeypatch):
-  monkeypatch.setattr(ridge, "PANEL", 32)
-  monkeypatch.setattr(ridge, "CHUNK", 50)
+  monkeypatch.setattr(linear, "PANEL", 32)
+  monkeypatch.setattr(linear, "CHUNK", 50)
   for n, d in ((210, 100), (90, 110)):
     x, y, rows = problem(n, d, seed=1)
-    found = ridge.predict(x, ridge.fit(x, y, rows, ALPHAS[:3], tolerance=1e-12))
+    found = linear.predict(x, linear.ridge(x, y, rows, ALPHAS[:3], tolerance=1e-12))
     for k, a in np.ndindex(3, 3):
       expected = reference(x, y, rows[k], ALPHAS[a])
       assert np.abs(found[k, a] - expected).max() < 1e-8 * expected.std()
@@ -54,42 +54,42 @@ def test_several_panels_and_chunks(monkeypatch):
 
 def test_one_factor_for_each_alpha_gives_the_same(monkeypatch):
   x, y, rows = problem(80, 20)
-  shared = ridge.fit(x, y, rows, ALPHAS, tolerance=1e-12)
-  monkeypatch.setattr(ridge, "SPAN", 1.0)
-  own = ridge.fit(x, y, rows, ALPHAS, tolerance=1e-12)
+  shared = linear.ridge(x, y, rows, ALPHAS, tolerance=1e-12)
+  monkeypatch.setattr(linear, "SPAN", 1.0)
+  own = linear.ridge(x, y, rows, ALPHAS, tolerance=1e-12)
   np.testing.assert_allclose(own.weights, shared.weights, rtol=1e-8, atol=1e-12)
 
 
 def test_alphas_in_any_order_and_of_each_split():
   x, y, rows = problem(80, 20)
-  plain = ridge.fit(x, y, rows, [1.0, 10.0], tolerance=1e-12)
-  mixed = ridge.fit(x, y, rows, [10.0, 1.0, 10.0], tolerance=1e-12)
+  plain = linear.ridge(x, y, rows, [1.0, 10.0], tolerance=1e-12)
+  mixed = linear.ridge(x, y, rows, [10.0, 1.0, 10.0], tolerance=1e-12)
   np.testing.assert_allclose(mixed.weights, plain.weights[:, [1, 0, 1]], rtol=1e-9, atol=1e-13)
-  own = ridge.fit(x, y, rows, np.array([[1.0], [10.0], [1.0]]), tolerance=1e-12)
+  own = linear.ridge(x, y, rows, np.array([[1.0], [10.0], [1.0]]), tolerance=1e-12)
   np.testing.assert_allclose(own.weights[:, 0], plain.weights[[0, 1, 2], [0, 1, 0]], rtol=1e-9, atol=1e-13)
 
 
 def test_rows_outside_the_split_do_not_matter():
   x, y, rows = problem(80, 20)
-  before = ridge.fit(x, y, rows[:1], [1.0])
+  before = linear.ridge(x, y, rows[:1], [1.0])
   y = np.where(rows[0], y, np.nan)
-  after = ridge.fit(x, y, rows[:1], [1.0])
+  after = linear.ridge(x, y, rows[:1], [1.0])
   np.testing.assert_array_equal(after.weights, before.weights)
 
 
 def test_collinear_features_with_tiny_alpha():
   x, y, rows = problem(60, 10)
   x = np.concatenate([x, x, 1000 * x], axis=1)
-  heads = ridge.fit(x, y, rows, [1e-3], tolerance=1e-9)
+  heads = linear.ridge(x, y, rows, [1e-3], tolerance=1e-9)
   for k in range(3):
     expected = reference(x, y, rows[k], 1e-3)
-    assert np.abs(ridge.predict(x, heads)[k, 0] - expected).max() < 1e-3 * expected.std()
+    assert np.abs(linear.predict(x, heads)[k, 0] - expected).max() < 1e-3 * expected.std()
 
 
 def test_a_search_that_is_cut_short_says_so():
   x, y, rows = problem(80, 20)
   with pytest.warns(RuntimeWarning, match="asked for 1e-12"):
-    heads = ridge.fit(x, y, rows, [1.0, 10.0], tolerance=1e-12, max_steps=1)
+    heads = linear.ridge(x, y, rows, [1.0, 10.0], tolerance=1e-12, max_steps=1)
   assert (heads.error > 1e-12).any()
 
 
@@ -105,4 +105,4 @@ def test_a_search_that_is_cut_short_says_so():
 def test_bad_input_is_refused(change, message):
   inputs = {"features": np.eye(5)[:, :2], "target": np.arange(5.0), "rows": np.ones((1, 5), bool), "alphas": [1.0]}
   with pytest.raises(UserError, match=message):
-    ridge.fit(**(inputs | change))
+    linear.ridge(**(inputs | change))

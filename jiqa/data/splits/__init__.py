@@ -1,20 +1,118 @@
-"""Who trains and who tests: published split tables and seeded content-disjoint folds. Start with `assign`."""
+"""Who trains and who tests: published split tables and seeded content-disjoint folds, from a label table.
+
+A split is 0 for train, 1 validation, 2 test, -1 unused. Start with `assign`.
+"""
+
+import hashlib
+
+import numpy as np
 
 from jiqa.data.schema import tables
-from jiqa.data.schema.tables import published_protocols
-from jiqa.data.splits.assignment import (
-  PROTOCOLS,
-  TEST,
-  TRAIN,
-  UNUSED,
-  VALIDATION,
-  assign,
-  check_protocol,
-  checksum,
-  protocols,
-)
+from jiqa.errors import UserError
 
-__all__ = [
-  "PROTOCOLS", "TEST", "TRAIN", "UNUSED", "VALIDATION", "assign", "check_protocol", "checksum", "protocols",
-  "published_protocols", "tables",
-]  # fmt: skip
+TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
+PROTOCOLS = ("official", "liqe", "arniqa", "folds")
+FRACTIONS = (0.7, 0.1, 0.2)
+# The share of an official training part that is set aside where the database has no validation part.
+SET_ASIDE = 1 / 8
+
+
+def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions=FRACTIONS, group="reference_name"):
+  """Assigns every image of a database to train, validation or test, several times over: [k, n] int8, k <= num_splits.
+
+  The result depends on names only, never on the order of the records. Images of one group always stay together.
+
+  - "official": the database's parts. Where it has no validation part, 1/8 of the training groups are set aside,
+    `num_splits` different times; where it has one, there is a single split.
+  - "liqe", "arniqa": the first `num_splits` of the assignments published with the papers (Zhang et al., CVPR 2023;
+    Agnolucci et al., WACV 2024).
+  - "folds": seeded random divisions of the groups by `fractions`; test parts of two splits may overlap.
+
+  Args:
+    table: DataFrame of n rows with the columns image_name, reference_name and split.
+    name: the database, with or without variant: "koniq10k/512x384".
+    protocol: one of PROTOCOLS.
+    num_splits: how many assignments at most.
+    seed: int, for "official" and "folds".
+    fractions: shares of train, validation and test for "folds".
+    group: column of `table` that says which images share content; images where it is '' stand for themselves.
+
+  Raises:
+    UserError: the database has no such splits, or an image that the published table does not know.
+  """
+  check_protocol(name, protocol, fractions)
+  if protocol not in protocols(table, name):
+    raise UserError(f"{name} has no {protocol} splits; it has: {', '.join(protocols(table, name))}.")
+  if protocol == "folds":
+    groups = _groups(table, group)
+    return np.stack([_fold(groups, fractions, np.random.default_rng((seed, k))) for k in range(num_splits)])
+  if protocol == "official":
+    return _official(table, _groups(table, group), num_splits, seed)
+  texts = tables.rows(protocol, name.partition("/")[0], table.image_name.tolist()).splits
+  splits = np.array([["012-".index(part) for part in text] for text in texts], np.int8).T
+  return np.where(splits == 3, np.int8(UNUSED), splits)[:num_splits]
+
+
+def check_protocol(name, protocol, fractions=FRACTIONS):
+  """Raises a UserError for arguments of `assign` that no database of this name can meet; opens nothing."""
+  if protocol not in PROTOCOLS:
+    raise UserError(f"no split protocol is called {protocol!r}; known: {', '.join(PROTOCOLS)}.")
+  published = tables.published_protocols(name)
+  if protocol not in ("official", "folds", *published):
+    known = ", ".join((*published, "folds"))
+    raise UserError(f"{name} has no {protocol} splits; it has: {known}, and official where its release has parts.")
+  shares = np.asarray(fractions, float)
+  possible = shares.shape == (3,) and (shares >= 0).all() and 0 < shares.sum() < np.inf
+  if protocol == "folds" and not possible:
+    raise UserError(
+      f"the fractions are {tuple(fractions)}; expected the shares of train, validation and test: three numbers of at "
+      "least 0, not all of them 0."
+    )
+
+
+def protocols(table, name):
+  """Those of PROTOCOLS that a database has, given its label table and its name."""
+  official = ("official",) if (table.split != "").any() else ()
+  return (*official, *tables.published_protocols(name), "folds")
+
+
+def checksum(table, assignment):
+  """16 hexadecimal digits for an assignment, [n] or [k, n]; the order of the records does not change them."""
+  order = np.argsort(table.image_name.to_numpy(dtype=str), kind="stable")
+  lines = zip(table.image_name.iloc[order], np.atleast_2d(assignment).T[order].tolist(), strict=True)
+  return hashlib.sha256("\n".join(f"{image} {parts}" for image, parts in lines).encode()).hexdigest()[:16]
+
+
+def _groups(table, group):
+  """[n] str: what must not be torn apart; an image without a reference is a group by itself."""
+  content = table[group].to_numpy(dtype=str)
+  return np.where(content == "", table.image_name.to_numpy(dtype=str), content)
+
+
+def _fold(groups, fractions, rng):
+  names, member = np.unique(groups, return_inverse=True)
+  if len(names) < 3:
+    raise UserError(f"{len(names)} distinct contents cannot be divided into train, validation and test.")
+  train, validation, _ = np.asarray(fractions) / np.sum(fractions)
+  cuts = np.round(np.array([train, train + validation]) * len(names)).astype(int)
+  # Every part that has a share gets something, however few the groups.
+  least = (np.asarray(fractions) > 0).astype(int)
+  cuts = np.clip(cuts, np.cumsum(least)[:2], len(names) - np.cumsum(least[::-1])[1::-1])
+  parts = np.empty(len(names), np.int8)
+  for part, chosen in enumerate(np.split(rng.permutation(len(names)), cuts)):
+    parts[chosen] = part
+  return parts[member]
+
+
+def _official(table, groups, num_splits, seed):
+  known = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "": UNUSED}
+  parts = table.split.map(known).to_numpy(np.int8)
+  if (parts == VALIDATION).any():
+    return parts[None]
+  names = np.unique(groups[parts == TRAIN])
+  splits = np.repeat(parts[None], num_splits, axis=0)
+  for k, split in enumerate(splits):
+    rng = np.random.default_rng((seed, k))
+    set_aside = rng.permutation(names)[: max(1, round(len(names) * SET_ASIDE))]
+    split[(parts == TRAIN) & np.isin(groups, set_aside)] = VALIDATION
+  return splits

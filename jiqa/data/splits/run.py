@@ -1,6 +1,6 @@
 """The splits of a database as one run uses them."""
 
-from jiqa.data.splits.assignment import assign
+from jiqa.data.splits import assign
 from jiqa.errors import UserError
 
 
@@ -11,10 +11,8 @@ def run_splits(config, table, name, protocol):
   UserError where the protocol has no split of that number.
   """
   number, evaluation = config["split"], config["evaluation"]
-  count = max(evaluation["splits"], number + 1)
-  splits = assign(
-    table, name, protocol, num_splits=count, seed=config["seed"], fractions=tuple(evaluation["fractions"])
-  )
+  options = {"num_splits": max(evaluation["splits"], number + 1), "fractions": tuple(evaluation["fractions"])}
+  splits = assign(table, name, protocol, seed=config["seed"], **options)
   if number >= len(splits):
     raise UserError(f"config.split is {number}, but protocol {protocol!r} of {name} has {len(splits)} split(s)")
   return splits if number < 0 else splits[number : number + 1]

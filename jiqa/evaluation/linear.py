@@ -1,7 +1,7 @@
-"""Ridge regression on frozen features for every split and every alpha: float32 work, float64 answers.
+"""Linear regression on frozen features for every split and every alpha: float32 work, float64 answers.
 
-Minimises |y - Z w|^2 + alpha |w|^2 over the standardised features Z of a split's rows: by (Z'Z + alpha I) w = Z'y, or
-where these are fewer than the features by (ZZ' + alpha I) c = y, w = Z'c.
+The ridge minimises |y - Z w|^2 + alpha |w|^2 over the standardised features Z of a split's rows: by (Z'Z + alpha I) w =
+Z'y, or where these are fewer than the features by (ZZ' + alpha I) c = y, w = Z'c.
 
 Alphas within a factor of `SPAN` share one float32 Cholesky factor. As a preconditioner it leaves a condition number of
 at most sqrt(SPAN), so that conjugate gradients (Hestenes and Stiefel 1952) solve all of them in a few steps: first on
@@ -9,7 +9,6 @@ the float32 matrix, then in float64 on the features, so that the answer does not
 """
 
 import functools
-import itertools
 import warnings
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ class Heads(NamedTuple):
   error: np.ndarray
 
 
-def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
+def ridge(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
   """Fits ridge regressors (Hoerl and Kennard 1970) to standardised features for every split and every alpha.
 
   The objective and the unpenalised intercept are those of scikit-learn's `Ridge`.
@@ -64,11 +63,10 @@ def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
 
   Example:
     >>> x, y = np.array([[0.0], [1.0], [2.0]]), np.array([0.0, 1.0, 2.0])
-    >>> np.round(predict(x, fit(x, y, np.ones((1, 3), bool), [3.0])), 6).tolist()
+    >>> np.round(predict(x, ridge(x, y, np.ones((1, 3), bool), [3.0])), 6).tolist()
     [[[0.5, 1.0, 1.5]]]
   """
-  features, target, rows, alphas = checked(features, target, rows, alphas)
-  alphas = np.broadcast_to(alphas, (len(rows), alphas.shape[-1]))
+  features, target, rows, alphas = _checked(features, target, rows, alphas)
   groups, count = _grouped(alphas), rows.sum(1)
   dual, fitted = features.shape[1] > count.min(), []
   # LAPACK's own threads would wait in a loop for cores that XLA is using.
@@ -76,11 +74,48 @@ def fit(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
     for row, size, of_split in zip(rows, count, groups, strict=True):
       x, y = np.zeros((count.max(), features.shape[1]), features.dtype), np.zeros(count.max())
       x[:size], y[:size] = features[row], target[row]
-      fitted.append(jax.device_get(_fit(x, y, size, of_split, tolerance, dual=dual, max_steps=max_steps)))
+      fitted.append(jax.device_get(_ridge(x, y, size, of_split, tolerance, dual=dual, max_steps=max_steps)))
   weights, *moments, error = map(np.stack, zip(*fitted, strict=True))
-  error = error[:, : alphas.shape[1]]  # without what has filled the last group
-  warn_if_unsettled(error, tolerance)
-  return Heads(weights[:, : alphas.shape[1]], *moments, error)
+  given = np.s_[:, : alphas.shape[1]]  # without what has filled the last group
+  _warn_if_unsettled(error[given], tolerance)
+  return Heads(weights[given], *moments, error[given])
+
+
+def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_sweeps=10_000):
+  """Fits the elastic net for every split and every alpha, by scikit-learn's path (Zou and Hastie 2005).
+
+  Minimises |y - Z w|^2 / (2 n) + alpha l1_ratio |w|_1 + alpha (1 - l1_ratio) |w|^2 / 2.
+
+  Args:
+    features, target, rows, alphas: as for `ridge`.
+    l1_ratio: share of the absolute values in the penalty, in (0, 1], else a ValueError; or [k], each split its own.
+    tolerance: the descent ends where the duality gap is below this share of the variance of the target.
+    max_sweeps: bound of the sweeps over all features; where it ends them, a RuntimeWarning says so.
+
+  Returns:
+    `Heads`; `error` [k, a] is the relative duality gap reached.
+  """
+  from sklearn.exceptions import ConvergenceWarning
+  from sklearn.linear_model import enet_path
+
+  if not ((np.asarray(l1_ratio) > 0) & (np.asarray(l1_ratio) <= 1)).all():
+    raise ValueError(f"l1_ratio is {l1_ratio}, expected a number in (0, 1]; `ridge` is the case 0")
+  features, target, rows, alphas = _checked(features, target, rows, alphas)
+  fitted = []
+  for row, of_split, share in zip(rows, alphas, np.broadcast_to(l1_ratio, len(rows)), strict=True):
+    falling, place = np.unique(-of_split, return_inverse=True)
+    with jax.enable_x64(True):
+      z, mean, scale = jax.device_get(_standardise(features[row], row.sum()))
+    y = target[row] - target[row].mean()
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", ConvergenceWarning)  # said below, for all splits together
+      options = {"precompute": len(z) > z.shape[1], "tol": tolerance, "max_iter": max_sweeps}
+      _, weights, gaps = enet_path(z, y, l1_ratio=share, alphas=-falling, **options)
+    error = gaps[place] / max(y @ y / len(y), np.finfo(float).tiny)
+    fitted.append((weights.T[place], target[row].mean(), mean, scale, error))
+  heads = Heads(*map(np.stack, zip(*fitted, strict=True)))
+  _warn_if_unsettled(heads.error, tolerance * (1 + 1e-9))
+  return heads
 
 
 def predict(features, heads):
@@ -94,15 +129,15 @@ def predict(features, heads):
   return scores.T.reshape(*weights.shape[:2], -1) + intercept[..., None]
 
 
-def warn_if_unsettled(error, tolerance):
+def _warn_if_unsettled(error, tolerance):
   """Warns where a search was ended by its bound and not by its tolerance; error is [k, a]."""
-  if not (error <= tolerance).all():
-    message = f"{int((~(error <= tolerance)).sum())} of {error.size} heads have not settled: error {np.max(error):.1e}"
-    warnings.warn(f"{message}, asked for {tolerance:.0e}; larger alphas settle sooner", RuntimeWarning, stacklevel=3)
+  if unsettled := int((~(error <= tolerance)).sum()):
+    message = f"{unsettled} of {error.size} heads have not settled: error {np.max(error):.1e}, asked for"
+    warnings.warn(f"{message} {tolerance:.0e}; larger alphas settle sooner", RuntimeWarning, stacklevel=3)
 
 
-def checked(features, target, rows, alphas):
-  """The arguments of `fit` as arrays of the right types; see its errors."""
+def _checked(features, target, rows, alphas):
+  """The arguments of `ridge` as arrays of the right types, alphas [k, a]; see its errors."""
   features = np.asarray(features)
   features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
   target, rows = np.asarray(target, np.float64), np.atleast_2d(np.asarray(rows, bool))
@@ -119,10 +154,10 @@ def checked(features, target, rows, alphas):
     raise UserError(f"every alpha must be a positive number, got {alphas.tolist()}")
   if rows.sum(1).min() < 2:
     raise UserError(f"split {int(rows.sum(1).argmin())} fits {int(rows.sum(1).min())} row(s), at least 2 are needed")
-  return features, target, rows, alphas
+  return features, target, rows, np.broadcast_to(alphas, (len(rows), alphas.shape[-1]))
 
 
-def standardise(x, count):
+def _standardise(x, count):
   """z = (x - mean) / scale [m, d], mean [d], standard deviation [d] (1 of a constant), float64, of features x [m, d].
 
   Rows from `count` on are padding, where z is 0.
@@ -145,9 +180,9 @@ def _grouped(alphas):
 
 
 @functools.partial(jax.jit, static_argnames=("dual", "max_steps"))
-def _fit(x, y, count, groups, tolerance, *, dual, max_steps):
+def _ridge(x, y, count, groups, tolerance, *, dual, max_steps):
   """One split: weights [g * w, d], intercept, mean, scale, error [g * w]."""
-  z, mean, scale = standardise(x, count)
+  z, mean, scale = _standardise(x, count)
   intercept = y.sum() / count
   y = jnp.where(jnp.arange(len(y)) < count, y - intercept, 0)
   a = z.T if dual else z
@@ -162,7 +197,7 @@ def _fit(x, y, count, groups, tolerance, *, dual, max_steps):
 
 
 def _solve(matrix, multiply, right, alphas, *, tolerance, max_steps):
-  """Solves (A + alpha I) x = right for the alphas of a group; `matrix` is A in float32, `multiply` A in float64."""
+  """Solves (A + alpha I) x = right for a group of alphas; `matrix` is A in float32, `multiply` A in float64."""
   factor = _factorise(matrix, jnp.sqrt(alphas.min() * alphas.max()).astype(jnp.float32))
   in_float32 = lambda of, v: of(v.astype(jnp.float32)).astype(v.dtype)  # noqa: E731
   precondition = functools.partial(in_float32, lambda r: jax.scipy.linalg.cho_solve((factor, True), r))
@@ -187,10 +222,7 @@ def _factorise(matrix, alpha):
 
 
 def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
-  """Preconditioned conjugate gradients for the columns of `right`, each with its own step sizes.
-
-  Returns x and the relative error sqrt(r' M^-1 r / x' b) of every column.
-  """
+  """Preconditioned, for each column of `right` by itself: x, and its relative error sqrt(r' M^-1 r / x' b)."""
   dot = lambda a, b: (a * b).sum(0)  # noqa: E731
   ratio = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # noqa: E731
   unsettled = lambda x, rz: rz > tolerance**2 * dot(x, right)  # noqa: E731
@@ -215,8 +247,7 @@ def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
 def _gram(a):
   """a'a, of which only the panels left of the diagonal are computed."""
   d = a.shape[1]
-  edges = [*range(0, d, PANEL), d]
-  panels = [_matmul(a[:, start:stop].T, a[:, :stop]) for start, stop in itertools.pairwise(edges)]
+  panels = [_matmul(a[:, start : start + PANEL].T, a[:, : start + PANEL]) for start in range(0, d, PANEL)]
   lower = jnp.concatenate([jnp.pad(panel, ((0, 0), (0, d - panel.shape[1]))) for panel in panels])
   return jnp.tril(lower) + jnp.tril(lower, -1).T
 
