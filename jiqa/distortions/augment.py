@@ -77,12 +77,10 @@ def color_jitter(key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0
   reach = jnp.array([brightness, contrast, saturation])
   factors = 1 + reach * jax.random.uniform(factor_key, (3,), minval=-1, maxval=1)
   turn = jax.random.uniform(hue_key, minval=-hue, maxval=hue)
+  adjustments = (adjust_brightness, adjust_contrast, adjust_saturation, shift_hue)
   for step in jax.random.permutation(order_key, 4):
-    changes = (
-      adjust_brightness(image, factors[0]), adjust_contrast(image, factors[1]),
-      adjust_saturation(image, factors[2]), shift_hue(image, turn),
-    )  # fmt: skip
-    image = jnp.select([step == i for i in range(4)], changes)
+    adjusted = [adjust(image, factor) for adjust, factor in zip(adjustments, (*factors, turn), strict=True)]
+    image = jnp.select([step == i for i in range(4)], adjusted)
   return image
 
 
@@ -104,20 +102,13 @@ def adjust_saturation(image, factor):
 
 
 def shift_hue(image, turn):
-  """Turns the hue of HSV; 1 is a whole turn.
-
-  Example:
-    >>> shift_hue(jnp.array([[[1.0, 0.0, 0.0]]]), 1 / 3).round(3).tolist()
-    [[[0.0, 1.0, 0.0]]]
-  """
+  """Turns the hue of HSV; 1 is a whole turn: a third of it makes red green."""
   red, green, blue = jnp.moveaxis(image, -1, 0)
   value, least = image.max(-1), image.min(-1)
   chroma = value - least
   safe = jnp.where(chroma > 0, chroma, 1)
-  sixths = jnp.select(
-    [value == red, value == green], [(green - blue) / safe, 2 + (blue - red) / safe], 4 + (red - green) / safe
-  )
-  sixths = 6 * turn + sixths
+  choices = [(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe]
+  sixths = 6 * turn + jnp.select([value == red, value == green], choices[:2], choices[2])
   # Smith 1978: each channel falls from `value` by chroma over one sixth of the circle, rests, and rises again.
   channels = [
     value - chroma * jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)

@@ -15,8 +15,7 @@ _ITERATIONS = 12
 def _sample(planes):
   """[b, n, 3]: the pixels of a regular grid."""
   rows, columns = (-(-planes.shape[axis] // _SAMPLES) for axis in (1, 3))
-  picked = planes[:, ::rows, :, ::columns]
-  return jnp.swapaxes(picked, 2, 3).reshape(planes.shape[0], -1, 3)
+  return jnp.swapaxes(planes[:, ::rows, :, ::columns], 2, 3).reshape(planes.shape[0], -1, 3)
 
 
 def _fit(points, palette, alive):
