@@ -1,8 +1,12 @@
 """The contract between a method and everything that trains it or predicts with it."""
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
-from jiqa.runtime.state import State
+from jiqa.runtime.sharding import replicated
+from jiqa.runtime.state import State, merge_module, new_state, split_module
+from jiqa.weights.store import adopt
 
 
 class Method:
@@ -95,7 +99,6 @@ class Method:
 
   def post_update(self, state, aux) -> State:
     """What happens after the optimiser step: moving averages, queues, schedules."""
-    del aux
     return state
 
   def weights(self, state):
@@ -117,7 +120,6 @@ class Method:
       params, stats: from `weights`.
       extra: that of the State inside a run; None where there are only weights.
     """
-    del params, stats, extra
     return {}
 
   def predict(self, params, stats, extra, batch):
@@ -140,8 +142,39 @@ class Method:
       outputs: dict of what `predict` gave, NumPy arrays [n, ...].
       records: DataFrame of n rows: the label columns and `database`.
     """
-    del outputs, records
     return {}
+
+
+class NetworkMethod(Method):
+  """A method with one nnx module, which its `build(rngs)` makes."""
+
+  optional: tuple = ()  # beginnings of paths of parameters that weights to start from may lack
+
+  def __init__(self, config, mesh):
+    super().__init__(config, mesh)
+    self.graphdef = split_module(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))[0]
+
+  def network(self, params, stats=None):
+    """The module with these arrays."""
+    return merge_module(self.graphdef, params, stats or {})
+
+  def fresh(self, key):
+    """(params, stats) of an untrained module."""
+    return split_module(self.build(nnx.Rngs(params=key)))[1:]
+
+  def first_state(self, key, params, stats):
+    """The State that begins with these arrays; `key` is for what else it may hold."""
+    return new_state(params, stats)
+
+  def init(self, key, weights=None):
+    whole = replicated(self.mesh)
+    arrays = jax.jit(self.fresh, out_shardings=whole)(key)
+    if weights is not None:
+      arrays = [adopt(ours, theirs, optional=self.optional) for ours, theirs in zip(arrays, weights, strict=True)]
+      arrays = jax.device_put(arrays, whole)
+    # Copied: no array may stand twice in a state, whose memory is given away at every step.
+    first_state = lambda *args: jax.tree.map(jnp.copy, self.first_state(*args))  # noqa: E731
+    return jax.jit(first_state, out_shardings=whole)(key, *arrays)
 
 
 def check(*rules):

@@ -40,11 +40,6 @@ def grouped_crops(image, count, side, rng, *, flip):
   return {"crops": crops, "boxes": (corners / [height, width, height, width]).astype(np.float32)}
 
 
-def whole_view(image, side):
-  """The whole image, antialiased, as a square: [side, side, 3] uint8. Boxes in fractions mean the same in it."""
-  return resize(image, side, side)
-
-
 def image_id(image):
   """[2] int32 from a 64-bit hash of the pixels, which tells images [h, w, 3] apart whatever they are called."""
   digest = hashlib.blake2b(str(image.shape).encode(), digest_size=8)

@@ -14,15 +14,14 @@ from flax import nnx
 from scipy import stats
 
 from jiqa import losses
+from jiqa.data.decode import resize
 from jiqa.errors import UserError
-from jiqa.methods.base import Method, check
-from jiqa.methods.lml._crops import fitted, grouped_crops, image_id, whole_view
+from jiqa.methods.base import NetworkMethod, check
+from jiqa.methods.lml._crops import fitted, grouped_crops, image_id
 from jiqa.methods.lml._saliency import attention_map, box_means
 from jiqa.models.panel_decoder import PanelDecoder
 from jiqa.models.vit import ViT
-from jiqa.runtime.sharding import replicated
-from jiqa.runtime.state import merge_module, new_state, split_module
-from jiqa.weights.store import adopt
+from jiqa.runtime.state import new_state
 
 SALIENCY = ("teacher", "random")
 TEACHERS = ("average", "frozen")
@@ -51,32 +50,25 @@ class QualityNetwork(nnx.Module):
     return {"score": self.head(tokens), "feature": feature, "attention": attention}
 
 
-class LML(Method):
+class LML(NetworkMethod):
   """LML-IQA behind the contract of `methods/base.py`."""
 
   input = "RGB; {test_crops} crops of {crop} pixels, their scores averaged"
   prediction_keys = ("test_crops",)
+  optional = ("head",)
   published = ({"card": {"model": "lml"}, "config": "lml", "keys": ()},)
 
   def __init__(self, config, mesh):
-    super().__init__(config, mesh)
     _check(config)
+    super().__init__(config, mesh)
     self.score_range = tuple(config.targets) or None
-    self.graphdef = split_module(nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0))))[0]
     self._look = jax.jit(self._look_at)  # compiled once, however many images are explained
 
-  def init(self, key, weights=None):
-    whole = replicated(self.mesh)
-    params = jax.jit(self._fresh, out_shardings=whole)(key)
-    if weights is not None:
-      params = jax.device_put(adopt(params, weights[0], optional=("head",)), whole)
-    return jax.jit(self._first_state, out_shardings=whole)(params)
+  def build(self, rngs):
+    return QualityNetwork(self.config, rngs=rngs)
 
-  def _fresh(self, key):
-    return split_module(QualityNetwork(self.config, rngs=nnx.Rngs(params=key)))[1]
-
-  def _first_state(self, params):
-    return jax.tree.map(jnp.copy, new_state(params, {}, {"teacher": params}))
+  def first_state(self, key, params, stats):
+    return new_state(params, stats, {"teacher": params})
 
   def preprocess_train(self, image, record, rng):
     config, mos = self.config, record["mos"]
@@ -93,7 +85,7 @@ class LML(Method):
     image_for_crops = fitted(image, config.crop, tuple(config.resize))
     return {
       **grouped_crops(image_for_crops, config.crops, config.crop, rng, flip=True),
-      "whole": whole_view(image_for_crops, config.crop),
+      "whole": resize(image_for_crops, config.crop, config.crop),  # boxes in fractions mean the same in it
       "target": np.float32(mos),
       "image_id": image_id(image),
     }
@@ -108,7 +100,7 @@ class LML(Method):
       teacher = jax.lax.stop_gradient(state.extra["teacher"])
       taught = jax.lax.stop_gradient(self._of_crops(teacher, crops))
     if config.contrast:
-      salient = self._salient(merge_module(self.graphdef, teacher, {}), batch, key)
+      salient = self._salient(self.network(teacher), batch, key)
       options = {name: config[name] for name in ("temperature", "w_intra", "w_inter", "anchors")}
       contrast = losses.local_manifold(
         student["feature"], taught["feature"], salient, batch["image_id"], **options
@@ -122,7 +114,7 @@ class LML(Method):
 
   def _of_crops(self, params, crops):
     """What the network says of crops [b, k, s, s, 3] uint8: dict of arrays [b, k, ...]."""
-    outputs = merge_module(self.graphdef, params, {})(crops.reshape(-1, *crops.shape[2:]))
+    outputs = self.network(params)(crops.reshape(-1, *crops.shape[2:]))
     return {name: value.reshape(*crops.shape[:2], *value.shape[1:]) for name, value in outputs.items()}
 
   def saliency(self, network, batch):
@@ -165,12 +157,12 @@ class LML(Method):
   def explain(self, params, stats, extra, image):
     """Where the teacher looks; weights without a teacher are a teacher's first state, which is the network itself."""
     crops = self._test_crops(image)
-    batch = {"whole": whole_view(crops["image"], self.config.crop)[None], "boxes": crops["boxes"][None]}
+    batch = {"whole": resize(crops["image"], *[self.config.crop] * 2)[None], "boxes": crops["boxes"][None]}
     return crops | jax.device_get(self._look(params, extra.get("teacher", params), crops["crops"], batch))
 
   def _look_at(self, params, teacher, crops, batch):
-    scores = merge_module(self.graphdef, params, {})(crops)["score"]
-    saliency, maps = self.saliency(merge_module(self.graphdef, teacher, {}), batch)
+    scores = self.network(params)(crops)["score"]
+    saliency, maps = self.saliency(self.network(teacher), batch)
     return {"scores": scores, "score": scores.mean(), "map": maps[0], "saliency": saliency[0]}
 
   def predict(self, params, stats, extra, batch):

@@ -55,7 +55,6 @@ class ReIQA(MomentumContrast):
     super().check_training()
 
   def preprocess_train(self, image, record, rng):
-    del record
     # The published code pads small images with black; ours counts mirrored pixels as real where they are needed.
     least = self.config.crop * max(self.config.scales) if self.config.compat == "fixed" else 1
     return random_window(image, self.config.window, least, rng)

@@ -29,7 +29,6 @@ class ReIQAContent(MomentumContrast):
 
   def preprocess_train(self, image, record, rng):
     """The whole image in a window: 'image' [w, w, 3] uint8, black where there is none, and 'size' [2] int32."""
-    del record, rng
     side = self.config.window
     shrink = side / max(image.shape[:2])
     if shrink < 1:
