@@ -57,24 +57,21 @@ class Method:
 
     Args:
       key: jax PRNG key.
-      weights: (params, stats), nested dicts of NumPy arrays to start from, whole or in part; None: from scratch.
-
-    Raises:
-      UserError: the weights do not fit; names the entries.
+      weights: (params, stats), nested dicts of NumPy arrays to start from, whole or in part; None: from scratch. A
+        UserError, which names the entries, where they do not fit.
     """
     raise NotImplementedError
 
   def preprocess_train(self, image, record, rng):
-    """What training needs of one image, on the host.
+    """What training needs of one image, on the host: a dict of NumPy arrays of static shape.
+
+    Stacked over records they are the batch that `loss` receives.
 
     Args:
       image: [h, w, 3] uint8.
       record: dict, the label columns of the image (see data/source.py), `database` (its name), `entry` (its position
         in config.data) and `range` (lowest and highest mos of the database's scale).
       rng: np.random.Generator of this record at this position of the stream.
-
-    Returns:
-      dict of NumPy arrays of static shape; stacked over records they are the batch that `loss` receives.
     """
     raise NotImplementedError
 
@@ -108,17 +105,14 @@ class Method:
   def preprocess_eval(self, image):
     """What prediction needs of one image [h, w, 3] uint8, on the host; a function of the image alone.
 
-    Returns:
-      dict from name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
+    A dict from name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
     """
     raise NotImplementedError
 
   def precompute(self, params, stats, extra=None):
     """What does not depend on an image, computed once before predictions: a pytree, the `extra` of `predict`.
 
-    Args:
-      params, stats: from `weights`.
-      extra: that of the State inside a run; None where there are only weights.
+    params and stats are from `weights`, extra is that of the State inside a run; None where there are only weights.
     """
     return {}
 
@@ -138,9 +132,7 @@ class Method:
   def compute_metrics(self, outputs, records):
     """Further measures, such as the accuracy of other predictions: dict from name to float.
 
-    Args:
-      outputs: dict of what `predict` gave, NumPy arrays [n, ...].
-      records: DataFrame of n rows: the label columns and `database`.
+    outputs is what `predict` gave, as NumPy arrays [n, ...]; records a DataFrame of n rows: label columns and `database`.
     """
     return {}
 

@@ -24,11 +24,8 @@ def fitted(image, least, size=()):
 def grouped_crops(image, count, side, rng, *, flip):
   """`count` crops of an image [h, w, 3] uint8 at random positions, each independent of the others.
 
-  With `flip` every crop is mirrored left to right with probability 1/2, after it is taken.
-
-  Returns:
-    dict: 'crops' [count, side, side, 3] uint8, 'boxes' [count, 4] float32: (top, left, bottom, right) of every crop as
-    fractions of the image's height and width.
+  With `flip` every crop is mirrored left to right with probability 1/2, after it is taken. A dict of 'crops' [count,
+  side, side, 3] uint8 and 'boxes' [count, 4] float32, their (top, left, bottom, right) as fractions of height and width.
   """
   height, width = image.shape[:2]
   top, left = rng.integers(height - side + 1, size=count), rng.integers(width - side + 1, size=count)

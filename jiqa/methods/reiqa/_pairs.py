@@ -59,9 +59,8 @@ def looks_pristine(versions):
 def official_pair(key, versions, frame, crop, swapped):
   """The published crops of one image, exchanged in place where `swapped` ([v] bool), and what this leaves behind.
 
-  Returns:
-    (pairs [2, v, crop, crop, 3], versions): spoiled where the pair lay inside the image; an image too small for it was
-    copied into black bars first.
+  (pairs [2, v, crop, crop, 3], versions): spoiled where the pair lay inside the image; an image too small for it was
+  copied into black bars first.
   """
   offset_key, place_key = jax.random.split(key)
   offset = jnp.stack(draw_offset(offset_key, crop))

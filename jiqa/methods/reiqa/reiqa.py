@@ -62,9 +62,8 @@ class ReIQA(MomentumContrast):
   def render(self, batch, key):
     """Distorts a batch from `preprocess_train` on the device.
 
-    Returns:
-      (versions [b, v, w, w, 3] float32 in [0, 1], alike [b, v] int32): the first version is the image itself; versions
-      of one image with one label look the same.
+    (versions [b, v, w, w, 3] float32 in [0, 1], alike [b, v] int32): the first version is the image itself; versions of
+    one image with one label look the same.
     """
     config = self.config
     b, distorted = batch["image"].shape[0], config.versions - 1
@@ -85,9 +84,8 @@ class ReIQA(MomentumContrast):
   def crop_pairs(self, batch, key):
     """Distorts, halves and crops a batch from `preprocess_train` on the device.
 
-    Returns:
-      (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1]
-      with compat 'fixed', s = 1 unless `config.every_scale`; and a label per version, see `render`.
+    (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1] with
+    compat 'fixed', s = 1 unless `config.every_scale`; and a label per version, see `render`.
     """
     config, b = self.config, batch["image"].shape[0]
     render_key, crop_key = jax.random.split(key)
