@@ -132,7 +132,7 @@ class Method:
   def compute_metrics(self, outputs, records):
     """Further measures, such as the accuracy of other predictions: dict from name to float.
 
-    outputs is what `predict` gave, as NumPy arrays [n, ...]; records a DataFrame of n rows: label columns and `database`.
+    outputs is what `predict` gave, as NumPy arrays [n, ...]; records a DataFrame of n rows, labels and `database`.
     """
     return {}
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jiqa.errors import UserError
-from jiqa.methods.lml import _crops as lml_crops
+from jiqa.methods.lml import lml as lml_crops
 
 
 def coordinates(height, width):

@@ -5,6 +5,7 @@ other crops of its image (`losses.local_manifold`), while the network predicts t
 No code was published: docs/lml.md says what is the paper's and what is ours.
 """
 
+import hashlib
 import zlib
 
 import jax
@@ -14,11 +15,9 @@ from flax import nnx
 from scipy import stats
 
 from jiqa import losses
-from jiqa.data.decode import resize
+from jiqa.data.decode import check_enlarged, resize
 from jiqa.errors import UserError
 from jiqa.methods.base import NetworkMethod, check
-from jiqa.methods.lml._crops import fitted, grouped_crops, image_id
-from jiqa.methods.lml._saliency import attention_map, box_means
 from jiqa.models.panel_decoder import PanelDecoder
 from jiqa.models.vit import ViT
 from jiqa.runtime.state import new_state
@@ -28,6 +27,79 @@ TEACHERS = ("average", "frozen")
 ANCHORS = ("all", "salient")
 # ImageNet's, with which the published encoders were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def fitted(image, least, size=()):
+  """The image [h, w, 3] uint8 in the size from which crops are cut, scaled by Pillow's bilinear filter.
+
+  First to `size`, (height, width) whatever the aspect ratio, or () to keep its own; then up until the shorter side has
+  `least` pixels. A UserError where it is so thin that it would become huge, see `decode.check_enlarged`.
+  """
+  height, width = size or image.shape[:2]
+  factor = least / min(height, width)
+  if factor > 1:
+    height, width = max(least, round(height * factor)), max(least, round(width * factor))
+    check_enlarged(image.shape[:2], (height, width))
+  return resize(image, height, width)
+
+
+def grouped_crops(image, count, side, rng, *, flip):
+  """`count` crops of an image [h, w, 3] uint8 at random positions, each independent of the others.
+
+  With `flip` every crop is mirrored left to right with probability 1/2, after it is taken. A dict of 'crops' [count,
+  side, side, 3] uint8 and 'boxes' [count, 4] float32: (top, left, bottom, right) as fractions of height and width.
+  """
+  height, width = image.shape[:2]
+  top, left = rng.integers(height - side + 1, size=count), rng.integers(width - side + 1, size=count)
+  crops = np.stack([image[y : y + side, x : x + side] for y, x in zip(top, left, strict=True)])
+  if flip:
+    mirrored = rng.random(count) < 0.5
+    crops[mirrored] = crops[mirrored, :, ::-1]
+  corners = np.stack([top, left, top + side, left + side], 1)
+  return {"crops": crops, "boxes": (corners / [height, width, height, width]).astype(np.float32)}
+
+
+def image_id(image):
+  """[2] int32 from a 64-bit hash of the pixels, which tells images [h, w, 3] apart whatever they are called."""
+  digest = hashlib.blake2b(str(image.shape).encode(), digest_size=8)
+  digest.update(np.ascontiguousarray(image))
+  return np.frombuffer(digest.digest(), np.int32)
+
+
+def attention_map(attention, percentile=100.0):
+  """Class attention [b, heads, g * g] float32 as a map over a square image: [b, g, g], of sum 1 before the cut.
+
+  Values above a percentile of their map are cut off (100: none): single patches of pretrained networks collect
+  attention whatever they show. A ValueError where the number of patches is no square.
+  """
+  b, _, patches = attention.shape
+  side = round(patches**0.5)
+  if side * side != patches:
+    raise ValueError(f"{patches} patches are no square image")
+  mean = attention.mean(1)
+  mean = mean / mean.sum(-1, keepdims=True)
+  if percentile < 100:
+    mean = jnp.minimum(mean, jnp.percentile(mean, percentile, axis=-1, keepdims=True))
+  return mean.reshape(b, side, side)
+
+
+def box_means(maps, boxes):
+  """The means [b, k] of maps [b, g, g] float32 inside boxes; cells count by the area that lies inside.
+
+  The boxes, [b, k, 4] float32, are (top, left, bottom, right) as fractions of height and width.
+  """
+  side = maps.shape[-1]
+  cells = jnp.arange(side)
+
+  def cover(first, last):
+    """[b, k] in cells to [b, k, g]: how much of every cell lies between."""
+    inside = jnp.minimum(last[..., None], cells + 1) - jnp.maximum(first[..., None], cells)
+    return jnp.maximum(inside, 0)
+
+  top, left, bottom, right = jnp.moveaxis(boxes * side, -1, 0)
+  rows, columns = cover(top, bottom), cover(left, right)
+  total = jnp.einsum("bky,byx,bkx->bk", rows, maps, columns, precision=jax.lax.Precision.HIGHEST)
+  return total / (rows.sum(-1) * columns.sum(-1))
 
 
 class QualityNetwork(nnx.Module):
