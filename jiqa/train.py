@@ -237,8 +237,7 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
   Returns:
     True when the last step is reached, False when SIGTERM ended the run early (a checkpoint is saved).
 
-  Raises:
-    UserError: for data not prepared, a config that cannot be run, a workdir in use, or a loss that is not finite.
+  A UserError for data not prepared, a config that cannot be run, a workdir in use, or a loss that is not finite.
   """
   method = build(config, make_mesh(devices))
   sources, weights, checksums = open_sources(config)

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jiqa.distortions import blur, color, compression, noise, palette, spatial, streams
+from jiqa.distortions import blur, color, compression, noise, spatial, streams
 from jiqa.distortions.planes import COMPAT, to_images, to_planes
 from jiqa.errors import UserError
 
@@ -47,10 +47,10 @@ _REIQA26 = {
 # Three kinds of its own, two with other levels than Re-IQA's.
 _KADID25 = _REIQA26 | {
   "motion blur": functools.partial(blur.motion_blur, strengths=(1, 2, 4, 6, 10)),
-  "colour quantisation": palette.color_quantization,
+  "colour quantisation": compression.color_quantization,
   "JPEG2000": compression.jpeg2000,
   "JPEG": functools.partial(compression.jpeg, strengths=(43, 36, 24, 7, 4)),
-  "quantisation": palette.quantization,
+  "quantisation": compression.quantization,
 }
 _KADID25_ORDER = (
   "gaussian blur", "lens blur", "motion blur", "colour diffusion", "colour shift", "colour quantisation",

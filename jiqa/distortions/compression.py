@@ -1,10 +1,14 @@
-"""JPEG as libjpeg does it, without the entropy coder, which loses nothing; and JPEG2000 at a given compression ratio.
+"""What saves bits: JPEG, JPEG2000, few colours, few grey levels.
 
-JPEG2000 is approximated by quantising its wavelet transform. Exact: the irreversible colour transform, five levels of
-the CDF 9/7 wavelet, the dead-zone quantiser with mid-point reconstruction (ITU-T T.800, annexes E to G). Approximated:
-the rate control. The real coder truncates bit planes until the file fits; here one step serves all coefficients of an
-image, found by bisection so that the estimated code length, 3.7 sum log2(1 + |q|) bits, meets the budget
-24 h w / ratio. 3.7 was calibrated on photographs against OpenJPEG.
+JPEG is libjpeg's without the entropy coder, which loses nothing.
+
+JPEG2000 has its irreversible colour transform, five levels of the CDF 9/7 wavelet and the dead-zone quantiser with
+mid-point reconstruction (ITU-T T.800, annexes E to G); its rate control is approximated. The real coder truncates bit
+planes until the file fits; here one step serves all coefficients of an image, found by bisection so that the estimated
+code length, 3.7 sum log2(1 + |q|) bits, calibrated on photographs against OpenJPEG, meets the budget 24 h w / ratio.
+
+Palettes are fitted to every image by Lloyd's algorithm (1982). It minimises what KADID-10k's rgb2ind and multithresh
+do, so palettes agree in kind, not colour by colour.
 """
 
 import functools
@@ -94,11 +98,8 @@ def jpeg(planes, levels, seeds=None, compat="fixed", strengths=(70, 43, 36, 24, 
   return finish(planes / 255)
 
 
-# JPEG2000: levels of the transform, bits of a coefficient q over log2(1 + |q|).
-_DEPTH = 5
-_BITS = 3.7
-_OCTAVES = (-3.0, 11.0)  # the range searched for the step, as powers of two
-_BISECTIONS = 12
+_DEPTH, _BITS = 5, 3.7  # of JPEG2000: levels of the transform, bits of a coefficient q over log2(1 + |q|)
+_OCTAVES, _BISECTIONS = (-3.0, 11.0), 12  # the range searched for the step, as powers of two
 # ITU-T T.800, table F.4, and the scaling that makes the transform nearly orthonormal.
 _LIFTING = ((-1.586134342, 1), (-0.052980118, 0), (0.882911076, 1), (0.443506852, 0))
 _SCALE = 1.230174105 / np.sqrt(2)
@@ -183,3 +184,67 @@ def jpeg2000(planes, levels, seeds=None, compat="fixed", strengths=(16, 32, 45, 
 
   colors = recompose(*jax.tree.unflatten(tree, [quantize(c) for c in coefficients])) + offset
   return finish(mix_channels(np.linalg.inv(_COLOR), colors) / 255)
+
+
+_SAMPLES, _ITERATIONS = 64, 12  # palettes are fitted to at most 64 x 64 pixels of a regular grid
+
+
+def _sample(planes):
+  """[b, n, 3]: the pixels of a regular grid."""
+  rows, columns = (-(-planes.shape[axis] // _SAMPLES) for axis in (1, 3))
+  return jnp.swapaxes(planes[:, ::rows, :, ::columns], 2, 3).reshape(planes.shape[0], -1, 3)
+
+
+def _fit(points, palette, alive):
+  """Moves every entry of a palette [b, k, c] to the mean of the nearest of points [b, n, c]; alive: [b, k], in use."""
+
+  def move(_, palette):
+    score = jnp.einsum("bnc,bkc->bnk", points, palette, precision="highest") - jnp.sum(palette**2, -1)[:, None] / 2
+    nearest = jnp.argmax(jnp.where(alive[:, None], score, -jnp.inf), axis=-1)
+    member = jax.nn.one_hot(nearest, palette.shape[1])
+    size = jnp.sum(member, axis=1)[..., None]
+    mean = jnp.einsum("bnk,bnc->bkc", member, points, precision="highest") / jnp.maximum(size, 1)
+    return jnp.where(size > 0, mean, palette)
+
+  return jax.lax.fori_loop(0, _ITERATIONS, move, palette)
+
+
+def color_quantization(planes, levels, seeds=None, compat="fixed", strengths=(64, 48, 32, 16, 8)):
+  """Replaces every colour by the nearest of a few; strengths: their number. The gradient is that of the palette."""
+  count = jnp.array(strengths)[levels][:, None]
+  entries = jnp.arange(max(strengths))
+  points = _sample(planes)
+  # Start from the colours at equal steps of the luma's distribution.
+  order = jnp.argsort(points @ jnp.asarray([0.299, 0.587, 0.114], jnp.float32), axis=1)
+  start = jnp.clip(((entries + 0.5) / count * points.shape[1]).astype(jnp.int32), 0, points.shape[1] - 1)
+  start = jnp.take_along_axis(points, jnp.take_along_axis(order, start, axis=1)[..., None], axis=1)
+  palette = _fit(points, start, entries < count)
+
+  def compare(i, carry):
+    best, chosen = carry
+    entry = palette[:, jnp.stack([i, i])][:, 0].reshape(-1, 1, 3, 1)  # read twice: see planes.by_level
+    products = (planes - 0.5 * entry) * entry  # summed over colours: half of |planes|^2 - |planes - entry|^2
+    score = products[:, :, 0:1] + products[:, :, 1:2] + products[:, :, 2:3]
+    better = (score > best) & (i < count)[..., None, None]
+    return jnp.where(better, score, best), jnp.where(better, entry, chosen)
+
+  start = jnp.full(planes[:, :, :1].shape, -jnp.inf), planes
+  _, chosen = jax.lax.fori_loop(0, max(strengths), compare, start)
+  return finish(chosen)
+
+
+def quantization(planes, levels, seeds=None, compat="fixed", strengths=(20, 16, 13, 10, 7)):
+  """Replaces every value of every channel by the nearest of a few grey levels; strengths: their number."""
+  count = jnp.array(strengths)[levels][:, None]
+  entries = jnp.arange(max(strengths))
+  points = _sample(planes).reshape(planes.shape[0], -1)[:, ::3, None]  # every third value, the channels in turn
+  start = jnp.minimum((entries + 0.5) / count, 1)[..., None]
+  palette = jnp.sort(jnp.where(entries < count, _fit(points, start, entries < count)[..., 0], jnp.inf), axis=1)
+  # Entries out of use repeat the last one, and their thresholds are never passed.
+  last = jnp.take_along_axis(palette, count - 1, axis=1)
+  filled = jnp.minimum(palette, last)
+  result = filled[:, 0].reshape(-1, 1, 1, 1)
+  for i in range(max(strengths) - 1):
+    low, high = (filled[:, j].reshape(-1, 1, 1, 1) for j in (i, i + 1))
+    result = jnp.where(planes > (low + high) / 2, jnp.maximum(high, result), result)
+  return finish(result)

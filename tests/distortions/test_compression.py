@@ -11,7 +11,7 @@ import pytest
 import reference_bank
 from PIL import Image
 
-from jiqa.distortions import compression, palette
+from jiqa.distortions import compression
 from jiqa.distortions.planes import to_planes
 
 _jitted = functools.cache(jax.jit)
@@ -78,7 +78,7 @@ def test_jpeg2000_is_as_good_as_openjpeg_at_the_same_size():
 
 def test_palettes_have_their_sizes_and_beat_median_cut():
   for photo in photos.bundled(160, 208):
-    images = _apply(palette.color_quantization, photo)
+    images = _apply(compression.color_quantization, photo)
     for count, image in zip((64, 48, 32, 16, 8), images, strict=True):
       assert count / 2 < len(np.unique(image.reshape(-1, 3), axis=0)) <= count
       median_cut = Image.fromarray(photo).quantize(count, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -87,7 +87,7 @@ def test_palettes_have_their_sizes_and_beat_median_cut():
 
 def test_grey_levels_have_their_numbers_and_beat_equal_steps():
   for photo in photos.bundled(160, 208):
-    images = _apply(palette.quantization, photo)
+    images = _apply(compression.quantization, photo)
     for count, image in zip((20, 16, 13, 10, 7), images, strict=True):
       assert 0.75 * count < len(np.unique(image)) <= count
       uniform = (np.floor(photo / 256 * count) + 0.5) * 256 / count

@@ -22,9 +22,7 @@ from jiqa.models.panel_decoder import PanelDecoder
 from jiqa.models.vit import ViT
 from jiqa.runtime.state import new_state
 
-SALIENCY = ("teacher", "random")
-TEACHERS = ("average", "frozen")
-ANCHORS = ("all", "salient")
+CHOICES = {"saliency": ("teacher", "random"), "teacher": ("average", "frozen"), "anchors": ("all", "salient")}
 # ImageNet's, with which the published encoders were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -55,8 +53,8 @@ def grouped_crops(image, count, side, rng, *, flip):
   if flip:
     mirrored = rng.random(count) < 0.5
     crops[mirrored] = crops[mirrored, :, ::-1]
-  corners = np.stack([top, left, top + side, left + side], 1)
-  return {"crops": crops, "boxes": (corners / [height, width, height, width]).astype(np.float32)}
+  boxes = np.stack([top, left, top + side, left + side], 1) / [height, width, height, width]
+  return {"crops": crops, "boxes": boxes.astype(np.float32)}
 
 
 def image_id(image):
@@ -93,8 +91,7 @@ def box_means(maps, boxes):
 
   def cover(first, last):
     """[b, k] in cells to [b, k, g]: how much of every cell lies between."""
-    inside = jnp.minimum(last[..., None], cells + 1) - jnp.maximum(first[..., None], cells)
-    return jnp.maximum(inside, 0)
+    return jnp.maximum(jnp.minimum(last[..., None], cells + 1) - jnp.maximum(first[..., None], cells), 0)
 
   top, left, bottom, right = jnp.moveaxis(boxes * side, -1, 0)
   rows, columns = cover(top, bottom), cover(left, right)
@@ -174,9 +171,8 @@ class LML(NetworkMethod):
     if config.contrast:
       salient = self._salient(self.network(teacher), batch, key)
       options = {name: config[name] for name in ("temperature", "w_intra", "w_inter", "anchors")}
-      contrast = losses.local_manifold(
-        student["feature"], taught["feature"], salient, batch["image_id"], **options
-      ).mean()
+      features = student["feature"], taught["feature"]
+      contrast = losses.local_manifold(*features, salient, batch["image_id"], **options).mean()
       loss, metrics["contrast"] = loss + config.contrast * contrast, contrast
     if config.consistency:
       agreed = taught["score"].mean(1, keepdims=True)
@@ -262,9 +258,10 @@ def _check(config):
   positive = ("crops", "test_crops", "crop", "depth", "temperature", "layer_scale")
   weights = ("contrast", "consistency", "w_intra", "w_inter")
   check(
-    (config.saliency in SALIENCY, f"config.saliency is {config.saliency!r}; expected one of {', '.join(SALIENCY)}"),
-    (config.teacher in TEACHERS, f"config.teacher is {config.teacher!r}; expected one of {', '.join(TEACHERS)}"),
-    (config.anchors in ANCHORS, f"config.anchors is {config.anchors!r}; expected one of {', '.join(ANCHORS)}"),
+    *(
+      (config[name] in known, f"config.{name} is {config[name]!r}; expected one of {', '.join(known)}")
+      for name, known in CHOICES.items()
+    ),
     (
       0 <= config.teacher_momentum < 1,
       f"config.teacher_momentum is {config.teacher_momentum}; expected at least 0 and below 1. A teacher that never "

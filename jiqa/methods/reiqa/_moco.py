@@ -96,9 +96,8 @@ class MomentumContrast(NetworkMethod):
     if self.config.loss == "queue+chunk":
       own = keys.reshape(labels.shape[0], -1, keys.shape[-1])
       own_mask = (labels[:, :, None] != labels[:, None, :]).reshape(query.shape[0], -1)
-    loss = losses.info_nce(
-      query, keys, state.extra["queue"], temperature=self.config.temperature, own=own, own_mask=own_mask
-    ).mean()
+    options = {"temperature": self.config.temperature, "own": own, "own_mask": own_mask}
+    loss = losses.info_nce(query, keys, state.extra["queue"], **options).mean()
     aux = {"keys": keys, "key_stats": key_stats}
     return loss, (stats, aux, {"positive_similarity": (query * keys).sum(-1).mean()})
 
