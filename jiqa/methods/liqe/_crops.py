@@ -56,11 +56,11 @@ def spread(height, width, crop, count):
 
   divisors = [n for n in range(1, count + 1) if count % n == 0]
   rows = max(divisors, key=lambda n: covered(height, n) * covered(width, count // n))
-  starts = [
-    np.round(np.linspace(0, length - crop, n)).astype(int) if n > 1 else np.array([(length - crop) // 2])
-    for length, n in ((height, rows), (width, count // rows))
-  ]
-  return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
+
+  def starts(length, n):
+    return np.round(np.linspace(0, length - crop, n)).astype(int) if n > 1 else [(length - crop) // 2]
+
+  return np.stack(np.meshgrid(starts(height, rows), starts(width, count // rows), indexing="ij"), -1).reshape(-1, 2)
 
 
 def corners(height, width, crop, count, policy):
