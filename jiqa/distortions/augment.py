@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 ATTEMPTS = 10
 BLUR_REACH = 6  # pixels, three times the largest sigma
-_EXACT = jax.lax.Precision.HIGHEST
 
 
 def moco_v2(key, image, size, side):
@@ -53,7 +52,7 @@ def resized_crop(image, corner, extent, side):
   """Cuts a rectangle from `draw_crop` and brings it to [side, side, 3] as Pillow does: bilinear, antialiased."""
   # `jax.image.scale_and_translate` would let pixels beside the rectangle in.
   rows, columns = (_triangle_matrix(corner[a], extent[a], image.shape[a], side) for a in (0, 1))
-  return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=_EXACT)
+  return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision="highest")
 
 
 def _triangle_matrix(start, extent, length, side):
@@ -68,7 +67,7 @@ def _triangle_matrix(start, extent, length, side):
 
 def luma(image):
   """[h, w, 3] to [h, w, 1]: 0.299 R + 0.587 G + 0.114 B."""
-  return jnp.tensordot(image, jnp.array([0.299, 0.587, 0.114]), 1, precision=_EXACT)[..., None]
+  return jnp.tensordot(image, jnp.array([0.299, 0.587, 0.114]), 1, precision="highest")[..., None]
 
 
 def color_jitter(key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1):

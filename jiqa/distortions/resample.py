@@ -32,7 +32,7 @@ def bands(matrix, size, settings):
 
 def along(axis, bands, which, planes):
   """Filters [b, h, c, w] along axis 1 or 3 by bands over its size; which: [b] int32, the matrix of every image."""
-  product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  product = functools.partial(jnp.einsum, precision="highest")
   parts = []
   for start, weights in bands:
     window = jax.lax.slice_in_dim(planes, start, start + weights.shape[2], axis=axis)

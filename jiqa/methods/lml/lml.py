@@ -95,7 +95,7 @@ def box_means(maps, boxes):
 
   top, left, bottom, right = jnp.moveaxis(boxes * side, -1, 0)
   rows, columns = cover(top, bottom), cover(left, right)
-  total = jnp.einsum("bky,byx,bkx->bk", rows, maps, columns, precision=jax.lax.Precision.HIGHEST)
+  total = jnp.einsum("bky,byx,bkx->bk", rows, maps, columns, precision="highest")
   return total / (rows.sum(-1) * columns.sum(-1))
 
 
@@ -169,7 +169,10 @@ class LML(NetworkMethod):
       teacher = jax.lax.stop_gradient(state.extra["teacher"])
       taught = jax.lax.stop_gradient(self._of_crops(teacher, crops))
     if config.contrast:
-      salient = self._salient(self.network(teacher), batch, key)
+      if config.saliency == "random":
+        salient = jax.random.randint(key, crops.shape[:1], 0, crops.shape[1])
+      else:
+        salient = jax.lax.stop_gradient(self.saliency(self.network(teacher), batch)[0]).argmax(-1)
       options = {name: config[name] for name in ("temperature", "w_intra", "w_inter", "anchors")}
       features = student["feature"], taught["feature"]
       contrast = losses.local_manifold(*features, salient, batch["image_id"], **options).mean()
@@ -193,12 +196,6 @@ class LML(NetworkMethod):
     """
     maps = attention_map(network(batch["whole"])["attention"], self.config.attention_percentile)
     return box_means(maps, batch["boxes"]), maps
-
-  def _salient(self, teacher, batch, key):
-    b, k = batch["crops"].shape[:2]
-    if self.config.saliency == "random":
-      return jax.random.randint(key, (b,), 0, k)
-    return jax.lax.stop_gradient(self.saliency(teacher, batch)[0]).argmax(-1)
 
   def post_update(self, state, aux):
     if self.config.teacher == "frozen":
