@@ -84,13 +84,16 @@ def text(dtype, repeats):
   parts = 1 if jax.default_backend() != "cpu" else 5
   target = jax.random.normal(jax.random.key(1), (len(tokens), method.config.embedding))
 
+  def network(params):
+    return method.network({**params, **state.extra["frozen"]})
+
   @jax.jit
   def published(params, rows, wanted):
-    return jax.value_and_grad(lambda p: (unit(method._model(p, state.extra).encode_text(rows)) * wanted).sum())(params)
+    return jax.value_and_grad(lambda p: (unit(network(p).encode_text(rows)) * wanted).sum())(params)
 
   @jax.jit
   def shared(params):
-    return jax.value_and_grad(lambda p: (method._text_table(method._model(p, state.extra)) * target).sum())(params)
+    return jax.value_and_grad(lambda p: (method._text_table(network(p)) * target).sum())(params)
 
   # Compiled beforehand, so that no turn is spent on it.
   published = published.lower(state.params, tokens[: 495 // parts], target[: 495 // parts]).compile()

@@ -27,8 +27,7 @@ import numpy as np
 
 from configs.lml import get_config
 from jiqa import train
-from jiqa.methods.lml._saliency import box_means
-from jiqa.methods.lml.lml import MEAN, STD
+from jiqa.methods.lml.lml import MEAN, STD, box_means
 from jiqa.runtime import host_memory
 from jiqa.runtime.sharding import make_mesh, put_batch
 from jiqa.weights import deit

@@ -23,7 +23,6 @@ from jiqa.errors import UserError
 from jiqa.evaluation import correlation, outputs, protocol, report, study
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.inference.validation import BEST
-from jiqa.methods import method_class
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import is_main
 from jiqa.runtime.sharding import make_mesh
@@ -37,11 +36,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 def evaluate(config, workdir, devices=None, overrides=()):
   """Tests the newest checkpoint of a run: workdir/results.json, a table on the console, reports, scatter plots.
 
-  Args:
-    config: ConfigDict, see configs/.
-    workdir: folder of a run, or gs://BUCKET/FOLDER.
-    devices: the jax devices to use; None: all.
-    overrides: see `jiqa.train.train`.
+  The arguments are those of `jiqa.train.train`.
 
   Returns:
     dict, the contents of results.json: `srcc`, `plcc` (a value for every split) and their `median` for the trained
@@ -61,14 +56,10 @@ def _evaluate(config, folder, mesh, overrides):
   # What the training data were is known from the run that trained on them; they need not be there any more.
   trained_on = json.loads((folder.local / "config.json").read_text())["data_sha256"]
   claimed = plain_config | {"data_sha256": trained_on}
-  try:
-    free = method_class(config.method).prediction_keys
-  except ValueError as error:
-    raise UserError(str(error)) from error
-  check(claimed, folder.local, free=free, defaults=defaults_of(claimed, overrides))
+  method = build(config, mesh)
+  check(claimed, folder.local, free=method.prediction_keys, defaults=defaults_of(claimed, overrides))
   for name in config.evaluation.databases:
     check_trained_protocol(config, name)
-  method = build(config, mesh)
   # The number of training images decides the length of the schedule alone, which nothing reads here.
   tx, _, _ = build_optimizer(config, 10**5 * config.batch_size)
   fresh = init_state(config, method, tx, mesh)
@@ -90,11 +81,8 @@ def _evaluate(config, folder, mesh, overrides):
     "command": command(),
     "config": plain_config,
     "data_sha256": trained_on,
-    "versions": {
-      "jiqa": jiqa.__version__,
-      "python": platform.python_version(),
-      **{package: importlib.metadata.version(package) for package in PACKAGES},
-    },
+    "versions": {"jiqa": jiqa.__version__, "python": platform.python_version()}
+    | {package: importlib.metadata.version(package) for package in PACKAGES},
     "devices": [device.device_kind for device in jax.devices()],
   }
   text = json.dumps(results, indent=2, allow_nan=False) + "\n"
@@ -104,15 +92,7 @@ def _evaluate(config, folder, mesh, overrides):
 
 
 def evaluate_database(config, name, networks, workdir):
-  """Tests networks on the splits of one database.
-
-  Features are regressed on the human scores by ridge heads; scores are compared with them as they are.
-
-  Args:
-    config: ConfigDict.
-    name: the database.
-    networks: dict from 'trained' and perhaps 'untrained' to Network.
-    workdir: pathlib.Path; gets the heads or the scores of the trained network, a scatter plot and a report.
+  """Tests networks, 'trained' and perhaps 'untrained', on the splits of one database; the main process writes a report.
 
   Returns:
     dict: `protocol.summarise` of the trained network, the untrained one's under 'untrained', and what was used; empty
@@ -151,11 +131,10 @@ def evaluate_database(config, name, networks, workdir):
 
 
 def test(config, name, table, splits, positions, predicted):
-  """Compares predictions with the human scores.
+  """Compares predictions with the human scores, as they are or, where they are features, through ridge heads.
 
   Args:
-    config: ConfigDict.
-    name: the database.
+    config, name: of the run, of the database.
     table: its labels, N rows.
     splits: [k, N] int8.
     positions: [n] int, the rows predicted.
@@ -163,9 +142,6 @@ def test(config, name, table, splits, positions, predicted):
 
   Returns:
     protocol.Result or protocol.Scored.
-
-  Raises:
-    UserError: a method that predicts features was trained on a split of its own.
   """
   mos = table.mos.to_numpy()
   if "score" in predicted:
@@ -180,13 +156,9 @@ def test(config, name, table, splits, positions, predicted):
 
 
 def write_report(config, database, results, workdir):
-  """Draws the scatter plot and writes the report with intervals, breakdowns and outliers, trained beside untrained.
+  """Draws scatter_NAME.png, and writes report/index.html, or report/NAME/index.html for several databases.
 
-  Args:
-    config: ConfigDict.
-    database: Database.
-    results: dict from 'trained' and perhaps 'untrained' to what `test` returned.
-    workdir: pathlib.Path; gets scatter_NAME.png and report/index.html, or report/NAME/index.html for several databases.
+  The results are what `test` returned for 'trained' and perhaps 'untrained'.
   """
   name, table = database.name, database.table
   stem, mos = name.replace("/", "_"), table.mos.to_numpy()
@@ -195,24 +167,16 @@ def write_report(config, database, results, workdir):
   conditions["level"] = table.level.to_numpy(str)
   present = {key: values for key, values in conditions.items() if not np.isin(values, ("", "-1")).all()}
   report.scatter(
-    workdir / f"scatter_{stem}.png",
-    results["trained"].predictions[0],
-    mos,
+    workdir / f"scatter_{stem}.png", results["trained"].predictions[0], mos, unit=unit,
     title=f"{config.method} on {name}, test part of split {max(config.split, 0) + 1}",
     labels=next(iter(present.values()), None),
-    unit=unit,
-  )
+  )  # fmt: skip
   names, references = table.image_name.to_numpy(str), table.reference_name.to_numpy(str)
+  groups = np.where(references == "", names, references) if references.any() else None
+  predictions = {label: results[label].predictions for label in reversed(results)}
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    comparison = study.compare(
-      {label: results[label].predictions for label in reversed(results)},
-      mos,
-      names=names,
-      groups=np.where(references == "", names, references) if references.any() else None,
-      labels=present,
-      seed=config.seed,
-    )
+    comparison = study.compare(predictions, mos, names=names, groups=groups, labels=present, seed=config.seed)
   report.write(
     workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""),
     comparison,
@@ -239,11 +203,7 @@ def check_trained_protocol(config, name):
 
 
 def newest_or_best(config, workdir):
-  """The checkpoints that config.evaluation.checkpoint asks for.
-
-  Raises:
-    UserError: there are none, or the config asks for something else.
-  """
+  """The checkpoints that config.evaluation.checkpoint asks for."""
   which = config.evaluation.checkpoint
   folders = {"newest": workdir / "checkpoints", "best": workdir / BEST}
   if which not in folders:

@@ -26,18 +26,10 @@ def info_nce(query, positive, negatives, *, temperature=0.2, own=None, own_mask=
     negatives: [k, d] float32, unit length, shared by all queries; k may be 0.
     temperature: > 0; the softmax is taken over similarities divided by it.
     own: [g, m, d] float32, unit length, further negatives; b / g consecutive queries share a row. None: none.
-    own_mask: [b, m] bool, False where one of `own` must not count (it shows what the query shows); None keeps all.
+    own_mask: [b, m] bool, False where one of `own` must not count (it shows what the query shows); None: all count.
 
   Returns:
-    [b] float32, loss in nats; 0 where no negative counts.
-
-  Raises:
-    ValueError: the number of queries is not a multiple of the number of rows of `own`.
-
-  Example:
-    >>> q = jnp.eye(2)
-    >>> bool(jnp.all(info_nce(q, q, -q) < 1e-2))
-    True
+    [b] float32, loss in nats; 0 where no negative counts. A ValueError where g does not divide b.
   """
   positive, negatives = jax.lax.stop_gradient((positive, negatives))
   logits = [(query * positive).sum(-1, keepdims=True), jnp.matmul(query, negatives.T, precision=_EXACT)]
@@ -47,7 +39,7 @@ def info_nce(query, positive, negatives, *, temperature=0.2, own=None, own_mask=
       raise ValueError(f"{query.shape[0]} queries cannot share {groups} groups of own negatives evenly")
     grouped = query.reshape(groups, -1, width)
     similarity = jnp.einsum("gqd,gmd->gqm", grouped, jax.lax.stop_gradient(own), precision=_EXACT).reshape(-1, members)
-    logits.append(_masked(similarity, own_mask))
+    logits.append(similarity if own_mask is None else jnp.where(own_mask, similarity, -jnp.inf))
   logits = jnp.concatenate(logits, -1) / temperature
   return jax.nn.logsumexp(logits, -1) - logits[:, 0]
 
@@ -59,15 +51,15 @@ def in_batch_info_nce(first, second, *, temperature=0.2, mask=None):
 
   Args:
     first, second: [b, d] float32, unit length, the views; row i shows item i.
-    temperature: > 0.
-    mask: [b, b] bool, False where item j must not be a negative of item i; the diagonal always counts. None keeps all.
+    temperature: > 0; similarities are divided by it.
+    mask: [b, b] bool, False where item j must not be a negative of item i; the diagonal always counts. None: all do.
 
   Returns:
     [b] float32, the mean over the two directions, in nats.
   """
   logits = jnp.matmul(first, second.T, precision=_EXACT) / temperature
   if mask is not None:
-    logits = _masked(logits, mask | jnp.eye(logits.shape[0], dtype=bool))
+    logits = jnp.where(mask | jnp.eye(logits.shape[0], dtype=bool), logits, -jnp.inf)
   diagonal = jnp.diagonal(logits)
   return (jax.nn.logsumexp(logits, 1) + jax.nn.logsumexp(logits, 0)) / 2 - diagonal
 
@@ -89,9 +81,6 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
 
   Returns:
     [b, k] ("all") or [b, 1] ("salient") float32, loss in nats; 0 where an anchor has no negatives.
-
-  Raises:
-    ValueError: unknown anchors.
   """
   if anchors not in ("all", "salient"):
     raise ValueError(f"anchors is {anchors!r}; expected 'all' or 'salient'")
@@ -100,11 +89,10 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
   salient, image_id = jnp.asarray(salient), jnp.asarray(image_id).reshape(b, -1)
   is_salient = crop == salient[row]
   same_image = (image_id[:, None] == image_id).all(-1)[row][:, row]
+  anchor_row, anchor_crop = row, crop
   if anchors == "salient":
     query = jnp.take_along_axis(query, salient[:, None, None], 1)
     anchor_row, anchor_crop, same_image = jnp.arange(b), salient, same_image[::k]
-  else:
-    anchor_row, anchor_crop = row, crop
   same_row = anchor_row[:, None] == row
   positive = same_row & is_salient
   intra = same_row & ~is_salient & (anchor_crop[:, None] != crop)
@@ -114,7 +102,7 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
   for negatives, weight in ((intra, w_intra), (~same_image, w_inter)):
     logits = jnp.where(negatives, logits + math.log(weight) if weight else -jnp.inf, logits)
   # The positive always stays, so that no set is empty and gradients are finite.
-  logits = _masked(logits, positive | intra | ~same_image)
+  logits = jnp.where(positive | intra | ~same_image, logits, -jnp.inf)
   return (jax.nn.logsumexp(logits, -1) - matched).reshape(b, -1)
 
 
@@ -126,7 +114,7 @@ def smooth_l1(prediction, target):
 
 
 def fidelity(p, q, g):
-  """Distance of probability p from its target g (arrays): 1 - sqrt(p g + eps) - sqrt((1 - p)(1 - g) + eps).
+  """1 - sqrt(p g + eps) - sqrt(q (1 - g) + eps): how far a probability p is from its target g, arrays.
 
   Tsai et al. 2007 (FRank). q is 1 - p, which the caller may know more exactly.
   """
@@ -141,15 +129,10 @@ def quality_fidelity(score, mos, group, groups, *, std=None):
   weighs nothing, and counts among the groups.
 
   Args:
-    score: [b] float32.
-    mos: [b] float32, higher is better.
-    group: [b] int, the database of each image, in [0, groups).
-    groups: number of databases.
+    score, mos: [b] float32, higher is better.
+    group: [b] int, the database of each image, one of `groups`.
     std: [b] float32, > 0, deviation of each mos: the target is then Phi((mos_i - mos_j) / sqrt(std_i^2 + std_j^2)), as
       UNIQUE (Zhang et al. 2021) has it. Where one of the two is NaN, and with None, the order alone counts.
-
-  Returns:
-    [] float32.
   """
   difference = score[:, None] - score
   target = (1 + jnp.sign(mos[:, None] - mos)) / 2
@@ -166,13 +149,9 @@ def quality_fidelity(score, mos, group, groups, *, std=None):
 
 
 def scene_fidelity(p, present):
-  """Several scenes may be right: the mean over scenes of each one's fidelity, then over images.
+  """Several scenes may be right, present [b, s] bool: the mean over scenes of each one's fidelity, then over images.
 
-  LIQE, as its code has it. The probabilities of an image sum to 1, so with two labels at least 0.0650 remains.
-
-  Args:
-    p: [b, s] float32, probabilities that sum to 1.
-    present: [b, s] bool.
+  LIQE, as its code has it. The probabilities p [b, s] of an image sum to 1: with two labels at least 0.0650 remains.
   """
   p = jnp.clip(p, 0, 1)
   return fidelity(p, 1 - p, present.astype(jnp.float32)).mean(-1).mean()
@@ -190,19 +169,11 @@ def distortion_fidelity(p, label):
 def dynamic_weights(last, before, temperature=2.0):
   """Dynamic weight averaging (Liu et al. 2019, MTAN): tasks whose loss falls more slowly get more weight.
 
-  Args:
-    last, before: [k] float32, the tasks' mean losses over the last epoch and the one before.
-    temperature: > 0; the larger, the more equal the weights.
-
-  Returns:
-    [k] float32, k in sum.
+  From the mean losses of k tasks over the last epoch and the one before, [k] float32, to weights [k] that sum to k. The
+  larger the temperature, the more equal they are.
   """
   return len(last) * jax.nn.softmax(last / before / temperature)
 
 
 def _root(x):
   return jnp.sqrt(x + FIDELITY_EPSILON)
-
-
-def _masked(logits, mask):
-  return logits if mask is None else jnp.where(mask, logits, -jnp.inf)

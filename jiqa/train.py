@@ -39,21 +39,16 @@ class NotFinite(UserError):
 
 
 def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat=False):
-  """The jitted training step.
+  """The jitted training step: (state, batch) -> (state, metrics). The state passed in is donated.
 
   Args:
-    method: see methods/base.py.
-    tx: optax gradient transformation.
+    method, tx: see methods/base.py; an optax gradient transformation.
     schedule: function from step to learning rate, to be logged.
     seed: int.
     shardings: State of the shardings before and after a step; None leaves them to XLA. What is split over devices is
       gathered for the loss, and gradients are split again before the update.
     accumulate: number of micro-batches in a step, see runtime/accumulate.py.
     remat: keep only what blocks of the network hand on to each other, and compute the rest again for the gradient.
-
-  Returns:
-    function (state, batch) -> (state, metrics); the state passed in is donated. metrics are scalars, among them 'loss',
-    'learning_rate', 'gradient_norm'.
   """
   gather = split = lambda tree: tree
   if shardings is not None:
@@ -70,12 +65,8 @@ def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat
     gradient = split(gradient)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {
-      "loss": loss,
-      "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-      "gradient_norm": optax.tree.norm(gradient),
-      **metrics,
-    }
+    learning_rate, norm = jnp.asarray(schedule(state.step), jnp.float32), optax.tree.norm(gradient)
+    metrics = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": norm, **metrics}
     state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
     return method.post_update(state, aux), metrics
 
@@ -97,13 +88,10 @@ def compile_step(step, state, batch):
 
 
 def open_sources(config):
-  """The training records: for every entry of config.data the images it names that its protocol lets it train on.
+  """For every entry of config.data the images it names that its protocol lets it train on.
 
   Returns:
     (list of sources, list of weights, dict from database to the checksum of its labels).
-
-  Raises:
-    UserError: a database is not prepared, or an entry leaves no image.
   """
   sources, weights, checksums = [], [], {}
   for number, entry in enumerate(config.data):
@@ -132,16 +120,10 @@ def init_state(config, method, tx, mesh):
 
 
 def build(config, mesh):
-  """The method of a run, when everything in the config that needs no data has been checked.
-
-  Raises:
-    UserError: the config cannot run; before data are opened.
-  """
+  """The method of a run, when everything in the config that needs no data has been checked."""
   check_numbers(config)
-  for name, protocol in (
-    *((entry.name, entry.protocol) for entry in config.data),
-    *((name, config.evaluation.protocol) for name in config.evaluation.databases),
-  ):
+  tested = [(name, config.evaluation.protocol) for name in config.evaluation.databases]
+  for name, protocol in [*((entry.name, entry.protocol) for entry in config.data), *tested]:
     check_name(name)
     if protocol:
       check_protocol(name, protocol, tuple(config.evaluation.fractions))
@@ -189,8 +171,7 @@ def check_sharing(config, method, mesh):
       f"config.accumulate is {config.accumulate}, but a step of method {config.method!r} cannot be split into "
       "micro-batches; use config.accumulate=1 and more devices, or config.remat=True to save memory"
     )
-  parts = mesh.size * config.accumulate
-  if config.batch_size % parts:
+  if config.batch_size % (mesh.size * config.accumulate):
     raise ValueError(
       f"config.batch_size {config.batch_size} is not a multiple of {mesh.size} devices times config.accumulate "
       f"{config.accumulate}"
@@ -204,12 +185,6 @@ def check_sharing(config, method, mesh):
     raise ValueError(f"config.sharding is {config.sharding!r}; expected {' or '.join(SHARDINGS)}")
 
 
-def restore_or_init(checkpoints, config, method, tx):
-  """The newest checkpoint's state, or a fresh one; only one of the two is held."""
-  fresh = init_state(config, method, tx, method.mesh)
-  return checkpoints.restore(fresh) or fresh
-
-
 def step_of(config, method, tx, schedule, state):
   """The jitted step of a config, which leaves a state where it lies."""
   shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -220,20 +195,12 @@ def step_of(config, method, tx, schedule, state):
 
 def batches_from(config, sources, weights, method, start):
   """This process's rows of every batch from step `start` on."""
-  counts = [entry.count for entry in config.data]
+  counts, hosts = [entry.count for entry in config.data], jax.process_count()
   return training_batches(
-    sources,
-    weights,
-    method.preprocess_train,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    start=start,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
-    threads=config.threads,
-    buffered=2 * config.batch_size // jax.process_count(),
+    sources, weights, method.preprocess_train, batch_size=config.batch_size, seed=config.seed, start=start,
+    host=jax.process_index(), hosts=hosts, threads=config.threads, buffered=2 * config.batch_size // hosts,
     counts=counts if any(counts) else None,
-  )
+  )  # fmt: skip
 
 
 def defaults_of(config, overrides):
@@ -270,8 +237,7 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
   Returns:
     True when the last step is reached, False when SIGTERM ended the run early (a checkpoint is saved).
 
-  Raises:
-    UserError: for data not prepared, a config that cannot be run, a workdir in use, or a loss that is not finite.
+  A UserError for data not prepared, a config that cannot be run, a workdir in use, or a loss that is not finite.
   """
   method = build(config, make_mesh(devices))
   sources, weights, checksums = open_sources(config)
@@ -280,7 +246,8 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
     claimed = json.loads(config.to_json_best_effort()) | {"data_sha256": checksums}
     lock = stack.enter_context(claim(folder, claimed, defaults=defaults_of(claimed, overrides)))
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
-    state = restore_or_init(checkpoints, config, method, tx)
+    state = init_state(config, method, tx, method.mesh)
+    state = checkpoints.restore(state) or state
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
     validation = Validation(config, method, method.mesh, folder.remote) if config.validate_every else None
     prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), method.mesh))

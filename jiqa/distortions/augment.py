@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 ATTEMPTS = 10
 BLUR_REACH = 6  # pixels, three times the largest sigma
-_EXACT = jax.lax.Precision.HIGHEST
 
 
 def moco_v2(key, image, size, side):
@@ -53,7 +52,7 @@ def resized_crop(image, corner, extent, side):
   """Cuts a rectangle from `draw_crop` and brings it to [side, side, 3] as Pillow does: bilinear, antialiased."""
   # `jax.image.scale_and_translate` would let pixels beside the rectangle in.
   rows, columns = (_triangle_matrix(corner[a], extent[a], image.shape[a], side) for a in (0, 1))
-  return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=_EXACT)
+  return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision="highest")
 
 
 def _triangle_matrix(start, extent, length, side):
@@ -68,7 +67,7 @@ def _triangle_matrix(start, extent, length, side):
 
 def luma(image):
   """[h, w, 3] to [h, w, 1]: 0.299 R + 0.587 G + 0.114 B."""
-  return jnp.tensordot(image, jnp.array([0.299, 0.587, 0.114]), 1, precision=_EXACT)[..., None]
+  return jnp.tensordot(image, jnp.array([0.299, 0.587, 0.114]), 1, precision="highest")[..., None]
 
 
 def color_jitter(key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1):
@@ -77,12 +76,10 @@ def color_jitter(key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0
   reach = jnp.array([brightness, contrast, saturation])
   factors = 1 + reach * jax.random.uniform(factor_key, (3,), minval=-1, maxval=1)
   turn = jax.random.uniform(hue_key, minval=-hue, maxval=hue)
+  adjustments = (adjust_brightness, adjust_contrast, adjust_saturation, shift_hue)
   for step in jax.random.permutation(order_key, 4):
-    changes = (
-      adjust_brightness(image, factors[0]), adjust_contrast(image, factors[1]),
-      adjust_saturation(image, factors[2]), shift_hue(image, turn),
-    )  # fmt: skip
-    image = jnp.select([step == i for i in range(4)], changes)
+    adjusted = [adjust(image, factor) for adjust, factor in zip(adjustments, (*factors, turn), strict=True)]
+    image = jnp.select([step == i for i in range(4)], adjusted)
   return image
 
 
@@ -104,20 +101,13 @@ def adjust_saturation(image, factor):
 
 
 def shift_hue(image, turn):
-  """Turns the hue of HSV; 1 is a whole turn.
-
-  Example:
-    >>> shift_hue(jnp.array([[[1.0, 0.0, 0.0]]]), 1 / 3).round(3).tolist()
-    [[[0.0, 1.0, 0.0]]]
-  """
+  """Turns the hue of HSV; 1 is a whole turn: a third of it makes red green."""
   red, green, blue = jnp.moveaxis(image, -1, 0)
   value, least = image.max(-1), image.min(-1)
   chroma = value - least
   safe = jnp.where(chroma > 0, chroma, 1)
-  sixths = jnp.select(
-    [value == red, value == green], [(green - blue) / safe, 2 + (blue - red) / safe], 4 + (red - green) / safe
-  )
-  sixths = 6 * turn + sixths
+  choices = [(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe]
+  sixths = 6 * turn + jnp.select([value == red, value == green], choices[:2], choices[2])
   # Smith 1978: each channel falls from `value` by chroma over one sixth of the circle, rests, and rises again.
   channels = [
     value - chroma * jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)

@@ -1,6 +1,6 @@
 """The distortion bank: any kind at any level for every image of a batch, on the accelerator, from a key.
 
-Bank 'reiqa26': 26 kinds of five levels (Saha et al. 2023, arXiv 2304.00451). 'kadid25': KADID-10k's 25 (Lin et al.
+Bank 'reiqa26' has 26 kinds of five levels (Saha et al. 2023, arXiv 2304.00451), 'kadid25' KADID-10k's 25 (Lin et al.
 2019). `distort` sorts arbitrary requests by kind and computes them in small tiles; `distort_versions` gives every kind
 a block of fixed size. Neither computes a kind that was not asked for, as `lax.switch` under `vmap` would.
 """
@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jiqa.distortions import blur, color, compression, jpeg2000, noise, palette, spatial, streams, tone
+from jiqa.distortions import blur, color, compression, noise, spatial, streams
 from jiqa.distortions.planes import COMPAT, to_images, to_planes
 from jiqa.errors import UserError
 
@@ -29,12 +29,12 @@ _REIQA26 = {
   "impulse noise": noise.impulse_noise,
   "multiplicative noise": noise.multiplicative_noise,
   "denoise": noise.denoise,
-  "brighten": tone.brighten,
-  "darken": tone.darken,
-  "mean shift": tone.mean_shift,
+  "brighten": color.brighten,
+  "darken": color.darken,
+  "mean shift": color.mean_shift,
   "resize bicubic": spatial.resize,
-  "sharpen": tone.sharpen,
-  "contrast": tone.contrast,
+  "sharpen": color.sharpen,
+  "contrast": color.contrast,
   "colour block": spatial.color_block,
   "pixelate": spatial.pixelate,
   "patches": spatial.patches,
@@ -47,10 +47,10 @@ _REIQA26 = {
 # Three kinds of its own, two with other levels than Re-IQA's.
 _KADID25 = _REIQA26 | {
   "motion blur": functools.partial(blur.motion_blur, strengths=(1, 2, 4, 6, 10)),
-  "colour quantisation": palette.color_quantization,
-  "JPEG2000": jpeg2000.jpeg2000,
+  "colour quantisation": compression.color_quantization,
+  "JPEG2000": compression.jpeg2000,
   "JPEG": functools.partial(compression.jpeg, strengths=(43, 36, 24, 7, 4)),
-  "quantisation": palette.quantization,
+  "quantisation": compression.quantization,
 }
 _KADID25_ORDER = (
   "gaussian blur", "lens blur", "motion blur", "colour diffusion", "colour shift", "colour quantisation",
@@ -145,16 +145,8 @@ def cyclic_kinds(key, num_images, versions, allowed=26):
 
   Args:
     key: typed PRNG key; a fresh one for every step.
-    num_images, versions: b and v.
+    num_images, versions: b and v of the result, [b, v] int32.
     allowed: number of kinds, or a tuple of the kinds to use.
-
-  Returns:
-    [b, v] int32.
-
-  Example:
-    >>> kinds = cyclic_kinds(jax.random.key(0), 13, 4)
-    >>> bool((jnp.bincount(kinds.ravel(), length=26) == 2).all())
-    True
   """
   allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(allowed)
   order = jax.random.permutation(key, jnp.asarray(allowed, jnp.int32))
@@ -176,10 +168,8 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
       divides the work, and gathers all images for Fourier transforms.
 
   Returns:
-    [b, v, h, w, 3] float32, multiples of 1/255 in [0, 1].
-
-  Raises:
-    UserError: as `distort`, or a batch not divisible by groups.
+    [b, v, h, w, 3] float32, multiples of 1/255 in [0, 1]. Raises as `distort`, and for a batch that groups do not
+    divide.
   """
   table = _table(bank, compat)
   planes = to_planes(images)
@@ -195,10 +185,8 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
     requests = (part.reshape(rows, *part.shape[2:]) for part in requests)
     out = _by_tiles(planes, jnp.arange(rows) // v, *requests, table, compat)
   else:
-    parts = (
-      planes.reshape(groups, b // groups, *size),
-      *(part.reshape(groups, rows, *part.shape[2:]) for part in requests),
-    )
+    requests = (part.reshape(groups, rows, *part.shape[2:]) for part in requests)
+    parts = planes.reshape(groups, b // groups, *size), *requests
     blocks = functools.partial(_by_blocks, table=table, allowed=allowed, compat=compat)
     if groups == 1:
       out = blocks(*(part[0] for part in parts))

@@ -3,7 +3,6 @@
 python -m jiqa.distortions.contact_sheet --image=photo.png --out=sheet.png
 """
 
-import os
 import pathlib
 from typing import Annotated
 
@@ -23,12 +22,7 @@ _GAP = 2
 def render(image, side, bank="reiqa26", compat="fixed", seed=0):
   """Draws the sheet, a PIL RGB image: the undistorted tile, then kinds from top to bottom, levels from left to right.
 
-  Args:
-    image: PIL image of any size and mode; tiles show its centre, at its own resolution where it is large enough.
-    side: of a tile, pixels.
-    bank: 'reiqa26' or 'kadid25'.
-    compat: 'fixed' or 'official'.
-    seed: of the random kinds.
+  Tiles of `side` pixels show the centre of a PIL image, at its own resolution where it is large enough.
   """
   names = banks.names(bank)
   image = image.convert("RGB")
@@ -40,7 +34,7 @@ def render(image, side, bank="reiqa26", compat="fixed", seed=0):
 
   sheet = Image.new("RGB", (_LABEL_WIDTH + banks.LEVELS * (side + _GAP), (len(names) + 1) * (side + _GAP)), "white")
   draw = ImageDraw.Draw(sheet)
-  rows = _distort_all(jnp.asarray(tile, jnp.float32) / 255, len(names), bank, compat, seed)
+  rows = _every_distortion(tile, len(names), bank, compat, seed)
   for row, (name, tiles) in enumerate(zip(("undistorted", *names), ([tile], *rows), strict=True)):
     number = "" if row == 0 else f"{row - 1:2d}  "
     draw.text((6, row * (side + _GAP) + side // 2 - 6), number + name, fill="black", font_size=13)
@@ -49,10 +43,10 @@ def render(image, side, bank="reiqa26", compat="fixed", seed=0):
   return sheet
 
 
-def _distort_all(tile, count, bank, compat, seed):
-  """Every kind at every level, [kinds, levels, h, w, 3] uint8."""
+def _every_distortion(tile, count, bank, compat, seed):
+  """Every kind at every level of a tile [h, w, 3] uint8: [kinds, levels, h, w, 3] uint8."""
   kinds, levels = jnp.divmod(jnp.arange(count * banks.LEVELS), banks.LEVELS)
-  images = jnp.broadcast_to(tile, (count * banks.LEVELS, *tile.shape))
+  images = jnp.broadcast_to(jnp.asarray(tile, jnp.float32) / 255, (count * banks.LEVELS, *tile.shape))
   distort = jax.jit(banks.distort, static_argnames=("compat", "bank", "tile"))
   out = distort(images, kinds, levels, jax.random.key(seed), compat=compat, bank=bank, tile=banks.LEVELS)
   return np.rint(np.asarray(out) * 255).astype(np.uint8).reshape(count, banks.LEVELS, *tile.shape)
@@ -71,15 +65,11 @@ def main(
       sheet = render(opened, side, bank, compat)
   except OSError as error:
     raise UserError(f"{image}: not a readable image ({error})") from error
-  unfinished = out.with_name(f".{out.stem}.unfinished{out.suffix}")
   try:
-    sheet.save(unfinished)
+    sheet.save(out)
   except (OSError, ValueError) as error:
-    unfinished.unlink(missing_ok=True)
-    raise UserError(
-      f"{out}: cannot be written ({error}); give an existing folder and an ending such as .png"
-    ) from error
-  os.replace(unfinished, out)
+    hint = "give an existing folder and an ending such as .png"
+    raise UserError(f"{out}: cannot be written ({error}); {hint}") from error
   print(f"wrote {out}, {sheet.width}x{sheet.height}")
 
 

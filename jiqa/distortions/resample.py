@@ -14,8 +14,7 @@ import numpy as np
 def banded(matrices, block=64):
   """Cuts a stack of [rows, columns] matrices into blocks of rows with the columns that any of the stack uses.
 
-  Returns:
-    tuple of (start, weights [matrices, block, n] float32): the block sees inputs[start : start + n].
+  A tuple of (start, weights [matrices, block, n] float32); a block sees inputs[start : start + n].
   """
   stack, bands = np.stack(matrices).astype(np.float32), []
   for top in range(0, stack.shape[1], block):
@@ -33,7 +32,7 @@ def bands(matrix, size, settings):
 
 def along(axis, bands, which, planes):
   """Filters [b, h, c, w] along axis 1 or 3 by bands over its size; which: [b] int32, the matrix of every image."""
-  product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  product = functools.partial(jnp.einsum, precision="highest")
   parts = []
   for start, weights in bands:
     window = jax.lax.slice_in_dim(planes, start, start + weights.shape[2], axis=axis)
@@ -53,14 +52,7 @@ def separable(matrix, settings, which, planes):
 
 
 def convolution(size, offsets, weights):
-  """The matrix of `out[i] = sum_o weight[o] in[clip(i + o)]`: a correlation whose border repeats the edge.
-
-  Example:
-    >>> convolution(3, [-1, 0, 1], [0.25, 0.5, 0.25])
-    array([[0.75, 0.25, 0.  ],
-           [0.25, 0.5 , 0.25],
-           [0.  , 0.25, 0.75]])
-  """
+  """The matrix of `out[i] = sum_o weight[o] in[clip(i + o)]`: a correlation whose border repeats the edge."""
   matrix = np.zeros((size, size))
   rows = np.arange(size)
   for offset, weight in zip(offsets, weights, strict=True):

@@ -31,7 +31,8 @@ def method_class(name):
     sys.path.append(os.getcwd())  # commands find a method beside which they are started
   try:
     module = importlib.import_module(module if attribute else names()[name])
-    found = getattr(module, attribute) if attribute else _defined_in(module)
+    defined = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
+    found = getattr(module, attribute) if attribute else next(x for x in defined if issubclass(x, Method))
   except (ImportError, AttributeError) as error:
     raise ValueError(f"config.method is {name!r}, which cannot be imported ({error})") from error
   if not (isinstance(found, type) and issubclass(found, Method)):
@@ -39,20 +40,9 @@ def method_class(name):
   return found
 
 
-def _defined_in(module):
-  """The one method that a module defines."""
-  found = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
-  return next(x for x in found if issubclass(x, Method))
-
-
 def build_method(config, mesh):
-  """The method that a config names, see `methods.base.Method`.
-
-  Raises:
-    ValueError: there is no such method, or it cannot run this config.
-  """
+  """The method that a config names; a ValueError where there is none, or it cannot run this config."""
   method = method_class(config.method)
-  absent = {key: value for key, value in method.defaults.items() if key not in config}
-  if absent:
-    config = ConfigDict({**config, **absent})
+  if method.defaults.keys() - config.keys():
+    config = ConfigDict({**method.defaults, **config})
   return method(config, mesh)

@@ -1,8 +1,12 @@
 """The contract between a method and everything that trains it or predicts with it."""
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
-from jiqa.runtime.state import State
+from jiqa.runtime.sharding import replicated
+from jiqa.runtime.state import State, merge_module, new_state, split_module
+from jiqa.weights.store import adopt
 
 
 class Method:
@@ -53,24 +57,21 @@ class Method:
 
     Args:
       key: jax PRNG key.
-      weights: (params, stats), nested dicts of NumPy arrays to start from, whole or in part; None: from scratch.
-
-    Raises:
-      UserError: the weights do not fit; names the entries.
+      weights: (params, stats), nested dicts of NumPy arrays to start from, whole or in part; None: from scratch. A
+        UserError, which names the entries, where they do not fit.
     """
     raise NotImplementedError
 
   def preprocess_train(self, image, record, rng):
-    """What training needs of one image, on the host.
+    """What training needs of one image, on the host: a dict of NumPy arrays of static shape.
+
+    Stacked over records they are the batch that `loss` receives.
 
     Args:
       image: [h, w, 3] uint8.
       record: dict, the label columns of the image (see data/source.py), `database` (its name), `entry` (its position
         in config.data) and `range` (lowest and highest mos of the database's scale).
       rng: np.random.Generator of this record at this position of the stream.
-
-    Returns:
-      dict of NumPy arrays of static shape; stacked over records they are the batch that `loss` receives.
     """
     raise NotImplementedError
 
@@ -95,7 +96,6 @@ class Method:
 
   def post_update(self, state, aux) -> State:
     """What happens after the optimiser step: moving averages, queues, schedules."""
-    del aux
     return state
 
   def weights(self, state):
@@ -105,19 +105,15 @@ class Method:
   def preprocess_eval(self, image):
     """What prediction needs of one image [h, w, 3] uint8, on the host; a function of the image alone.
 
-    Returns:
-      dict from name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
+    A dict from name to [h', w', 3] uint8, of any size, or to [n, h', w', 3] uint8 of one size for all images.
     """
     raise NotImplementedError
 
   def precompute(self, params, stats, extra=None):
     """What does not depend on an image, computed once before predictions: a pytree, the `extra` of `predict`.
 
-    Args:
-      params, stats: from `weights`.
-      extra: that of the State inside a run; None where there are only weights.
+    params and stats are from `weights`, extra is that of the State inside a run; None where there are only weights.
     """
-    del params, stats, extra
     return {}
 
   def predict(self, params, stats, extra, batch):
@@ -136,12 +132,41 @@ class Method:
   def compute_metrics(self, outputs, records):
     """Further measures, such as the accuracy of other predictions: dict from name to float.
 
-    Args:
-      outputs: dict of what `predict` gave, NumPy arrays [n, ...].
-      records: DataFrame of n rows: the label columns and `database`.
+    outputs is what `predict` gave, as NumPy arrays [n, ...]; records a DataFrame of n rows, labels and `database`.
     """
-    del outputs, records
     return {}
+
+
+class NetworkMethod(Method):
+  """A method with one nnx module, which its `build(rngs)` makes."""
+
+  optional: tuple = ()  # beginnings of paths of parameters that weights to start from may lack
+
+  def __init__(self, config, mesh):
+    super().__init__(config, mesh)
+    self.graphdef = split_module(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))[0]
+
+  def network(self, params, stats=None):
+    """The module with these arrays."""
+    return merge_module(self.graphdef, params, stats or {})
+
+  def fresh(self, key):
+    """(params, stats) of an untrained module."""
+    return split_module(self.build(nnx.Rngs(params=key)))[1:]
+
+  def first_state(self, key, params, stats):
+    """The State that begins with these arrays; `key` is for what else it may hold."""
+    return new_state(params, stats)
+
+  def init(self, key, weights=None):
+    whole = replicated(self.mesh)
+    arrays = jax.jit(self.fresh, out_shardings=whole)(key)
+    if weights is not None:
+      arrays = [adopt(ours, theirs, optional=self.optional) for ours, theirs in zip(arrays, weights, strict=True)]
+      arrays = jax.device_put(arrays, whole)
+    # Copied: no array may stand twice in a state, whose memory is given away at every step.
+    first_state = lambda *args: jax.tree.map(jnp.copy, self.first_state(*args))  # noqa: E731
+    return jax.jit(first_state, out_shardings=whole)(key, *arrays)
 
 
 def check(*rules):

@@ -11,7 +11,7 @@ import pytest
 import reference_bank
 from PIL import Image
 
-from jiqa.distortions import compression, jpeg2000, palette
+from jiqa.distortions import compression
 from jiqa.distortions.planes import to_planes
 
 _jitted = functools.cache(jax.jit)
@@ -51,22 +51,22 @@ def test_jpeg_is_libjpegs_on_kodak(real_data):
 @pytest.mark.parametrize(("h", "w"), [(64, 48), (33, 47), (8, 8)])
 def test_wavelet_is_inverted_and_keeps_energy(h, w):
   planes = jnp.asarray(np.random.default_rng(0).normal(size=(1, h, 3, w)), jnp.float32)
-  approximation, details = jax.jit(jpeg2000.decompose)(planes)
-  np.testing.assert_allclose(jax.jit(jpeg2000.recompose)(approximation, details), planes, atol=2e-5)
+  approximation, details = jax.jit(compression.decompose)(planes)
+  np.testing.assert_allclose(jax.jit(compression.recompose)(approximation, details), planes, atol=2e-5)
   energy = sum(float(jnp.sum(part**2)) for part in jax.tree.leaves((approximation, details)))
   assert energy == pytest.approx(float(jnp.sum(planes**2)), rel=0.15)  # 9/7 is nearly orthonormal
 
 
 def test_wavelet_concentrates_smooth_images():
   ramp = jnp.broadcast_to(jnp.linspace(0, 1, 64)[:, None, None], (1, 64, 3, 64))
-  approximation, details = jpeg2000.decompose(ramp)
+  approximation, details = compression.decompose(ramp)
   assert approximation.shape[1:] == (2, 3, 2)
   assert max(float(jnp.abs(part[0, 1:-1]).max()) for level in details[:2] for part in level) < 0.02
 
 
 def test_jpeg2000_is_as_good_as_openjpeg_at_the_same_size():
   for photo in photos.bundled(160, 208):
-    got = [photos.psnr(image, photo) for image in _apply(jpeg2000.jpeg2000, photo)]
+    got = [photos.psnr(image, photo) for image in _apply(compression.jpeg2000, photo)]
     assert np.all(np.diff(got) < 0)
     # At the two strongest ratios a file of this size is mostly header.
     for ratio, value in zip((16, 32, 45), got[:3], strict=True):
@@ -78,7 +78,7 @@ def test_jpeg2000_is_as_good_as_openjpeg_at_the_same_size():
 
 def test_palettes_have_their_sizes_and_beat_median_cut():
   for photo in photos.bundled(160, 208):
-    images = _apply(palette.color_quantization, photo)
+    images = _apply(compression.color_quantization, photo)
     for count, image in zip((64, 48, 32, 16, 8), images, strict=True):
       assert count / 2 < len(np.unique(image.reshape(-1, 3), axis=0)) <= count
       median_cut = Image.fromarray(photo).quantize(count, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -87,7 +87,7 @@ def test_palettes_have_their_sizes_and_beat_median_cut():
 
 def test_grey_levels_have_their_numbers_and_beat_equal_steps():
   for photo in photos.bundled(160, 208):
-    images = _apply(palette.quantization, photo)
+    images = _apply(compression.quantization, photo)
     for count, image in zip((20, 16, 13, 10, 7), images, strict=True):
       assert 0.75 * count < len(np.unique(image)) <= count
       uniform = (np.floor(photo / 256 * count) + 0.5) * 256 / count

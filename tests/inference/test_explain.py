@@ -11,8 +11,7 @@ from PIL import Image
 from configs import lml as config_file
 from jiqa.errors import UserError
 from jiqa.inference import explain
-from jiqa.methods.lml._saliency import box_means
-from jiqa.methods.lml.lml import LML, merge_module
+from jiqa.methods.lml.lml import LML, box_means
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.weights.store import save_weights
 from tests.helpers import mesh_of
@@ -45,7 +44,7 @@ def test_an_explanation_is_what_the_score_is_made_of(folders):
   found = method.explain(state.params, {}, {"teacher": state.extra["teacher"]}, image)
   crops = method.preprocess_eval(image)["crops"]
   np.testing.assert_array_equal(found["crops"], crops)
-  scores = jax.jit(lambda p, x: merge_module(method.graphdef, p, {})(x)["score"])(state.params, crops)
+  scores = jax.jit(lambda p, x: method.network(p)(x)["score"])(state.params, crops)
   np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
   assert float(found["score"]) == pytest.approx(float(np.mean(scores)), abs=1e-5)
   assert found["map"].shape == (4, 4) and found["map"].std() > 0

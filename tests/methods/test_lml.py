@@ -71,7 +71,7 @@ def seen(batch):
 
   @jax.jit
   def look(params):
-    network = lml.merge_module(method.graphdef, params, {})
+    network = method.network(params)
     crops = network(batch["crops"].reshape(B * K, SIDE, SIDE, 3))
     return crops["score"].reshape(B, K), crops["feature"].reshape(B, K, -1), method.saliency(network, batch)[0]
 
@@ -176,7 +176,7 @@ def test_without_contrast_it_is_plain_regression(seen, batch):
   method = lml.LML(tiny_config(contrast=0.0), mesh_of(1))
 
   def plain(params):
-    network = lml.merge_module(method.graphdef, params, {})
+    network = method.network(params)
     error = jnp.abs(network(batch["crops"].reshape(B * K, SIDE, SIDE, 3))["score"] - jnp.repeat(batch["target"], K))
     return jnp.where(error < 1, error**2 / 2, error - 0.5).mean()
 
@@ -281,7 +281,7 @@ def test_scores_are_the_mean_over_the_same_crops_every_time(seen):
   together = predict(*weights, {"crops": np.stack(views)})
   shuffled = predict(*weights, {"crops": np.stack(views[::-1])})
   for name, params in (("score", state.params), ("teacher_score", state.extra["teacher"])):
-    network = jax.jit(lambda params, x: lml.merge_module(method.graphdef, params, {})(x)["score"])
+    network = jax.jit(lambda params, x: method.network(params)(x)["score"])
     expected = [np.float64(network(params, view)).mean() for view in views]
     np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(shuffled[name][::-1], expected, rtol=1e-5, atol=1e-5)

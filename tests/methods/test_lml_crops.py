@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jiqa.errors import UserError
-from jiqa.methods.lml import _crops as lml_crops
+from jiqa.methods.lml import lml as lml_crops
 
 
 def coordinates(height, width):
@@ -73,7 +73,7 @@ def test_a_thin_image_that_would_become_huge_is_refused():
 def test_the_whole_view_shows_the_whole_image():
   image = np.zeros((400, 200, 3), np.uint8)
   image[200:, 100:] = 200
-  view = lml_crops.whole_view(image, 40)
+  view = lml_crops.resize(image, 40, 40)
   assert view.shape == (40, 40, 3)
   assert (view[21:, 21:] == 200).all() and not view[:19].any() and not view[:, :19].any()
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jiqa.methods.lml._saliency import attention_map, box_means
+from jiqa.methods.lml.lml import attention_map, box_means
 
 
 def test_means_are_weighted_by_area():

@@ -76,9 +76,9 @@ def test_deiqt_comes_with_its_head_and_both_start_a_run(tensors, encoder, tmp_pa
   convert("deit3-small", save(encoder, tmp_path / "deit.safetensors"), tmp_path / "part")
   config = config_file.get_config("livec")
   method = LML(config, mesh_of(1))
-  method._fresh = lambda key: jax.tree.map(
+  method.fresh = lambda key: jax.tree.map(
     lambda leaf: np.full(leaf.shape, 7, leaf.dtype),
-    split_module(nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0))))[1],
+    split_module(nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0))))[1:],
   )  # drawing 24 million numbers takes longer than the rest
   for folder, head in (("whole", tensors["head.bunch_embedding"]), ("part", 7)):
     params, stats, _ = load_weights(tmp_path / folder)

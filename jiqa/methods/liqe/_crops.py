@@ -30,11 +30,8 @@ def at_least(image, side):
   short = min(height, width)
   if short >= side:
     return image
-  warnings.warn(
-    f"an image of {width}x{height} pixels is smaller than the {side} pixels that the network sees; it is enlarged, "
-    "which blurs it",
-    stacklevel=2,
-  )
+  smaller = f"an image of {width}x{height} pixels is smaller than the {side} pixels that the network sees"
+  warnings.warn(f"{smaller}; it is enlarged, which blurs it", stacklevel=2)
   size = [max(side, round(n * side / short)) for n in (height, width)]
   check_enlarged((height, width), size)
   return resize(image, *size)
@@ -57,15 +54,13 @@ def spread(height, width, crop, count):
     step = (length - crop) / max(n - 1, 1)
     return crop + (n - 1) * min(crop, step)
 
-  rows = max(
-    (n for n in range(1, count + 1) if count % n == 0),
-    key=lambda n: covered(height, n) * covered(width, count // n),
-  )
-  starts = [
-    np.round(np.linspace(0, length - crop, n)).astype(int) if n > 1 else np.array([(length - crop) // 2])
-    for length, n in ((height, rows), (width, count // rows))
-  ]
-  return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
+  divisors = [n for n in range(1, count + 1) if count % n == 0]
+  rows = max(divisors, key=lambda n: covered(height, n) * covered(width, count // n))
+
+  def starts(length, n):
+    return np.round(np.linspace(0, length - crop, n)).astype(int) if n > 1 else [(length - crop) // 2]
+
+  return np.stack(np.meshgrid(starts(height, rows), starts(width, count // rows), indexing="ij"), -1).reshape(-1, 2)
 
 
 def corners(height, width, crop, count, policy):
@@ -81,10 +76,10 @@ def corners(height, width, crop, count, policy):
   if policy == "uniform":
     return spread(height, width, crop, count)
   stride = stride_of(height, width, policy)
-  rows, columns = grid(height, width, crop, stride)
-  total = rows * columns
+  shape = grid(height, width, crop, stride)
+  total = shape[0] * shape[1]
   index = np.arange(min(count, total)) * max(total // count, 1)
-  return np.stack([index // columns, index % columns], -1) * stride
+  return np.stack(np.unravel_index(index, shape), -1) * stride
 
 
 def eval_crops(image, crop, count, policy, side=768):
@@ -106,9 +101,9 @@ def train_crops(image, crop, count, policy, rng, side=768):
     image = image[:, ::-1]
   height, width = image.shape[:2]
   stride = 1 if policy == "uniform" else stride_of(height, width, policy)
-  rows, columns = grid(height, width, crop, stride)
-  index = rng.integers(rows * columns, size=count)
-  return windows(image, np.stack([index // columns, index % columns], -1) * stride, crop)
+  shape = grid(height, width, crop, stride)
+  index = rng.integers(shape[0] * shape[1], size=count)
+  return windows(image, np.stack(np.unravel_index(index, shape), -1) * stride, crop)
 
 
 def windows(image, corners, crop):

@@ -17,6 +17,11 @@ SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 MERGES = 49152 - 256 - 2
 PACKAGES = ("open_clip", "clip")  # that have the file
 CONTRACTIONS = re.compile("('s|'t|'re|'ve|'m|'ll|'d)")
+RUNS = re.compile("L+|O+|.")  # of the kinds that `_kind` tells
+# A printable character for every byte, in the order of the vocabulary: bytes that are printable come first.
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+SYMBOLS = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}
 
 
 def open_tokenizer(vocabulary):
@@ -53,14 +58,13 @@ def build(merges):
 
   An id is the position among the 256 bytes, the 256 bytes that end a word, the merged symbols.
   """
-  symbols = list(_byte_symbols().values())
-  names = [*symbols, *(symbol + "</w>" for symbol in symbols), *map("".join, merges)]
+  names = [*SYMBOLS.values(), *(symbol + "</w>" for symbol in SYMBOLS.values()), *map("".join, merges)]
   ids = {name: i for i, name in enumerate(names)}
   rank = {pair: i for i, pair in enumerate(merges)}
 
   @functools.cache
   def encode_word(word):
-    parts = [_byte_symbols()[byte] for byte in word.encode()]
+    parts = [SYMBOLS[byte] for byte in word.encode()]
     parts[-1] += "</w>"
     while len(parts) > 1:
       first = min(itertools.pairwise(parts), key=lambda pair: rank.get(pair, len(rank)))
@@ -83,14 +87,6 @@ def _merged(parts, pair):
   return merged
 
 
-@functools.cache
-def _byte_symbols():
-  """A printable character for every byte, in the order of the vocabulary: those that are printable come first."""
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  others = [byte for byte in range(256) if byte not in printable]
-  return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
 def split_words(text):
   """Lower-cased runs of letters, single digits, runs of anything else, and English contractions.
 
@@ -99,13 +95,11 @@ def split_words(text):
     ['it', "'s", 'a', 'still', '_', 'life', ',', '4', 'k', '&', 'more']
   """
   text = html.unescape(html.unescape(text)).lower()
+  kinds = "".join(map(_kind, text))
   words, i = [], 0
   while i < len(text):
-    contraction = CONTRACTIONS.match(text, i)
-    kind, end = _kind(text[i]), contraction.end() if contraction else i + 1
-    while not contraction and kind in "LO" and end < len(text) and _kind(text[end]) == kind:
-      end += 1
-    if kind != " ":
+    end = (CONTRACTIONS.match(text, i) or RUNS.match(kinds, i)).end()
+    if kinds[i] != " ":
       words.append(text[i:end])
     i = end
   return words
@@ -113,7 +107,5 @@ def split_words(text):
 
 def _kind(character):
   """L: a letter, N: a number, space, or O: another character."""
-  if character.isspace():
-    return " "
   category = unicodedata.category(character)[0]
-  return category if category in "LN" else "O"
+  return " " if character.isspace() else category if category in "LN" else "O"

@@ -10,25 +10,23 @@ NaN, and the ablation without scenes is trained with the loss of distortions.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jiqa import losses
 from jiqa.errors import UserError
-from jiqa.methods.base import Method, check
+from jiqa.methods.base import NetworkMethod, check
 from jiqa.methods.liqe import _crops, _prompts
 from jiqa.methods.liqe._labels import has_labels, task_labels
 from jiqa.methods.liqe._tokenizer import open_tokenizer
 from jiqa.models.clip import CLIP, normalise, share_prefixes, similarity, unit
 from jiqa.runtime.optimizer import round_params
-from jiqa.runtime.sharding import batch_sharding, replicated
-from jiqa.runtime.state import merge_module, new_state, split_module
-from jiqa.weights.store import adopt
+from jiqa.runtime.sharding import batch_sharding
+from jiqa.runtime.state import new_state
 
 # The parts of CLIP that belong to the text tower.
 TEXT_TOWER = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection")
 
 
-class LIQE(Method):
+class LIQE(NetworkMethod):
   """CLIP with prompts behind the contract of `methods/base.py`."""
 
   score_range = (1.0, 5.0)
@@ -39,15 +37,14 @@ class LIQE(Method):
   how_to_get = "jiqa convert liqe LIQE.pt weights/liqe"
 
   def __init__(self, config, mesh):
-    super().__init__(config, mesh)
     self.tasks, self.shape = _prompts.tasks(config.prompt), _prompts.shape(config.prompt)
     self.databases = list(dict.fromkeys(entry["name"] for entry in config.data))
     self.tokens = _prompts.encode(config.prompt, open_tokenizer(config.vocabulary) if config.vocabulary else None)
     _check(config, self.tokens)
     self.prompts = share_prefixes(self.tokens, mesh.size)
-    self.graphdef = split_module(nnx.eval_shape(lambda: self._network(nnx.Rngs(0))))[0]
+    super().__init__(config, mesh)
 
-  def _network(self, rngs):
+  def build(self, rngs):
     c = self.config
     vision = {"image": c.crop, "patch": c.patch, "width": c.width, "depth": c.depth, "heads": c.heads}
     return CLIP(
@@ -55,14 +52,7 @@ class LIQE(Method):
       logit_scale=c.logit_scale, dtype=jnp.dtype(c.dtype), rngs=rngs,
     )  # fmt: skip
 
-  def init(self, key, weights=None):
-    whole = replicated(self.mesh)
-    params = jax.jit(lambda key: split_module(self._network(nnx.Rngs(params=key)))[1], out_shardings=whole)(key)
-    if weights is not None:
-      params = jax.device_put(adopt(params, weights[0]), whole)
-    return jax.jit(self._first_state, out_shardings=whole)(params)
-
-  def _first_state(self, params):
+  def first_state(self, key, params, stats):
     if self.config.optimizer.param_rounding:
       params = round_params(params)
     frozen = {"logit_scale", *(TEXT_TOWER if self.config.freeze_text else ())}
@@ -72,13 +62,9 @@ class LIQE(Method):
       "epoch_sum": jnp.zeros(len(self.tasks)),
       "last_epoch": jnp.zeros(len(self.tasks)),
     }
-    state = new_state(params, {}, extra)
     if self.config.freeze_text:
-      extra["table"] = self._text_table(self._model({**params, **extra["frozen"]}))
-    return jax.tree.map(jnp.copy, state)
-
-  def _model(self, params):
-    return merge_module(self.graphdef, params, {})
+      extra["table"] = self._text_table(self.network({**params, **extra["frozen"]}))
+    return new_state(params, stats, extra)
 
   def weights(self, state):
     return {**state.params, **state.extra["frozen"]}, {}
@@ -100,8 +86,7 @@ class LIQE(Method):
     return example
 
   def loss(self, params, state, batch, key):
-    del key
-    model = self._model({**params, **state.extra["frozen"]})
+    model = self.network({**params, **state.extra["frozen"]})
     table = state.extra["table"] if self.config.freeze_text else self._text_table(model)
     answers = self._answers(model, batch["crops"], table)
     databases, weights = len(self.databases), state.extra["task_weights"]
@@ -133,11 +118,11 @@ class LIQE(Method):
     return {"crops": _crops.eval_crops(image, c.crop, c.test_crops, c.crops, c.resize)}
 
   def precompute(self, params, stats, extra=None):
-    return {"table": self._text_table(self._model(params))}
+    return {"table": self._text_table(self.network(params))}
 
   def predict(self, params, stats, extra, batch):
     """Score [b], 1 to 5; joint [b, 5, 9, 11] (or of fewer tasks) and its marginals; features [b, d]."""
-    answers = self._answers(self._model(params), batch["crops"], extra["table"])
+    answers = self._answers(self.network(params), batch["crops"], extra["table"])
     return {name: value for name, value in answers.items() if name != "quality"}
 
   def compute_metrics(self, outputs, records):
@@ -162,10 +147,8 @@ class LIQE(Method):
 
   def _text_table(self, model):
     """[p, d] float32 of unit length: every prompt, encoded on all devices together."""
-    place = lambda x: x  # noqa: E731
-    if self.mesh.size > 1:
-      place = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))  # noqa: E731
-    return unit(model.encode_prompts(self.prompts, place))
+    split = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))  # noqa: E731
+    return unit(model.encode_prompts(self.prompts, split if self.mesh.size > 1 else lambda x: x))
 
   def _answers(self, model, crops, table):
     """`answers` about the crops of images [b, n, h, w, 3] uint8; logits are averaged over the crops of an image.

@@ -5,6 +5,7 @@ other crops of its image (`losses.local_manifold`), while the network predicts t
 No code was published: docs/lml.md says what is the paper's and what is ours.
 """
 
+import hashlib
 import zlib
 
 import jax
@@ -14,21 +15,88 @@ from flax import nnx
 from scipy import stats
 
 from jiqa import losses
+from jiqa.data.decode import check_enlarged, resize
 from jiqa.errors import UserError
-from jiqa.methods.base import Method, check
-from jiqa.methods.lml._crops import fitted, grouped_crops, image_id, whole_view
-from jiqa.methods.lml._saliency import attention_map, box_means
+from jiqa.methods.base import NetworkMethod, check
 from jiqa.models.panel_decoder import PanelDecoder
 from jiqa.models.vit import ViT
-from jiqa.runtime.sharding import replicated
-from jiqa.runtime.state import merge_module, new_state, split_module
-from jiqa.weights.store import adopt
+from jiqa.runtime.state import new_state
 
-SALIENCY = ("teacher", "random")
-TEACHERS = ("average", "frozen")
-ANCHORS = ("all", "salient")
+CHOICES = {"saliency": ("teacher", "random"), "teacher": ("average", "frozen"), "anchors": ("all", "salient")}
 # ImageNet's, with which the published encoders were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def fitted(image, least, size=()):
+  """The image [h, w, 3] uint8 in the size from which crops are cut, scaled by Pillow's bilinear filter.
+
+  First to `size`, (height, width) whatever the aspect ratio, or () to keep its own; then up until the shorter side has
+  `least` pixels. A UserError where it is so thin that it would become huge, see `decode.check_enlarged`.
+  """
+  height, width = size or image.shape[:2]
+  factor = least / min(height, width)
+  if factor > 1:
+    height, width = max(least, round(height * factor)), max(least, round(width * factor))
+    check_enlarged(image.shape[:2], (height, width))
+  return resize(image, height, width)
+
+
+def grouped_crops(image, count, side, rng, *, flip):
+  """`count` crops of an image [h, w, 3] uint8 at random positions, each independent of the others.
+
+  With `flip` every crop is mirrored left to right with probability 1/2, after it is taken. A dict of 'crops' [count,
+  side, side, 3] uint8 and 'boxes' [count, 4] float32: (top, left, bottom, right) as fractions of height and width.
+  """
+  height, width = image.shape[:2]
+  top, left = rng.integers(height - side + 1, size=count), rng.integers(width - side + 1, size=count)
+  crops = np.stack([image[y : y + side, x : x + side] for y, x in zip(top, left, strict=True)])
+  if flip:
+    mirrored = rng.random(count) < 0.5
+    crops[mirrored] = crops[mirrored, :, ::-1]
+  boxes = np.stack([top, left, top + side, left + side], 1) / [height, width, height, width]
+  return {"crops": crops, "boxes": boxes.astype(np.float32)}
+
+
+def image_id(image):
+  """[2] int32 from a 64-bit hash of the pixels, which tells images [h, w, 3] apart whatever they are called."""
+  digest = hashlib.blake2b(str(image.shape).encode(), digest_size=8)
+  digest.update(np.ascontiguousarray(image))
+  return np.frombuffer(digest.digest(), np.int32)
+
+
+def attention_map(attention, percentile=100.0):
+  """Class attention [b, heads, g * g] float32 as a map over a square image: [b, g, g], of sum 1 before the cut.
+
+  Values above a percentile of their map are cut off (100: none): single patches of pretrained networks collect
+  attention whatever they show. A ValueError where the number of patches is no square.
+  """
+  b, _, patches = attention.shape
+  side = round(patches**0.5)
+  if side * side != patches:
+    raise ValueError(f"{patches} patches are no square image")
+  mean = attention.mean(1)
+  mean = mean / mean.sum(-1, keepdims=True)
+  if percentile < 100:
+    mean = jnp.minimum(mean, jnp.percentile(mean, percentile, axis=-1, keepdims=True))
+  return mean.reshape(b, side, side)
+
+
+def box_means(maps, boxes):
+  """The means [b, k] of maps [b, g, g] float32 inside boxes; cells count by the area that lies inside.
+
+  The boxes, [b, k, 4] float32, are (top, left, bottom, right) as fractions of height and width.
+  """
+  side = maps.shape[-1]
+  cells = jnp.arange(side)
+
+  def cover(first, last):
+    """[b, k] in cells to [b, k, g]: how much of every cell lies between."""
+    return jnp.maximum(jnp.minimum(last[..., None], cells + 1) - jnp.maximum(first[..., None], cells), 0)
+
+  top, left, bottom, right = jnp.moveaxis(boxes * side, -1, 0)
+  rows, columns = cover(top, bottom), cover(left, right)
+  total = jnp.einsum("bky,byx,bkx->bk", rows, maps, columns, precision="highest")
+  return total / (rows.sum(-1) * columns.sum(-1))
 
 
 class QualityNetwork(nnx.Module):
@@ -51,32 +119,25 @@ class QualityNetwork(nnx.Module):
     return {"score": self.head(tokens), "feature": feature, "attention": attention}
 
 
-class LML(Method):
+class LML(NetworkMethod):
   """LML-IQA behind the contract of `methods/base.py`."""
 
   input = "RGB; {test_crops} crops of {crop} pixels, their scores averaged"
   prediction_keys = ("test_crops",)
+  optional = ("head",)
   published = ({"card": {"model": "lml"}, "config": "lml", "keys": ()},)
 
   def __init__(self, config, mesh):
-    super().__init__(config, mesh)
     _check(config)
+    super().__init__(config, mesh)
     self.score_range = tuple(config.targets) or None
-    self.graphdef = split_module(nnx.eval_shape(lambda: QualityNetwork(config, rngs=nnx.Rngs(0))))[0]
     self._look = jax.jit(self._look_at)  # compiled once, however many images are explained
 
-  def init(self, key, weights=None):
-    whole = replicated(self.mesh)
-    params = jax.jit(self._fresh, out_shardings=whole)(key)
-    if weights is not None:
-      params = jax.device_put(adopt(params, weights[0], optional=("head",)), whole)
-    return jax.jit(self._first_state, out_shardings=whole)(params)
+  def build(self, rngs):
+    return QualityNetwork(self.config, rngs=rngs)
 
-  def _fresh(self, key):
-    return split_module(QualityNetwork(self.config, rngs=nnx.Rngs(params=key)))[1]
-
-  def _first_state(self, params):
-    return jax.tree.map(jnp.copy, new_state(params, {}, {"teacher": params}))
+  def first_state(self, key, params, stats):
+    return new_state(params, stats, {"teacher": params})
 
   def preprocess_train(self, image, record, rng):
     config, mos = self.config, record["mos"]
@@ -93,7 +154,7 @@ class LML(Method):
     image_for_crops = fitted(image, config.crop, tuple(config.resize))
     return {
       **grouped_crops(image_for_crops, config.crops, config.crop, rng, flip=True),
-      "whole": whole_view(image_for_crops, config.crop),
+      "whole": resize(image_for_crops, config.crop, config.crop),  # boxes in fractions mean the same in it
       "target": np.float32(mos),
       "image_id": image_id(image),
     }
@@ -108,11 +169,13 @@ class LML(Method):
       teacher = jax.lax.stop_gradient(state.extra["teacher"])
       taught = jax.lax.stop_gradient(self._of_crops(teacher, crops))
     if config.contrast:
-      salient = self._salient(merge_module(self.graphdef, teacher, {}), batch, key)
+      if config.saliency == "random":
+        salient = jax.random.randint(key, crops.shape[:1], 0, crops.shape[1])
+      else:
+        salient = jax.lax.stop_gradient(self.saliency(self.network(teacher), batch)[0]).argmax(-1)
       options = {name: config[name] for name in ("temperature", "w_intra", "w_inter", "anchors")}
-      contrast = losses.local_manifold(
-        student["feature"], taught["feature"], salient, batch["image_id"], **options
-      ).mean()
+      features = student["feature"], taught["feature"]
+      contrast = losses.local_manifold(*features, salient, batch["image_id"], **options).mean()
       loss, metrics["contrast"] = loss + config.contrast * contrast, contrast
     if config.consistency:
       agreed = taught["score"].mean(1, keepdims=True)
@@ -122,7 +185,7 @@ class LML(Method):
 
   def _of_crops(self, params, crops):
     """What the network says of crops [b, k, s, s, 3] uint8: dict of arrays [b, k, ...]."""
-    outputs = merge_module(self.graphdef, params, {})(crops.reshape(-1, *crops.shape[2:]))
+    outputs = self.network(params)(crops.reshape(-1, *crops.shape[2:]))
     return {name: value.reshape(*crops.shape[:2], *value.shape[1:]) for name, value in outputs.items()}
 
   def saliency(self, network, batch):
@@ -133,12 +196,6 @@ class LML(Method):
     """
     maps = attention_map(network(batch["whole"])["attention"], self.config.attention_percentile)
     return box_means(maps, batch["boxes"]), maps
-
-  def _salient(self, teacher, batch, key):
-    b, k = batch["crops"].shape[:2]
-    if self.config.saliency == "random":
-      return jax.random.randint(key, (b,), 0, k)
-    return jax.lax.stop_gradient(self.saliency(teacher, batch)[0]).argmax(-1)
 
   def post_update(self, state, aux):
     if self.config.teacher == "frozen":
@@ -165,12 +222,12 @@ class LML(Method):
   def explain(self, params, stats, extra, image):
     """Where the teacher looks; weights without a teacher are a teacher's first state, which is the network itself."""
     crops = self._test_crops(image)
-    batch = {"whole": whole_view(crops["image"], self.config.crop)[None], "boxes": crops["boxes"][None]}
+    batch = {"whole": resize(crops["image"], *[self.config.crop] * 2)[None], "boxes": crops["boxes"][None]}
     return crops | jax.device_get(self._look(params, extra.get("teacher", params), crops["crops"], batch))
 
   def _look_at(self, params, teacher, crops, batch):
-    scores = merge_module(self.graphdef, params, {})(crops)["score"]
-    saliency, maps = self.saliency(merge_module(self.graphdef, teacher, {}), batch)
+    scores = self.network(params)(crops)["score"]
+    saliency, maps = self.saliency(self.network(teacher), batch)
     return {"scores": scores, "score": scores.mean(), "map": maps[0], "saliency": saliency[0]}
 
   def predict(self, params, stats, extra, batch):
@@ -198,9 +255,10 @@ def _check(config):
   positive = ("crops", "test_crops", "crop", "depth", "temperature", "layer_scale")
   weights = ("contrast", "consistency", "w_intra", "w_inter")
   check(
-    (config.saliency in SALIENCY, f"config.saliency is {config.saliency!r}; expected one of {', '.join(SALIENCY)}"),
-    (config.teacher in TEACHERS, f"config.teacher is {config.teacher!r}; expected one of {', '.join(TEACHERS)}"),
-    (config.anchors in ANCHORS, f"config.anchors is {config.anchors!r}; expected one of {', '.join(ANCHORS)}"),
+    *(
+      (config[name] in known, f"config.{name} is {config[name]!r}; expected one of {', '.join(known)}")
+      for name, known in CHOICES.items()
+    ),
     (
       0 <= config.teacher_momentum < 1,
       f"config.teacher_momentum is {config.teacher_momentum}; expected at least 0 and below 1. A teacher that never "

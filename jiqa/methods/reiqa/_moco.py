@@ -10,13 +10,11 @@ from flax import nnx
 from PIL import Image
 
 from jiqa import losses
-from jiqa.methods.base import Method, check
+from jiqa.methods.base import NetworkMethod, check
 from jiqa.models import tiles
 from jiqa.models.encoders import build_encoder
 from jiqa.models.layers import Projector
-from jiqa.runtime.sharding import replicated
-from jiqa.runtime.state import merge_module, new_state, split_module
-from jiqa.weights.store import adopt
+from jiqa.runtime.state import new_state, split_module
 
 
 def converted(expert):
@@ -38,7 +36,7 @@ class Network(nnx.Module):
     return self.head(self.encoder(x, train=train))
 
 
-class MomentumContrast(Method):
+class MomentumContrast(NetworkMethod):
   """A contrastive method; subclasses say where the pairs are from (`preprocess_train`, `loss`, `pairs`).
 
   Attributes:
@@ -47,13 +45,9 @@ class MomentumContrast(Method):
   """
 
   losses = ("queue", "in_batch")
-  training_only = ("params/head",)  # the projector
+  training_only, optional = ("params/head",), ("head",)  # the projector
   input = "RGB of any size, at full and at half scale, neither cropped nor brought to a common size"
   mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-
-  def __init__(self, config, mesh):
-    super().__init__(config, mesh)
-    self.graphdef = split_module(nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0))))[0]
 
   def pairs(self):
     """Pairs of one step."""
@@ -71,29 +65,19 @@ class MomentumContrast(Method):
       (in_batch or c.queue >= pairs, f"config.queue is {c.queue}; it must hold the {pairs} keys of one step"),
     )
 
-  def init(self, key, weights=None):
-    whole = replicated(self.mesh)
-    network_key, queue_key = jax.random.split(key)
-    params, stats = jax.jit(self._fresh, out_shardings=whole)(network_key)
-    if weights is not None:
-      adopted = [adopt(ours, theirs, optional=("head",)) for ours, theirs in zip((params, stats), weights, strict=True)]
-      params, stats = jax.device_put(adopted, whole)
-    return jax.jit(self._first_state, out_shardings=whole)(queue_key, params, stats)
+  def build(self, rngs):
+    return Network(self.config, rngs=rngs)
 
-  def _fresh(self, key):
-    return split_module(Network(self.config, rngs=nnx.Rngs(params=key)))[1:]
+  def fresh(self, key):
+    return super().fresh(jax.random.split(key)[0])
 
-  def _first_state(self, queue_key, params, stats):
-    extra = {}
-    if self.config.loss != "in_batch":
-      queue = jax.random.normal(queue_key, (self.config.queue, self.config.embedding))
-      extra = {
-        "key_params": params,
-        "key_stats": stats,
-        "queue": queue / jnp.linalg.norm(queue, axis=-1, keepdims=True),
-        "pointer": jnp.zeros((), jnp.int32),
-      }
-    return jax.tree.map(jnp.copy, new_state(params, stats, extra))
+  def first_state(self, key, params, stats):
+    if self.config.loss == "in_batch":
+      return new_state(params, stats)
+    queue = jax.random.normal(jax.random.split(key)[1], (self.config.queue, self.config.embedding))
+    queue = queue / jnp.linalg.norm(queue, axis=-1, keepdims=True)
+    extra = {"key_params": params, "key_stats": stats, "queue": queue, "pointer": jnp.zeros((), jnp.int32)}
+    return new_state(params, stats, extra)
 
   def contrast(self, params, state, crops, key, labels=None):
     """The configured loss of the pairs of a step; params, state, key and what it returns as in `Method.loss`.
@@ -112,9 +96,8 @@ class MomentumContrast(Method):
     if self.config.loss == "queue+chunk":
       own = keys.reshape(labels.shape[0], -1, keys.shape[-1])
       own_mask = (labels[:, :, None] != labels[:, None, :]).reshape(query.shape[0], -1)
-    loss = losses.info_nce(
-      query, keys, state.extra["queue"], temperature=self.config.temperature, own=own, own_mask=own_mask
-    ).mean()
+    options = {"temperature": self.config.temperature, "own": own, "own_mask": own_mask}
+    loss = losses.info_nce(query, keys, state.extra["queue"], **options).mean()
     aux = {"keys": keys, "key_stats": key_stats}
     return loss, (stats, aux, {"positive_similarity": (query * keys).sum(-1).mean()})
 
@@ -147,9 +130,8 @@ class MomentumContrast(Method):
     return jax.lax.stop_gradient(keys), stats
 
   def _embed(self, params, stats, crops):
-    network = merge_module(self.graphdef, params, stats)
-    embedding = network(crops, train=True)
-    return embedding, split_module(network)[2]
+    network = self.network(params, stats)
+    return network(crops, train=True), split_module(network)[2]
 
   def merge_aux(self, aux):
     if self.config.loss == "in_batch":
@@ -161,9 +143,8 @@ class MomentumContrast(Method):
     if self.config.loss == "in_batch":
       return state
     extra, momentum = dict(state.extra), self.config.key_momentum
-    extra["key_params"] = jax.tree.map(
-      lambda old, new: momentum * old + (1 - momentum) * new, extra["key_params"], state.params
-    )
+    average = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
+    extra["key_params"] = jax.tree.map(average, extra["key_params"], state.params)
     extra["key_stats"] = aux["key_stats"]
     rows = (extra["pointer"] + jnp.arange(aux["keys"].shape[0])) % self.config.queue
     extra["queue"] = extra["queue"].at[rows].set(aux["keys"])
@@ -186,6 +167,6 @@ class MomentumContrast(Method):
 
   def predict(self, params, stats, extra, batch):
     """The published features: the query encoder's at full and half scale, not brought to unit length."""
-    encoder = merge_module(self.graphdef, params, stats).encoder
+    encoder = self.network(params, stats).encoder
     scales = [tiles.features(encoder, batch[name], batch[name + "_size"], self.normalise) for name in ("full", "half")]
     return {"features": jnp.concatenate(scales, -1)}

@@ -8,8 +8,6 @@ width), is image; `crop` is the side of the crops, pixels.
 import jax
 import jax.numpy as jnp
 
-_EXACT = jax.lax.Precision.HIGHEST
-
 
 def draw_offset(key, crop):
   """Displacement of the second crop as the published rule draws it: (far, near), [] int32 pixels.
@@ -59,9 +57,8 @@ def looks_pristine(versions):
 def official_pair(key, versions, frame, crop, swapped):
   """The published crops of one image, exchanged in place where `swapped` ([v] bool), and what this leaves behind.
 
-  Returns:
-    (pairs [2, v, crop, crop, 3], versions): spoiled where the pair lay inside the image; an image too small for it was
-    copied into black bars first.
+  (pairs [2, v, crop, crop, 3], versions): spoiled where the pair lay inside the image; an image too small for it was
+  copied into black bars first.
   """
   offset_key, place_key = jax.random.split(key)
   offset = jnp.stack(draw_offset(offset_key, crop))
@@ -70,7 +67,9 @@ def official_pair(key, versions, frame, crop, swapped):
   anywhere = jnp.floor(jax.random.uniform(place_key, (2,)) * (frame - window + 1)).astype(jnp.int32)
   centre = jnp.where(frame < window, -((window - frame) // 2), jnp.round((frame - window) / 2).astype(jnp.int32))
   first = jnp.where(fits, anywhere, centre) + crop
-  canvas = jnp.pad(_inside(versions, frame), ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+  rows, columns = (jnp.arange(n) < frame[axis] for axis, n in enumerate(versions.shape[1:3]))
+  inside = jnp.where((rows[:, None] & columns)[None, :, :, None], versions, 0)
+  canvas = jnp.pad(inside, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
   exchanged = exchange_in_place(canvas, first, first + offset, crop)
   canvas = jnp.where(swapped[:, None, None, None], exchanged, canvas)
   pairs = jnp.stack([_window(canvas, first, crop), _window(canvas, first + offset, crop)])
@@ -93,7 +92,7 @@ def official_half(versions, frame):
   Of the result [v, h // 2, w // 2, 3] only `frame` // 2 is image.
   """
   rows, columns = (_bicubic_matrix(n, frame[axis]) for axis, n in enumerate(versions.shape[1:3]))
-  return jnp.einsum("ih,vhwc,jw->vijc", rows, versions, columns, precision=_EXACT)
+  return jnp.einsum("ih,vhwc,jw->vijc", rows, versions, columns, precision="highest")
 
 
 def _bicubic_matrix(length, real):
@@ -109,11 +108,6 @@ def _bicubic_matrix(length, real):
     at = jnp.clip(base + tap, 0, real - 1)
     weights += jax.nn.one_hot(at, length) * jnp.where(distance <= 1, near, far)[:, None]
   return weights
-
-
-def _inside(versions, frame):
-  rows, columns = (jnp.arange(n) < frame[axis] for axis, n in enumerate(versions.shape[1:3]))
-  return jnp.where((rows[:, None] & columns)[None, :, :, None], versions, 0)
 
 
 def _window(images, at, crop):

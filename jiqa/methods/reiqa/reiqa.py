@@ -55,7 +55,6 @@ class ReIQA(MomentumContrast):
     super().check_training()
 
   def preprocess_train(self, image, record, rng):
-    del record
     # The published code pads small images with black; ours counts mirrored pixels as real where they are needed.
     least = self.config.crop * max(self.config.scales) if self.config.compat == "fixed" else 1
     return random_window(image, self.config.window, least, rng)
@@ -63,9 +62,8 @@ class ReIQA(MomentumContrast):
   def render(self, batch, key):
     """Distorts a batch from `preprocess_train` on the device.
 
-    Returns:
-      (versions [b, v, w, w, 3] float32 in [0, 1], alike [b, v] int32): the first version is the image itself; versions
-      of one image with one label look the same.
+    (versions [b, v, w, w, 3] float32 in [0, 1], alike [b, v] int32): the first version is the image itself; versions of
+    one image with one label look the same.
     """
     config = self.config
     b, distorted = batch["image"].shape[0], config.versions - 1
@@ -86,9 +84,8 @@ class ReIQA(MomentumContrast):
   def crop_pairs(self, batch, key):
     """Distorts, halves and crops a batch from `preprocess_train` on the device.
 
-    Returns:
-      (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1]
-      with compat 'fixed', s = 1 unless `config.every_scale`; and a label per version, see `render`.
+    (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1] with
+    compat 'fixed', s = 1 unless `config.every_scale`; and a label per version, see `render`.
     """
     config, b = self.config, batch["image"].shape[0]
     render_key, crop_key = jax.random.split(key)

@@ -29,7 +29,6 @@ class ReIQAContent(MomentumContrast):
 
   def preprocess_train(self, image, record, rng):
     """The whole image in a window: 'image' [w, w, 3] uint8, black where there is none, and 'size' [2] int32."""
-    del record, rng
     side = self.config.window
     shrink = side / max(image.shape[:2])
     if shrink < 1:
@@ -39,15 +38,11 @@ class ReIQAContent(MomentumContrast):
     window[: image.shape[0], : image.shape[1]] = image
     return {"image": window, "size": np.int32(image.shape[:2])}
 
-  def two_views(self, batch, key):
-    """[2, b, crop, crop, 3] float32 in [0, 1]: two views of every image of a batch, see `augment.moco_v2`."""
-    images = batch["image"].astype(jnp.float32) / 255
-    view = jax.vmap(lambda k, image, size: augment.moco_v2(k, image, size, self.config.crop))
-    keys = jax.random.split(key, (2, len(images)))
-    return jnp.stack([view(each, images, batch["size"]) for each in keys])
-
   def loss(self, params, state, batch, key):
     view_key, shuffle_key = jax.random.split(key)
     with jax.named_scope("augment"):  # its arithmetic is not the model's
-      views = self.two_views(batch, view_key)
+      images = batch["image"].astype(jnp.float32) / 255
+      view = jax.vmap(lambda k, image, size: augment.moco_v2(k, image, size, self.config.crop))
+      keys = jax.random.split(view_key, (2, len(images)))
+      views = jnp.stack([view(each, images, batch["size"]) for each in keys])
     return self.contrast(params, state, views, shuffle_key)
