@@ -23,6 +23,7 @@ from jiqa.errors import UserError
 from jiqa.evaluation import correlation, outputs, protocol, report, study
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.inference.validation import BEST
+from jiqa.methods import method_class
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import is_main
 from jiqa.runtime.sharding import make_mesh
@@ -56,10 +57,14 @@ def _evaluate(config, folder, mesh, overrides):
   # What the training data were is known from the run that trained on them; they need not be there any more.
   trained_on = json.loads((folder.local / "config.json").read_text())["data_sha256"]
   claimed = plain_config | {"data_sha256": trained_on}
-  method = build(config, mesh)
-  check(claimed, folder.local, free=method.prediction_keys, defaults=defaults_of(claimed, overrides))
+  try:
+    free = method_class(config.method).prediction_keys
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  check(claimed, folder.local, free=free, defaults=defaults_of(claimed, overrides))
   for name in config.evaluation.databases:
     check_trained_protocol(config, name)
+  method = build(config, mesh)
   # The number of training images decides the length of the schedule alone, which nothing reads here.
   tx, _, _ = build_optimizer(config, 10**5 * config.batch_size)
   fresh = init_state(config, method, tx, mesh)

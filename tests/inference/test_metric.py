@@ -15,6 +15,7 @@ from PIL import Image
 
 import jiqa
 from jiqa.errors import UserError
+from jiqa.inference import predictor
 from jiqa.inference.inputs import Item
 from jiqa.inference.predictor import MAX_HELD
 from jiqa.models.resnet import ResNet
@@ -174,13 +175,14 @@ def test_images_pass_those_whose_program_is_still_being_made(metric, monkeypatch
     return late
 
   monkeypatch.setattr(model, "program", slow)
+  monkeypatch.setattr(predictor, "_cores", lambda: 2)  # so many may be computing when the wait begins
   many = metric.models[0].mesh.size
-  stream = metric.stream([Item("", large)] * many + [Item("", small)] * 3 * many, threads=2)
+  stream = metric.stream([Item("", large)] * many + [Item("", small)] * 6 * many, threads=2)
   early = [next(stream) for _ in range(2 * many)]
   assert asked and all(found.width < 200 for found in early)
   late.set_result(program(asked[0]).result())
   found = [*early, *stream]
-  assert sorted(each.index for each in found) == list(range(4 * many))
+  assert sorted(each.index for each in found) == list(range(7 * many))
   for each in found:
     assert each.outputs["score"] == pytest.approx(expected[int(each.width == 200)], abs=1e-4)
 
