@@ -135,15 +135,15 @@ def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(who
   np.testing.assert_allclose(curve(workdir)[begun : begun + 5], curve(whole)[begun : begun + 5], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  ("flags", "message"),
-  [
-    (["--distributed"], "--coordinator=HOST:PORT --num_processes=N --process_id=I"),
-    (["--distributed", "--coordinator=localhost:1"], "give all three"),
-    (["--coordinator=localhost:1"], "without --distributed"),
-    (["--distributed", "--coordinator=a:1", "--num_processes=2", "--process_id=2"], "expected 0 to 1"),
-  ],
-)
-def test_mistakes_in_the_flags_say_what_to_give(flags, message, data_dir, tmp_path):
-  output = finish(start([*flags_of("lml", data_dir, tmp_path / "run"), *flags], tmp_path), tmp_path, expected=2)[0]
-  assert message in output and "Traceback" not in output
+def test_mistakes_in_the_flags_say_what_to_give(tmp_path):
+  mistakes = {
+    ("--distributed",): "--coordinator=HOST:PORT --num_processes=N --process_id=I",
+    ("--distributed", "--coordinator=localhost:1"): "give all three",
+    ("--coordinator=localhost:1",): "without --distributed",
+    ("--distributed", "--coordinator=a:1", "--num_processes=2", "--process_id=2"): "expected 0 to 1",
+  }
+  base = flags_of("lml", tmp_path, tmp_path / "run")
+  started = [start([*base, *more], tmp_path / str(i)) for i, more in enumerate(mistakes)]
+  for i, (processes, message) in enumerate(zip(started, mistakes.values(), strict=True)):
+    output = finish(processes, tmp_path / str(i), expected=2)[0]
+    assert message in output and "Traceback" not in output

@@ -87,7 +87,7 @@ def test_padding_leaves_the_features_of_a_vit_unchanged(dtype):
   np.testing.assert_allclose(whole, padded, atol=1e-6 * np.abs(padded).max())  # not by tiles
 
 
-@pytest.mark.parametrize("loss", ["in_batch", "queue+chunk"])
+@pytest.mark.parametrize("loss", ["in_batch", pytest.param("queue+chunk", marks=pytest.mark.slow)])
 def test_reiqa_trains_and_predicts_with_a_vit(loss):
   config = config_file.get_config("demo")
   with config.unlocked():
