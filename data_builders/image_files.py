@@ -3,7 +3,7 @@
 import io
 import zlib
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jiqa.data.schema import MAX_PIXELS
 from jiqa.errors import UserError
@@ -42,6 +42,8 @@ def check_image(data, name="", decode=False):
       image.convert("RGB")
   except Image.DecompressionBombError as error:
     raise UserError(f"{name}: more than {MAX_PIXELS:,} pixels, refused; scale the image down first.") from error
+  except UnidentifiedImageError as error:
+    raise UserError(f"{name}: not an image that can be read, no known format begins like this.") from error
   except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
     raise UserError(f"{name}: not an image, or a damaged or incomplete one ({error}).") from error
 
