@@ -108,7 +108,8 @@ def _change(config, variant, change):
 
 
 def _quality():
-  c = base.training("reiqa", [base.images("kadis700k")], split=-1, batch_size=640, epochs=40, steps=0)  # published: 630
+  # The authors take 630 images a step.
+  c = base.training("reiqa", [base.images("kadis700k")], split=-1, batch_size=640, epochs=40, steps=0)
 
   # Encoder.
   c.encoder = config_dict.placeholder(object)  # a ResNet; or 'vit', 'package.module:Class': docs/reiqa.md

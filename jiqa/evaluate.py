@@ -65,8 +65,9 @@ def _evaluate(config, folder, mesh, overrides):
   for name in config.evaluation.databases:
     check_trained_protocol(config, name)
   method = build(config, mesh)
-  # The number of training images decides the length of the schedule alone, which nothing reads here.
-  tx, _, _ = build_optimizer(config, 10**5 * config.batch_size)
+  # The number of training images decides the length of the schedule alone, which nothing reads here: many where
+  # epochs are counted, one step an epoch where steps are, so that no run is too short for its schedule.
+  tx, _, _ = build_optimizer(config, config.batch_size * (1 if config.steps else 10**5))
   fresh = init_state(config, method, tx, mesh)
   trained = checkpoints.restore(fresh)
   networks = {"trained": Network.of_state(method, trained, mesh)}

@@ -146,6 +146,15 @@ def test_another_config_than_the_trained_one_is_refused(run):
     evaluation.evaluate(changed, workdir)
 
 
+def test_a_schedule_of_epochs_is_evaluated_where_the_run_counts_steps(data_dir, tmp_path):
+  config = tiny_config(data_dir)
+  config.update(steps=2, epochs=0)
+  config.optimizer.update(name="sgd", schedule="moco", warmup_steps=0, learning_rate=0.01)
+  config.evaluation.databases = ()
+  assert loop.train(config, tmp_path, jax.devices()[:1])
+  assert evaluation.evaluate(config, tmp_path, jax.devices()[:1])["step"] == 2
+
+
 def test_evaluating_before_training_is_refused(data_dir, tmp_path):
   with pytest.raises(UserError, match="train first"):
     evaluation.evaluate(tiny_config(data_dir), tmp_path / "empty")

@@ -117,8 +117,8 @@ class MomentumContrast(NetworkMethod):
   def _embed_keys(self, state, crops, key):
     """Keys without gradient, and the key encoder's statistics.
 
-    With bn_groups > 1 a pair could be told by the statistics that query and key share; so the keys are shuffled over
-    the groups (ShuffleBN, He et al. 2020, section 3.3).
+    With bn_groups > 1 the statistics that query and key share would betray a pair; so the keys are shuffled over the
+    groups (ShuffleBN, He et al. 2020, section 3.3).
     """
     params, stats = state.extra["key_params"], state.extra["key_stats"]
     if self.config.bn_groups == 1:
