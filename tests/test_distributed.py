@@ -72,10 +72,10 @@ def test_two_processes_with_four_devices_equal_one_with_eight(method, data_dir, 
   np.testing.assert_allclose(curve(two), curve(one), rtol=1e-5, atol=1e-5)
   assert (two / "best").exists() == (method == "liqe")
   # AdamW divides a gradient by its own size, also one that is nothing but rounding: that of an attention's key biases,
-  # which the softmax cancels, and here and there another. A few parameters move by a part of a step more or less: how
+  # which the softmax cancels, and here and there another. A few parameters move by up to a step more or less: how
   # many depends on the processor (0.008 to 0.023 % were seen); a wrong share of the batch would move nearly all.
   apart = gaps(arrays(config, one), arrays(config, two))
-  assert np.mean(apart > 1e-5) < 1e-3 and apart.max() < 0.2 * config.optimizer.learning_rate
+  assert np.mean(apart > 1e-5) < 1e-3 and apart.max() < config.optimizer.learning_rate
   if method != "reiqa":
     results, shared = evaluate(config, one), json.loads((two / "results.json").read_text())
     assert shared["srcc"] == pytest.approx(results["srcc"], abs=0.02) and len(shared["devices"]) == 8
