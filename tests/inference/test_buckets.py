@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from jiqa.inference.buckets import SIDES, bucket_of, bucketed_batches, shapes_of
+from jiqa.inference.buckets import QUARTERS, SIDES, bucket_of, bucketed_batches, shapes_of
 
 
 def test_the_bucket_is_the_smallest_of_the_list_that_holds_the_image():
-  shapes = [(side * quarters // 4, side) for side in SIDES for quarters in (2, 3, 4)]
+  shapes = [(side * quarters // 4, side) for side in SIDES for quarters in QUARTERS]
   shapes += [shape[::-1] for shape in shapes]
   rng = np.random.default_rng(0)
   for height, width in [*rng.integers(1, 2049, (300, 2)), (1, 1), (2048, 2048), (768, 1024), (1024, 768), (385, 500)]:
@@ -34,7 +34,7 @@ def test_padding_is_bounded_and_a_folder_needs_few_programs(low, high):
 
 
 def test_an_image_of_one_pixel_and_an_entry_that_is_larger_than_the_first():
-  assert shapes_of({"full": np.zeros((1, 5, 3)), "half": np.zeros((1, 2, 3))}) == ((16, 32, 3), (8, 16, 3))
+  assert shapes_of({"full": np.zeros((1, 5, 3)), "half": np.zeros((1, 2, 3))}) == ((24, 32, 3), (12, 16, 3))
   assert shapes_of({"small": np.zeros((30, 30, 3)), "large": np.zeros((90, 60, 3))}) == ((32, 32, 3), (96, 72, 3))
 
 
