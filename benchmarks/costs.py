@@ -13,7 +13,6 @@ import jax
 
 from benchmarks import measure
 from jiqa import train as loop
-from jiqa.methods import build_method
 from jiqa.runtime import optimizer
 from jiqa.runtime.throughput import PEAK_FLOPS, count_flops
 
@@ -37,7 +36,7 @@ TRAININGS = {
 
 def count(config):
   """(model FLOPs of a step, parameters, bytes of a batch), without compiling or allocating anything large."""
-  method = build_method(config, measure.make_mesh(jax.devices()[:1]))
+  method = measure.on_made_up_images(config, measure.make_mesh(jax.devices()[:1]))
   tx, schedule = optimizer.build(config.optimizer, 10_000, 100)
 
   def fresh(key):
@@ -45,7 +44,7 @@ def count(config):
     return state.replace(opt_state=tx.init(state.params))
 
   state = jax.eval_shape(fresh, jax.random.key(0))
-  rows = measure.example(method, config, 1)
+  rows = measure.example(method, 1)
   batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in rows.items()}
   traced = loop.make_step(method, tx, schedule, 0).trace(state, batch)
   size = sum(x.size * x.dtype.itemsize for x in batch.values())
@@ -63,8 +62,6 @@ def main():
     if flags.only and flags.only not in name:
       continue
     config = measure.config_of(path)
-    for entry in config.data:  # made-up images have labels of the demo's kind
-      entry.name = "demo"
     operations, parameters, size = count(config)
     row = {
       "training": name, "steps": steps, "meaning": meaning, "images a step": config.batch_size,

@@ -22,8 +22,9 @@ import statistics
 import sys
 import time
 
-with contextlib.suppress(AttributeError):  # before jax starts its threads; Linux only
-  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+if __name__ == "__main__":
+  with contextlib.suppress(AttributeError):  # before jax starts its threads; Linux only
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "distortions"))
 
 import jax
@@ -126,6 +127,15 @@ def reference_item(photo, kinds, levels, rng, matrices):
       top_left = min(top + dy, images.shape[1] - CROP), min(left + dx, images.shape[2] - CROP)
       crops.append(images[:, top_left[0] : top_left[0] + CROP, top_left[1] : top_left[1] + CROP].copy())
   return np.stack(crops)
+
+
+def reference_items(seed):
+  """One training item of a 512x384 photograph by the published kind of bank; for worker processes."""
+  rng = np.random.default_rng(seed)
+  photo = load_photos(None, 512, 384)[0]
+  matrices = [half_size_matrix(size).astype(np.float32) for size in photo.shape[:2]]
+  kinds, levels = rng.permutation(26)[:VERSIONS], rng.integers(0, bank.LEVELS, VERSIONS)
+  return reference_item(photo, kinds, levels, rng, matrices).shape
 
 
 def our_item(image, kinds, levels, key, bands):

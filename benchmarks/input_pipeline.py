@@ -26,12 +26,12 @@ def main():
   flags = parser.parse_args()
   config = measure.config_of(flags.config, flags.set)
   sources, weights, _ = loop.open_sources(config)
-  step = measure.Step(config)
-  rows = []
+  step, rows = measure.Step(config), []
+  method = loop.build(config, step.mesh)
   for threads in map(int, flags.threads.split(",")):
     config.unlock()
     config.threads = threads
-    with Prefetch(loop.batches_from(config, sources, weights, step.method, 0), step.mesh) as feed:
+    with Prefetch(loop.batches_from(config, sources, weights, method, 0), step.mesh) as feed:
       batch = next(feed)
       start = time.perf_counter()
       for _ in range(flags.batches):

@@ -1,8 +1,7 @@
-"""LIQE beside what it costs as published: `python -m benchmarks.liqe PART`, PART one of text, step, score, memory.
+"""LIQE beside what it costs as published: `python -m benchmarks.liqe PART`, PART one of text, score, memory.
 
 text    the prompts of a training step, forward and backward: 495 texts of 77 tokens each for itself, as published, and
         ours; on a CPU the published side goes in five parts of 99 texts, so that it fits into memory.
-step    a whole training step, 48 images with 3 crops; for an accelerator.
 score   one 512x384 photograph, 15 crops, cached texts: PyTorch in eager mode (needs torch) and ours, same weights.
 memory  the largest memory of a process that scores an image of 1024x768, and of 6000x8000.
 
@@ -27,9 +26,7 @@ from configs import liqe as config_file
 from jiqa.data.decode import decode_rgb
 from jiqa.methods.liqe.liqe import LIQE
 from jiqa.models.clip import MEAN, STD, unit
-from jiqa.runtime import optimizer
-from jiqa.runtime.sharding import make_mesh, put_batch, replicated
-from jiqa.train import make_step
+from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.clip import SOURCES
 from jiqa.weights.rename import to_ours
 
@@ -50,11 +47,6 @@ def config_of(dtype):
   with config.unlocked():
     config.dtype = dtype
   return config
-
-
-def started(method):
-  mesh = make_mesh(jax.devices()[:1])
-  return mesh, method.init(jax.random.key(0))
 
 
 def measure(sides, repeats, first=1):
@@ -79,7 +71,7 @@ def report(what, seconds, theirs, ours):
 
 def text(dtype, repeats):
   method = LIQE(config_of(dtype), make_mesh(jax.devices()[:1]))
-  _, state = started(method)
+  state = method.init(jax.random.key(0))
   tokens = padded(method.tokens)
   parts = 1 if jax.default_backend() != "cpu" else 5
   target = jax.random.normal(jax.random.key(1), (len(tokens), method.config.embedding))
@@ -119,32 +111,6 @@ def text(dtype, repeats):
       gap = float(jnp.abs(a - b).max() / jnp.abs(a).max())
       assert gap < 1e-3, f"gradients differ at {jax.tree_util.keystr(path)}: {gap}"
   report("text of a training step, forward and backward", seconds, "published", "ours")
-
-
-def step(dtype, repeats):
-  rng = np.random.default_rng(0)
-  batch = {
-    "crops": rng.integers(0, 256, (48, 3, 224, 224, 3), dtype=np.uint8),
-    "mos": rng.normal(size=48).astype(np.float32),
-    "group": np.repeat(np.arange(6, dtype=np.int32), [4, 4, 4, 4, 16, 16]),
-    "scene": np.eye(9, dtype=bool)[rng.integers(0, 9, 48)],
-    "distortion": rng.integers(0, 11, 48).astype(np.int32),
-  }
-  runs, states = {}, {}
-  for name, kind in (("published", Published), ("ours", LIQE)):
-    method = kind(config_of(dtype), 1)
-    mesh, state = started(method)
-    tx, schedule = optimizer.build(method.config.optimizer, 1000, 200)
-    states[name] = state.replace(opt_state=jax.jit(tx.init, out_shardings=replicated(mesh))(state.params))
-    runs[name] = make_step(method, tx, schedule, 0)
-  placed = put_batch(batch, mesh)
-
-  def run(name):
-    states[name], metrics = runs[name](states[name], placed)
-    jax.block_until_ready((states[name], metrics))
-
-  seconds = measure({name: lambda name=name: run(name) for name in runs}, repeats)
-  report("training step, 144 crops", seconds, "published", "ours")
 
 
 def score(dtype, repeats, photo):
@@ -211,22 +177,22 @@ def memory():
 def one(photo):
   """Scores one file with seeded weights at full size; prints the largest memory so far, MiB."""
   method = LIQE(config_of("float32"), make_mesh(jax.devices()[:1]))
-  _, state = started(method)
-  state = jax.jit(method.prepare)(state)
-  views = method.preprocess_eval(decode_rgb(pathlib.Path(photo).read_bytes()))
-  score = jax.jit(method.predict)(state, {"crops": views["crops"][None]})["score"]
+  params, stats = method.weights(method.init(jax.random.key(0)))
+  table = jax.jit(method.precompute)(params, stats)
+  crops = method.preprocess_eval(decode_rgb(pathlib.Path(photo).read_bytes()))["crops"]
+  score = jax.jit(method.predict)(params, stats, table, {"crops": crops[None]})["score"]
   print(float(score[0]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("part", choices=("text", "step", "score", "memory", "one"))
+  parser.add_argument("part", choices=("text", "score", "memory", "one"))
   parser.add_argument("--dtype", default="bfloat16" if jax.default_backend() != "cpu" else "float32")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--photo", default="", help="score: an image instead of waves")
   flags = parser.parse_args()
-  if flags.part in ("text", "step"):
-    {"text": text, "step": step}[flags.part](flags.dtype, flags.repeats)
+  if flags.part == "text":
+    text(flags.dtype, flags.repeats)
   elif flags.part == "score":
     score(flags.dtype, flags.repeats, flags.photo)
   else:

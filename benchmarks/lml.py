@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import measure
 from configs.lml import get_config
 from jiqa import train
 from jiqa.methods.lml.lml import MEAN, STD, box_means
@@ -62,7 +63,8 @@ class Ours:
   """
 
   def __init__(self, config, mesh):
-    self.method, tx, schedule, _ = train.build(config, mesh, 8 * config.batch_size)
+    self.method = measure.on_made_up_images(config, mesh)
+    tx, schedule, _ = train.build_optimizer(config, 8 * config.batch_size)
     self.state = train.init_state(config, self.method, tx, mesh)
     self.weights = jax.device_get(self.state.params)
     self._step = train.make_step(self.method, tx, schedule, config.seed)
@@ -77,7 +79,7 @@ class Ours:
 
   def score(self, batch):
     """The score of one image from its crops, by the network alone."""
-    return np.asarray(self._predict(self.state.replace(extra={}), batch)["score"])
+    return np.asarray(self._predict(*self.method.weights(self.state), {}, batch)["score"])
 
 
 class Theirs:
@@ -130,7 +132,7 @@ class Theirs:
     self.updates += 1
     with torch.no_grad():
       torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
-    return float(loss)
+    return float(loss.detach())
 
   def _contrast(self, tokens, crops, batch):
     b, k = batch["crops"].shape[:2]

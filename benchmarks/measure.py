@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jiqa import train as loop
+from jiqa.methods import build_method
 from jiqa.runtime.sharding import make_mesh, put_batch
 
 
@@ -29,14 +30,24 @@ def config_of(text, changes=()):
   return config
 
 
-def example(method, config, rows):
-  """A batch cut from random images of 512x384, NumPy arrays; labels as the demo's,
-  of the first set of the config."""
+def on_made_up_images(config, mesh):
+  """The method of a config whose databases need not be prepared: labels are of the demo's kind."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    for entry in config.data:
+      entry.name = "demo"
+  method = build_method(config, mesh)
+  method.check_training()
+  return method
+
+
+def example(method, rows):
+  """A batch for a method `on_made_up_images`, NumPy arrays, cut from random images of 512x384."""
   rng, cut = np.random.default_rng(0), []
   images = rng.integers(0, 256, (8, 384, 512, 3), dtype=np.uint8)
   for i in range(rows):
     record = {
-      "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "database": config.data[0].name, "entry": 0,
+      "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "database": "demo", "entry": 0,
       "range": (0.0, 1.0), "mos": (i % 3) / 2, "mos_std": np.nan, "distortion": ("pristine", "gaussian blur")[i % 2],
     }  # fmt: skip
     cut.append(method.preprocess_train(images[i % 8], record, np.random.default_rng(i)))
@@ -54,11 +65,11 @@ class Step:
 
   def __init__(self, config, devices=None):
     self.mesh, self.images = make_mesh(devices), config.batch_size
-    self.method = loop.build(config, self.mesh)
+    self.method = on_made_up_images(config, self.mesh)
     tx, schedule, _ = loop.build_optimizer(config, 100 * config.batch_size)
     self.state = loop.init_state(config, self.method, tx, self.mesh)
     step = loop.step_of(config, self.method, tx, schedule, self.state)
-    self.batch = put_batch(example(self.method, config, config.batch_size), self.mesh)
+    self.batch = put_batch(example(self.method, config.batch_size), self.mesh)
     self.program, self.operations = loop.compile_step(step, self.state, self.batch)
 
   def __call__(self):

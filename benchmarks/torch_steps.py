@@ -48,12 +48,18 @@ def resnet(depth, width, embedding):
   return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *projector)
 
 
+def compiled(network, device):
+  """A network on a device in the layout that suits its convolutions; on a GPU compiled."""
+  network = network.to(device, memory_format=torch.channels_last).train()
+  return torch.compile(network) if device == "cuda" else network
+
+
 def contrastive(config, device):
   """(trained network, function that gives its loss): queries, and keys without gradient unless loss is 'in_batch'."""
   scales = len(config.get("scales", (1,))) if config.get("every_scale", True) else 1
   pairs = config.batch_size * config.get("versions", 1) * scales
   query = resnet(config.depth, config.width, config.embedding)
-  key = resnet(config.depth, config.width, config.embedding).to(device, memory_format=torch.channels_last)
+  key = compiled(resnet(config.depth, config.width, config.embedding), device)
   crops = torch.rand(2, pairs, 3, config.crop, config.crop, device=device)
   crops = [part.contiguous(memory_format=torch.channels_last) for part in crops]
   queue = nn.functional.normalize(torch.randn(config.get("queue", pairs), config.embedding, device=device))
@@ -80,7 +86,7 @@ def regression(config, device):
   from deiqt_in_torch import Deiqt
 
   student, teacher = (Deiqt(config.crop, config.patch, config.width, config.depth, config.heads) for _ in range(2))
-  teacher = teacher.to(device)
+  teacher = compiled(teacher, device)
   crops = torch.rand(config.batch_size * config.crops, 3, config.crop, config.crop, device=device)
   wholes, target = crops[: config.batch_size], torch.rand(len(crops), device=device)
 
@@ -111,9 +117,8 @@ def build(config):
   torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
   torch.backends.cudnn.benchmark = True
   network, loss = STEPS[config.method](config, device)
-  network = network.to(device, memory_format=torch.channels_last).train()
+  fast = compiled(network, device)
   optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
-  fast = torch.compile(network) if device == "cuda" else network
   half = config.dtype == "bfloat16"
 
   def step():
