@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jiqa.methods.lml.lml import attention_map, box_means
+from jiqa.methods.lml.lml import attention_map, box_means, most_salient
 
 
 def test_means_are_weighted_by_area():
@@ -50,3 +50,10 @@ def test_the_largest_values_are_cut_off():
 def test_a_map_that_is_no_square_is_refused():
   with pytest.raises(ValueError, match="10 patches are no square"):
     attention_map(jnp.ones((1, 2, 10)))
+
+
+@pytest.mark.parametrize("rounding", [-1e-7, 0, 1e-7])
+def test_of_crops_that_see_the_same_cell_the_first_is_salient(rounding):
+  """Whatever the order of a sum makes of the last digit, which differs between numbers of devices."""
+  saliency = jnp.float32([[0.1, 0.3, 0.3 * (1 + rounding)], [0.3 * (1 + rounding), 0.1, 0.3], [0.3, 0.30001, 0.2]])
+  assert most_salient(saliency).tolist() == [1, 0, 1]

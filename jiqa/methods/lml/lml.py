@@ -99,6 +99,11 @@ def box_means(maps, boxes):
   return total / (rows.sum(-1) * columns.sum(-1))
 
 
+def most_salient(saliency):
+  """[b] int: the first crop with the largest saliency [b, k], but for rounding: boxes inside one cell of a map tie."""
+  return (saliency >= (1 - 1e-5) * saliency.max(-1, keepdims=True)).argmax(-1)
+
+
 class QualityNetwork(nnx.Module):
   """Encoder and quality head."""
 
@@ -172,7 +177,7 @@ class LML(NetworkMethod):
       if config.saliency == "random":
         salient = jax.random.randint(key, crops.shape[:1], 0, crops.shape[1])
       else:
-        salient = jax.lax.stop_gradient(self.saliency(self.network(teacher), batch)[0]).argmax(-1)
+        salient = most_salient(self.saliency(self.network(teacher), batch)[0])
       options = {name: config[name] for name in ("temperature", "w_intra", "w_inter", "anchors")}
       features = student["feature"], taught["feature"]
       contrast = losses.local_manifold(*features, salient, batch["image_id"], **options).mean()
