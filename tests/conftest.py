@@ -1,5 +1,6 @@
 """Asks for 8 CPU devices before jax is imported anywhere, and finds the optional real data."""
 
+import importlib
 import os
 import pathlib
 import tempfile
@@ -35,10 +36,28 @@ REAL_DATA = pathlib.Path(
 
 @pytest.fixture(scope="session")
 def real_data():
-  """The folder of real data; the test is skipped, saying so, where there is none."""
+  """The folder of real data; where there is none the test is skipped, or fails if JIQA_REAL_DATA_REQUIRED is set."""
   if not REAL_DATA.is_dir():
-    pytest.skip(f"no real data at {REAL_DATA} (set JIQA_REAL_DATA)")
+    end = pytest.fail if os.environ.get("JIQA_REAL_DATA_REQUIRED") else pytest.skip
+    end(f"no real data at {REAL_DATA} (set JIQA_REAL_DATA)")
   return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def torch(request):
+  """PyTorch; where there is none the test is skipped, or fails if it was chosen by `-m torch`."""
+  try:
+    return importlib.import_module("torch")
+  except ImportError:
+    end = pytest.fail if request.config.option.markexpr == "torch" else pytest.skip
+    end("torch is not installed (pip install -r requirements-torch.txt)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if "torch" in getattr(item, "fixturenames", ()):
+      item.add_marker("torch")
 
 
 @pytest.fixture

@@ -80,8 +80,7 @@ def test_every_layout_gives_the_same_weights_and_they_come_back(layout, tmp_path
 
 
 @pytest.mark.parametrize("layout", ["bare", "params", "training", "torchscript"])
-def test_files_of_torch(layout, tmp_path):
-  torch = pytest.importorskip("torch")
+def test_files_of_torch(layout, tmp_path, torch):
   tensors = {name: torch.from_numpy(value) for name, value in checkpoint().items()}
   path = tmp_path / "LIQE.pt"
   if layout == "torchscript":

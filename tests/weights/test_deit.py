@@ -101,8 +101,7 @@ def test_what_does_not_fit_is_listed(tensors, encoder, tmp_path):
     convert("deit3-small", whole, tmp_path / "out")
 
 
-def test_the_pth_of_torch_is_read(encoder, tmp_path):
-  torch = pytest.importorskip("torch")
+def test_the_pth_of_torch_is_read(encoder, tmp_path, torch):
   path = tmp_path / "deit_3_small_224_1k.pth"
   torch.save({"model": {name: torch.tensor(x) for name, x in (encoder | CLASSIFIER).items()}}, path)
   assert convert("deit3-small", path, tmp_path / "out")["tensors_read"] == 174

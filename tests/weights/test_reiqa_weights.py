@@ -101,8 +101,7 @@ def test_a_file_is_converted_and_comes_back_tensor_for_tensor(narrow_tables, tmp
     assert back[name].dtype == value.dtype and back[name].shape == value.shape
 
 
-def test_a_training_checkpoint_of_torch_is_converted_and_written_back(narrow_tables, tmp_path):
-  torch = pytest.importorskip("torch")
+def test_a_training_checkpoint_of_torch_is_converted_and_written_back(narrow_tables, tmp_path, torch):
   published = {name: torch.from_numpy(value) for name, value in random_tensors(narrow_tables).items()}
   other = {name: value + 1 for name, value in published.items()}
   whole = {"model": published, "model_ema": other, "contrast": {"memory": torch.zeros(4, 2)}, "epoch": 25}
@@ -114,8 +113,7 @@ def test_a_training_checkpoint_of_torch_is_converted_and_written_back(narrow_tab
   assert all(torch.equal(back[name], value) for name, value in published.items())
 
 
-def test_the_fixture_is_what_pytorch_computes_today(fixture):
-  pytest.importorskip("torch")
+def test_the_fixture_is_what_pytorch_computes_today(fixture, torch):
   from tests.fixtures import make_resnet_fixture
 
   made = make_resnet_fixture.make()

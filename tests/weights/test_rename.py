@@ -107,8 +107,7 @@ def test_safetensors_are_read_without_torch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", None])
-def test_files_of_torch_are_unwrapped(tmp_path, wrapper, zipped):
-  torch = pytest.importorskip("torch")
+def test_files_of_torch_are_unwrapped(tmp_path, wrapper, zipped, torch):
   tensors = {"module." + name: torch.from_numpy(value) for name, value in checkpoint().items()}
   whole = {"epoch": 3, "opt": argparse.Namespace(lr=0.1), wrapper: tensors} if wrapper else tensors
   torch.save(whole, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
@@ -117,8 +116,7 @@ def test_files_of_torch_are_unwrapped(tmp_path, wrapper, zipped):
   np.testing.assert_array_equal(found["fc.bias"], checkpoint()["fc.bias"])
 
 
-def test_no_code_of_a_file_is_run(tmp_path, monkeypatch):
-  torch = pytest.importorskip("torch")
+def test_no_code_of_a_file_is_run(tmp_path, monkeypatch, torch):
   torch.jit.script(torch.nn.Linear(3, 2)).save(tmp_path / "script.pt")
   monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))
   with pytest.raises(UserError, match="a TorchScript program") as error:
