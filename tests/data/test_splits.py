@@ -103,6 +103,13 @@ def test_official_validation_is_kept_and_unassigned_stay_out():
   assert splits.assign(table, "anything", "official").tolist() == [[0, 1, 2, -1]]
 
 
+def test_images_that_the_published_parts_leave_out_are_in_no_part():
+  published = tables.read("arniqa", "flive")
+  left_out = published.index[published.splits == "-"]
+  table = pd.DataFrame({"image_name": left_out, "reference_name": "", "split": ""})
+  assert splits.assign(table, "flive/images", "arniqa").tolist() == [[splits.UNUSED] * 3]
+
+
 def test_what_a_database_does_not_have_is_refused():
   with pytest.raises(UserError, match="has no official splits; it has: folds"):
     splits.assign(_table(), "anything", "official")

@@ -52,7 +52,22 @@ def test_the_stream_is_a_function_of_the_step_alone():
   hosts = [take(stream(host=i, hosts=3), 12) for i in range(3)]
   merged = [{k: np.concatenate([part[k] for part in parts]) for k in parts[0]} for parts in zip(*hosts, strict=True)]
   assert same(reference, merged)
-  assert not same(reference, take(stream(seed=6), 12))
+
+
+def test_the_seed_decides_the_order_and_the_random_draws():
+  one, other = (
+    {k: np.stack([batch[k] for batch in take(stream(seed=s), 12)]) for k in ("level", "draw")} for s in (5, 6)
+  )
+  assert (one["level"] != other["level"]).mean() > 0.5 and not (one["draw"] == other["draw"]).any()
+
+
+def test_sources_of_one_size_are_shuffled_differently():
+  twins = training_batches(
+    [Squares(20), Squares(20, first=100)], [1, 1], cut, batch_size=2, seed=5, start=0, counts=(1, 1)
+  )
+  levels = np.stack([batch["level"] for batch in take(twins, 20)]).astype(int)
+  assert (np.sort(levels, 0) == [[i, 100 + i] for i in range(20)]).all()
+  assert (levels[:, 0] != levels[:, 1] - 100).any()
 
 
 def test_sources_are_mixed_by_weight_and_every_epoch_shows_every_image_once():

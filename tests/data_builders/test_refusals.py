@@ -4,12 +4,16 @@ import csv
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 
+from data_builders import checks
 from data_builders.prepare import prepare
+from jiqa.data.schema import tables
 from jiqa.data.source import check_name, open_database
 from jiqa.errors import UserError
 from tests.data_builders import dummy_trees
@@ -293,3 +297,19 @@ def test_score_off_the_scale_and_unknown_split_and_level(tmp_path):
     rows = [("x/1.png", 1, value), ("x/2.png", 2, value)]
     dummy_trees.write_csv(folder / "scores.csv", ("image_name", "mos", column), rows)
     _refused(name, folder, tmp_path, "scores.csv line 2", pattern)
+
+
+def test_references_that_pair_parts_of_the_published_splits_are_refused():
+  names = tables.read("arniqa", "csiq").index
+  table = pd.DataFrame({"image_name": names, "reference_name": names.str.extract(r".*/(.+?)\.[^/]*$")[0].to_numpy()})
+  builder = types.SimpleNamespace(name="csiq", REFERENCES=30)
+  checks._check_references(builder, table, "release")
+  parts = tables.read("arniqa", "csiq").splits.groupby(table.reference_name.to_numpy()).first()
+  one, other = next(name for name in parts.index if parts[name] != parts.iloc[0]), parts.index[0]
+  first = [(table.reference_name == name).idxmax() for name in (one, other)]
+  table.loc[first, "reference_name"] = [other, one]  # two images exchanged
+  with pytest.raises(UserError, match="different parts of the published arniqa splits"):
+    checks._check_references(builder, table, "release")
+  builder.REFERENCES = 31
+  with pytest.raises(UserError, match="30 different references, but csiq has 31"):
+    checks._check_references(builder, table, "release")
