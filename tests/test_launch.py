@@ -60,10 +60,10 @@ def test_what_a_mode_calls_and_the_status_it_ends_with(mode, reached, flags, tmp
   for module, result in (("train", reached), ("evaluate", {})):
     note = lambda *args, module=module, result=result, **more: called.append((module, *args[1:], more)) or result  # noqa: E731
     monkeypatch.setattr(f"jiqa.{module}.{module}", note)
+  arguments = ["launch.py", config, f"--workdir={tmp_path}", f"--mode={mode}", "--config.batch_size=7", *flags]
+  monkeypatch.setattr(sys, "argv", arguments)  # where overrides of a config are looked for
   with flagsaver.flagsaver():
-    launch.parse_flags(
-      ["launch.py", config, f"--workdir={tmp_path}", f"--mode={mode}", "--config.batch_size=7", *flags]
-    )
+    launch.parse_flags(arguments)
     if reached is False:
       with pytest.raises(SystemExit) as ended:
         launch.main([])

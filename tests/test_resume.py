@@ -37,9 +37,12 @@ class Killed(BaseException):
   """Stands for a process that is gone."""
 
 
-def run(config, workdir, monkeypatch, death=None):
-  """Trains until `death`, a step that is not taken; returns dict from step to the State saved there."""
-  saved, save, before = {}, Checkpoints.save, loop.Trace.before
+def run(config, workdir, monkeypatch, programs, death=None):
+  """Trains until `death`, a step that is not taken; returns dict from step to the State saved there.
+
+  The step is compiled once: `programs` is a list, empty before the first run.
+  """
+  saved, save, before, compiling = {}, Checkpoints.save, loop.Trace.before, loop.compile_step
 
   def noting(self, step, state):
     saved[step] = jax.device_get(state)
@@ -50,7 +53,13 @@ def run(config, workdir, monkeypatch, death=None):
       raise Killed
     before(self, step, state)
 
+  def compile_once(*arguments):
+    if not programs:
+      programs.append(compiling(*arguments))
+    return programs[0]
+
   with monkeypatch.context() as patch:
+    patch.setattr(loop, "compile_step", compile_once)
     patch.setattr(Checkpoints, "save", noting)
     patch.setattr(loop.Trace, "before", dying)
     if death is None:
@@ -70,19 +79,20 @@ def records(workdir):
 def test_a_killed_run_goes_on_with_the_same_bits(name, data_dir, tmp_path, monkeypatch):
   method, changes = RUNS[name]
   config = config_of(method, data_dir, steps=STEPS, checkpoint_every=EVERY, seed=2, **changes)
-  whole = run(config, tmp_path / "whole", monkeypatch)
+  together = monkeypatch, []
+  whole = run(config, tmp_path / "whole", *together)
   assert list(whole) == [4, 8, 11]
 
   # Once between a checkpoint and the step after it, once in the middle between two checkpoints.
   middle = int(np.random.default_rng(list(RUNS).index(name)).choice([6, 7, 10]))
   cut = tmp_path / "cut"
-  assert list(run(config, cut, monkeypatch, death=EVERY)) == [EVERY]
+  assert list(run(config, cut, *together, death=EVERY)) == [EVERY]
   with open(cut / "metrics.jsonl", "a") as file:
     file.write('{"step": 99, "lo')  # a record that was being written
   config.threads = 2
-  first = list(run(config, cut, monkeypatch, death=middle))
+  first = list(run(config, cut, *together, death=middle))
   assert Checkpoints(cut / "checkpoints").latest_step() == middle // EVERY * EVERY and len(first) == (middle > 8)
-  resumed = run(config, cut, monkeypatch)
+  resumed = run(config, cut, *together)
   assert list(resumed) == [step for step in whole if step > middle]
 
   assert records(cut) == records(tmp_path / "whole") and [x["step"] for x in records(cut)] == list(range(STEPS))

@@ -204,6 +204,7 @@ def test_steps_are_those_of_gradient_descent_by_hand(brightness_run, monkeypatch
 
 def test_epochs_are_of_whole_batches_of_the_training_images():
   config = tiny_config(steps=0, epochs=3, batch_size=8)
+  config.optimizer.warmup_steps = 0
   assert loop.build_optimizer(config, 55)[2] == 18 and loop.build_optimizer(config, 5)[2] == 3
 
 

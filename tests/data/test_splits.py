@@ -96,6 +96,7 @@ def test_official_carves_validation_out_of_training_by_content():
     assert np.bincount(split[32:]).tolist() == [84, 12]
     assert pd.Series(split).groupby(table.reference_name).nunique().max() == 1
   assert len({tuple(split) for split in parts}) == 5
+  assert (splits.assign(table, "anything", "official", num_splits=5, seed=1) != parts).any(1).all()
 
 
 def test_official_validation_is_kept_and_unassigned_stay_out():

@@ -300,15 +300,15 @@ def test_score_off_the_scale_and_unknown_split_and_level(tmp_path):
 
 
 def test_references_that_pair_parts_of_the_published_splits_are_refused():
-  names = tables.read("arniqa", "csiq").index
+  names = tables.read("liqe", "csiq").index
   table = pd.DataFrame({"image_name": names, "reference_name": names.str.extract(r".*/(.+?)\.[^/]*$")[0].to_numpy()})
   builder = types.SimpleNamespace(name="csiq", REFERENCES=30)
   checks._check_references(builder, table, "release")
-  parts = tables.read("arniqa", "csiq").splits.groupby(table.reference_name.to_numpy()).first()
+  parts = tables.read("liqe", "csiq").splits.groupby(table.reference_name.to_numpy()).first()
   one, other = next(name for name in parts.index if parts[name] != parts.iloc[0]), parts.index[0]
   first = [(table.reference_name == name).idxmax() for name in (one, other)]
   table.loc[first, "reference_name"] = [other, one]  # two images exchanged
-  with pytest.raises(UserError, match="different parts of the published arniqa splits"):
+  with pytest.raises(UserError, match="different parts of the published liqe splits"):
     checks._check_references(builder, table, "release")
   builder.REFERENCES = 31
   with pytest.raises(UserError, match="30 different references, but csiq has 31"):

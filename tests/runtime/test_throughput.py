@@ -36,7 +36,7 @@ def test_loops_branches_and_what_does_not_count():
 
   def f(x):
     x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=3)
-    x = jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
+    x = jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
     with jax.named_scope("augment"):
       return jax.vmap(lambda row: row @ x)(x)
 
