@@ -15,7 +15,7 @@ from data_builders.prepare import prepare
 from jiqa import evaluate as evaluation
 from jiqa import train as loop
 from jiqa.data.decode import decode_rgb
-from jiqa.data.source import open_database
+from jiqa.data.source import Database, open_database
 from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.inference.predictor import Network, predict_database
@@ -124,7 +124,30 @@ def test_scores_are_of_the_weights_that_were_evaluated_and_of_no_others(run, tmp
     jiqa.load(tmp_path / "run")
 
 
-def test_images_that_a_run_was_trained_on_are_never_tested(run, tmp_path):
+@pytest.mark.parametrize("split", [-1, 1])
+def test_images_that_a_run_is_tested_on_are_not_read_in_training(split, data_dir, brightness_run, monkeypatch):
+  config, workdir = brightness_run
+  config.update(data_dir=str(data_dir), split=split, seed=3)
+  config.data[0].update(name="csv/noisy", protocol="folds")
+  config.evaluation.databases = ("csv/noisy",)
+  read, reader = set(), Database.__getitem__
+  monkeypatch.setattr(Database, "__getitem__", lambda self, i: read.add(i) or reader(self, i))
+  assert loop.train(config, workdir, jax.devices()[:1])
+  trained = read.copy()
+  read.clear()
+  evaluation.evaluate(config, workdir, jax.devices()[:1])
+  tested = np.isfinite(np.load(workdir / "scores_csv_noisy.npz")["predictions"])
+  assert tested.shape == (3 if split < 0 else 1, SCENES * VERSIONS) and tested.any(1).all()
+  assert read == (set(range(SCENES * VERSIONS)) if split < 0 else set(np.flatnonzero(tested[0])))
+  scenes = open_database("csv/noisy", data_dir).table.reference_name.to_numpy()
+  assert not set(scenes[sorted(trained)]) & set(scenes[tested.any(0)])
+  if split < 0:  # all others train
+    assert trained == set(np.flatnonzero(~tested.any(0)))
+  else:  # of the ten scenes two are tested, two kept for validation
+    assert len(trained) == 6 * VERSIONS and tested.sum() == 2 * VERSIONS
+
+
+def test_a_run_is_tested_by_the_protocol_that_it_was_trained_by(run, tmp_path):
   config, workdir, _ = run
   trained = config.copy_and_resolve_references()
   trained.data[0].protocol = "folds"

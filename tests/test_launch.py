@@ -4,9 +4,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
+from absl.testing import flagsaver
 
 import launch
+from jiqa.runtime import host_memory
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -31,3 +34,44 @@ def test_evaluating_without_a_run_says_so_and_writes_nothing(tmp_path):
   assert "no --workdir given: using runs/lml_demo" in done.stderr
   assert "checkpoint to evaluate; train first" in done.stderr
   assert not any(tmp_path.iterdir())
+
+
+def cores(count, monkeypatch):
+  monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: range(count))
+  monkeypatch.delenv("XLA_FLAGS")
+  devices = {}
+  monkeypatch.setattr(jax.config, "update", lambda key, value: devices.update({key: value}))
+  return devices
+
+
+@pytest.mark.parametrize(("count", "batch_size", "expected"), [(4, 6, 3), (8, 8, 8), (6, 7, 1), (16, 24, 12)])
+def test_a_batch_is_shared_evenly_by_as_many_cores_as_can(count, batch_size, expected, monkeypatch):
+  devices = cores(count, monkeypatch)
+  launch.use_every_core(batch_size)
+  assert devices == {"jax_num_cpu_devices": expected}
+
+
+@pytest.mark.parametrize("flags", [(), ("--config.optimizer.learning_rate=0.5", "--config.data[0].weight=2.0")])
+@pytest.mark.parametrize(("mode", "reached"), [("train", True), ("train", False), ("evaluate", None)])
+def test_what_a_mode_calls_and_the_status_it_ends_with(mode, reached, flags, tmp_path, monkeypatch):
+  called, config = [], f"--config={ROOT}/configs/lml.py:demo"
+  monkeypatch.setattr(host_memory, "keep_freed", lambda: True)
+  monkeypatch.setattr(launch, "use_every_core", lambda batch_size: called.append(batch_size))
+  for module, result in (("train", reached), ("evaluate", {})):
+    note = lambda *args, module=module, result=result, **more: called.append((module, *args[1:], more)) or result  # noqa: E731
+    monkeypatch.setattr(f"jiqa.{module}.{module}", note)
+  arguments = ["launch.py", config, f"--workdir={tmp_path}", f"--mode={mode}", "--config.batch_size=7", *flags]
+  monkeypatch.setattr(sys, "argv", arguments)  # where overrides of a config are looked for
+  with flagsaver.flagsaver():
+    launch.parse_flags(arguments)
+    if reached is False:
+      with pytest.raises(SystemExit) as ended:
+        launch.main([])
+      assert ended.value.code == 143
+    else:
+      launch.main([])
+  overrides = {"batch_size", "optimizer", "data"} if flags else {"batch_size"}
+  training = ("train", str(tmp_path), {"profile": False, "overrides": overrides})
+  evaluating = ("evaluate", str(tmp_path), {"overrides": overrides})
+  expected = {True: [training, evaluating], False: [training], None: [evaluating]}[reached]
+  assert called == [7, *expected]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import reiqa as config_file
@@ -23,6 +24,7 @@ from jiqa.runtime import optimizer
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh, put_batch
 from tests import QUICK_COMPILATION
+from tests.brightness_method import Brightness
 from tests.helpers import mesh_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -179,20 +181,124 @@ def test_one_step_on_one_and_on_eight_devices_agrees(loss):
   assert min(jax.tree.leaves(moved)) > 1e-5
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
-  def poisoned(method, tx, schedule, seed, **_):
-    def step(state, batch):
-      loss = jnp.where(state.step == 7, jnp.nan, 1.0)
-      metrics = {"loss": loss, "gradient_norm": jnp.float32(1), "learning_rate": jnp.float32(1)}
-      return state.replace(step=state.step + 1), metrics
+def test_steps_are_those_of_gradient_descent_by_hand(brightness_run, monkeypatch):
+  config, workdir = brightness_run
+  config.update(steps=4, seed=5, batch_size=40)  # all images in every step
+  config.optimizer.update(learning_rate=0.4, warmup_steps=2)
+  begun, note = {}, lambda self, step, state: begun.update({step: float(state.params["slope"])})
+  monkeypatch.setattr(loop.Trace, "before", note)
+  assert loop.train(config, workdir, jax.devices()[:1])
+  brightness, target = np.float64(6 * np.arange(40)) / 255, np.arange(40) / 39
+  slope, momentum, expected = begun[0], 0.0, []
+  for step, rate in enumerate((0.2, 0.3, 0.4, 0.2)):  # after the warm-up half a cosine
+    error = slope * brightness - target
+    gradient = 2 * (error * brightness).mean()
+    expected.append((step, (error**2).mean(), rate, abs(gradient)))
+    assert begun[step] == pytest.approx(slope, rel=1e-5)
+    momentum = 0.9 * momentum + gradient
+    slope -= rate * momentum
+  records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  found = [[record[key] for key in ("step", "loss", "learning_rate", "gradient_norm")] for record in records]
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
 
-    return jax.jit(step)
 
-  monkeypatch.setattr(loop, "make_step", poisoned)
-  config = tiny_config(data_dir=str(data_dir))
-  with pytest.raises(loop.NotFinite, match=r"step 7: loss nan.*checkpoint is step 4"):
-    loop.train(config, tmp_path / "run", jax.devices()[:1])
-  assert [step for step, *_ in curve(tmp_path / "run")] == list(range(7))
+def test_epochs_are_of_whole_batches_of_the_training_images():
+  config = tiny_config(steps=0, epochs=3, batch_size=8)
+  config.optimizer.warmup_steps = 0
+  assert loop.build_optimizer(config, 55)[2] == 18 and loop.build_optimizer(config, 5)[2] == 3
+
+
+def named_batches(config, count):
+  """The first batches of a run: which entry of config.data every row is of, and the image."""
+
+  class Names:
+    @staticmethod
+    def preprocess_train(image, record, rng):
+      return {"entry": np.int32(record["entry"]), "image": np.int32(record["image_name"].removesuffix(".png"))}
+
+  sources, weights, _ = loop.open_sources(config)
+  batches = loop.batches_from(config, sources, weights, Names, 0)
+  return [next(batches) for _ in range(count)]
+
+
+def test_counts_and_weights_of_the_entries_decide_what_a_batch_holds(brightness_run):
+  config, _ = brightness_run
+  config.data = [ConfigDict(config.data[0].to_dict() | {"count": count}) for count in (6, 2)]
+  assert all(batch["entry"].tolist() == [0] * 6 + [1] * 2 for batch in named_batches(config, 5))
+  config.data = [ConfigDict(config.data[0].to_dict() | {"count": 0, "weight": weight}) for weight in (1.0, 3.0)]
+  assert np.mean([batch["entry"] for batch in named_batches(config, 10)]) == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_process_reads_its_own_share_of_every_batch(brightness_run, monkeypatch):
+  config, _ = brightness_run
+  whole = named_batches(config, 7)
+  for process in range(2):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    for ours, batch in zip(named_batches(config, 7), whole, strict=True):
+      np.testing.assert_array_equal(ours["image"], batch["image"][4 * process : 4 * process + 4])
+
+
+def test_sigterm_saves_the_state_and_the_next_run_goes_on_from_it(brightness_run, monkeypatch, tmp_path):
+  config, workdir = brightness_run
+  before, handler = loop.Trace.before, signal.getsignal(signal.SIGTERM)
+
+  def interrupted(self, step, state):
+    if step == 7:
+      os.kill(os.getpid(), signal.SIGTERM)
+    before(self, step, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Trace, "before", interrupted)
+    assert not loop.train(config, workdir, jax.devices()[:1])
+  assert signal.getsignal(signal.SIGTERM) == handler
+  assert Checkpoints(workdir / "checkpoints").latest_step() == 8
+  assert [step for step, *_ in curve(workdir)] == list(range(8))
+  assert loop.train(config, workdir, jax.devices()[:1]) and loop.train(config, tmp_path / "whole", jax.devices()[:1])
+  assert curve(workdir) == curve(tmp_path / "whole") and len(curve(workdir)) == 15
+
+
+def nan_loss(slope, at_six):
+  return jnp.where(at_six, jnp.nan, 0.0)  # its gradient is 0
+
+
+def infinite_gradient(slope, at_six):
+  # The square root of 1, at step 6 of 0: the loss stays finite.
+  return jnp.sqrt(slope - jax.lax.stop_gradient(slope) + 1.0 - at_six)
+
+
+@pytest.mark.parametrize(
+  ("term", "message"),
+  [(nan_loss, r"loss nan, gradient norm \d"), (infinite_gradient, r"loss \d.*, gradient norm inf")],
+)
+def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+  term, message, brightness_run, monkeypatch
+):
+  def loss(self, params, state, batch, key):
+    error = params["slope"] * batch["brightness"] - batch["target"]
+    return (error**2).mean() + term(params["slope"], state.step == 6), (state.stats, {}, {})
+
+  monkeypatch.setattr(Brightness, "loss", loss)
+  config, workdir = brightness_run
+  config.log_every = 4  # steps that are not logged count too
+  with pytest.raises(loop.NotFinite, match=rf"step 6: {message}.*checkpoint is step 5 in"):
+    loop.train(config, workdir, jax.devices()[:1])
+  assert [step for step, *_ in curve(workdir)] == [0, 3]
+
+
+def test_every_step_draws_its_own_random_numbers_from_the_seed(brightness_run, monkeypatch, tmp_path):
+  def loss(self, params, state, batch, key):
+    return params["slope"] ** 2, (state.stats, {}, {"draw": jax.random.uniform(key)})
+
+  monkeypatch.setattr(Brightness, "loss", loss)
+  config, _ = brightness_run
+  config.steps, draws = 6, []
+  for seed in (3, 4):
+    config.seed = seed
+    loop.train(config, tmp_path / str(seed), jax.devices()[:1])
+    draws += [json.loads(line)["draw"] for line in (tmp_path / str(seed) / "metrics.jsonl").read_text().splitlines()]
+  assert len(draws) == len(set(draws)) == 12
+  assert curve(tmp_path / "3")[0][1] != curve(tmp_path / "4")[0][1]  # another slope to begin with
 
 
 def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environment, tmp_path):

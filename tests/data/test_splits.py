@@ -96,11 +96,19 @@ def test_official_carves_validation_out_of_training_by_content():
     assert np.bincount(split[32:]).tolist() == [84, 12]
     assert pd.Series(split).groupby(table.reference_name).nunique().max() == 1
   assert len({tuple(split) for split in parts}) == 5
+  assert (splits.assign(table, "anything", "official", num_splits=5, seed=1) != parts).any(1).all()
 
 
 def test_official_validation_is_kept_and_unassigned_stay_out():
   table = _table(2, 2).assign(split=["train", "validation", "test", ""])
   assert splits.assign(table, "anything", "official").tolist() == [[0, 1, 2, -1]]
+
+
+def test_images_that_the_published_parts_leave_out_are_in_no_part():
+  published = tables.read("arniqa", "flive")
+  left_out = published.index[published.splits == "-"]
+  table = pd.DataFrame({"image_name": left_out, "reference_name": "", "split": ""})
+  assert splits.assign(table, "flive/images", "arniqa").tolist() == [[splits.UNUSED] * 3]
 
 
 def test_what_a_database_does_not_have_is_refused():

@@ -49,10 +49,26 @@ def test_the_stream_is_a_function_of_the_step_alone():
   reference = take(stream(), 12)
   assert same(reference[5:], take(stream(start=5), 7))
   assert same(reference, take(stream(threads=1), 12))
-  hosts = [take(stream(host=i, hosts=3), 12) for i in range(3)]
-  merged = [{k: np.concatenate([part[k] for part in parts]) for k in parts[0]} for parts in zip(*hosts, strict=True)]
-  assert same(reference, merged)
-  assert not same(reference, take(stream(seed=6), 12))
+  for start in (0, 4):
+    hosts = [take(stream(start, host=i, hosts=3), 12 - start) for i in range(3)]
+    merged = [{k: np.concatenate([part[k] for part in parts]) for k in parts[0]} for parts in zip(*hosts, strict=True)]
+    assert same(reference[start:], merged)
+
+
+def test_the_seed_decides_the_order_and_the_random_draws():
+  one, other = (
+    {k: np.stack([batch[k] for batch in take(stream(seed=s), 12)]) for k in ("level", "draw")} for s in (5, 6)
+  )
+  assert (one["level"] != other["level"]).mean() > 0.5 and not (one["draw"] == other["draw"]).any()
+
+
+def test_sources_of_one_size_are_shuffled_differently():
+  twins = training_batches(
+    [Squares(20), Squares(20, first=100)], [1, 1], cut, batch_size=2, seed=5, start=0, counts=(1, 1)
+  )
+  levels = np.stack([batch["level"] for batch in take(twins, 20)]).astype(int)
+  assert (np.sort(levels, 0) == [[i, 100 + i] for i in range(20)]).all()
+  assert (levels[:, 0] != levels[:, 1] - 100).any()
 
 
 def test_sources_are_mixed_by_weight_and_every_epoch_shows_every_image_once():
@@ -116,7 +132,7 @@ def test_stream_refuses_what_it_cannot_do():
 
 
 def test_window_of_a_large_image_is_a_part_of_it():
-  image = np.arange(40 * 50 * 3, dtype=np.uint16).reshape(40, 50, 3).astype(np.uint8)
+  image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
   corners = set()
   for seed in range(300):
     cut = random_window(image, 32, 16, np.random.default_rng(seed))
@@ -127,9 +143,9 @@ def test_window_of_a_large_image_is_a_part_of_it():
       for left in range(19)
       if (image[top : top + 32, left : left + 32] == cut["image"]).all()
     ]
-    assert found
+    assert len(found) == 1
     corners.update(found)
-  assert {top for top, _ in corners} == set(range(9))
+  assert {top for top, _ in corners} == set(range(9)) and {left for _, left in corners} == set(range(19))
 
 
 def test_window_of_a_small_image_is_mirrored_and_says_how_much_is_real():

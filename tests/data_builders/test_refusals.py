@@ -4,12 +4,16 @@ import csv
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 
+from data_builders import checks
 from data_builders.prepare import prepare
+from jiqa.data.schema import tables
 from jiqa.data.source import check_name, open_database
 from jiqa.errors import UserError
 from tests.data_builders import dummy_trees
@@ -293,3 +297,48 @@ def test_score_off_the_scale_and_unknown_split_and_level(tmp_path):
     rows = [("x/1.png", 1, value), ("x/2.png", 2, value)]
     dummy_trees.write_csv(folder / "scores.csv", ("image_name", "mos", column), rows)
     _refused(name, folder, tmp_path, "scores.csv line 2", pattern)
+
+
+def test_references_that_pair_parts_of_the_published_splits_are_refused():
+  names = tables.read("liqe", "csiq").index
+  table = pd.DataFrame({"image_name": names, "reference_name": names.str.extract(r".*/(.+?)\.[^/]*$")[0].to_numpy()})
+  builder = types.SimpleNamespace(name="csiq", REFERENCES=30)
+  checks._check_references(builder, table, "release")
+  parts = tables.read("liqe", "csiq").splits.groupby(table.reference_name.to_numpy()).first()
+  one, other = next(name for name in parts.index if parts[name] != parts.iloc[0]), parts.index[0]
+  first = [(table.reference_name == name).idxmax() for name in (one, other)]
+  table.loc[first, "reference_name"] = [other, one]  # two images exchanged
+  with pytest.raises(UserError, match="different parts of the published liqe splits"):
+    checks._check_references(builder, table, "release")
+  builder.REFERENCES = 31
+  with pytest.raises(UserError, match="30 different references, but csiq has 31"):
+    checks._check_references(builder, table, "release")
+
+
+@pytest.mark.parametrize(
+  ("raw_scores", "deviation", "mean", "message"),
+  [
+    ([1.0, 3.0, 5.0], 2.0, 3.02, None),
+    ([1.0, 3.0, 5.01], 2.0, 3.0, "has the score 5.01, but fake scores lie in 1..5"),
+    ([0.99, 3.0, 5.0], 2.0, 3.0, "has the score 0.99"),
+    ([1.0, np.nan, 5.0], 2.0, 3.0, "has the score nan"),
+    ([1.0, 3.0, 5.0], 2.1, 3.0, "has the standard deviation 2.1, but in fake they lie in 0..2"),
+    ([1.0, 3.0, 5.0], -0.1, 3.0, "has the standard deviation -0.1"),
+    ([1.0, 3.0, 5.0], 2.0, 3.1, "the mean score of fake is 3, known is 3.1"),
+    ([1.0, 3.0, 4.0, 5.0], 2.0, 3.25, "4 labelled images, but fake has 3"),
+  ],
+)
+def test_scores_must_fit_the_declared_range_deviation_and_mean(raw_scores, deviation, mean, message, tmp_path):
+  names = [f"{i}.png" for i in range(len(raw_scores))]
+  for name in names:
+    (tmp_path / name).touch()
+  labels = {"image_name": names, "raw_score": raw_scores, "mos_std": deviation, "where": "row"}
+  fake = types.SimpleNamespace(
+    name="fake", SCORE="mean opinion", DIRECTION="higher", RAW_RANGE=(1.0, 5.0), STD_MAX=2.0, IMAGES=3, MEAN=mean,
+    REFERENCES=None, labels=lambda root: pd.DataFrame(labels), image_folder=lambda root: root,
+  )  # fmt: skip
+  if message is None:
+    assert checks.checked_table(fake, tmp_path).mos.tolist() == raw_scores
+  else:
+    with pytest.raises(UserError, match=message):
+      checks.checked_table(fake, tmp_path)

@@ -3,7 +3,9 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
@@ -11,12 +13,13 @@ from PIL import Image
 from data_builders.prepare import prepare
 from jiqa import evaluate as evaluation
 from jiqa import train as loop
-from jiqa.data.source import open_database
-from jiqa.data.splits import TEST, TRAIN
+from jiqa.data.source import Database, open_database
+from jiqa.data.splits import TEST, TRAIN, VALIDATION, assign
 from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.inference.validation import Validation
 from jiqa.runtime.checkpoint import Checkpoints
+from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import save_weights
 from tests import brightness_method
 
@@ -89,6 +92,50 @@ def test_scores_are_validated_and_judged_on_parts_never_trained_on(config, tmp_p
   assert results["step"] == 4  # of equals the earliest is kept
   # a slope of either sign is all there is to learn
   assert abs(results["untrained"]["srcc"][0]) == pytest.approx(results["srcc"][0])
+
+
+@pytest.fixture
+def opposed(config, tmp_path):
+  """(config, names): on sixty gray images; the score rises with the brightness of those named, and falls elsewhere."""
+  images, table = tmp_path / "images", pd.DataFrame({"image_name": [f"{i}.png" for i in range(COUNT)]})
+  rises = assign(
+    table.assign(reference_name="", split=""), "csv/opposed", "folds", seed=7, fractions=(0.6, 0.2, 0.2), num_splits=2
+  )[1] == VALIDATION  # fmt: skip
+  images.mkdir()
+  for i in range(COUNT):
+    Image.new("RGB", (16, 16), (4 * i,) * 3).save(images / f"{i}.png")
+  table.assign(mos=np.where(rises, 4.0, -4.0) * np.arange(COUNT)).to_csv(images / "scores.csv", index=False)
+  prepare("csv/opposed", images, tmp_path / "data")
+  config.update(data_dir=str(tmp_path / "data"), seed=7)
+  config.evaluation.databases = ("csv/opposed",)
+  return config, set(table.image_name[rises])
+
+
+class Notes(dict):
+  """Stands for the writer of a run."""
+
+  def note(self, step, values):
+    self[step] = values
+
+
+def test_the_state_that_agrees_best_with_the_validation_part_is_kept(opposed, tmp_path, monkeypatch):
+  config, validation_part = opposed
+  config.data[0].name = "csv/opposed"
+  read, reader = [], Database.__getitem__
+  monkeypatch.setattr(Database, "__getitem__", lambda self, i: read.append(i) or reader(self, i))
+  mesh = make_mesh(jax.devices()[:1])
+  method = loop.build(config, mesh)
+  validation, notes = Validation(config, method, mesh, tmp_path), Notes()
+  state = method.init(jax.random.key(0))
+  for step, slope in ((4, -1.0), (8, 2.0), (12, 0.0), (16, -3.0), (20, 5.0)):
+    validation.evaluate(step, state.replace(params={"slope": jnp.float32(slope)}), notes)
+  measured = [notes[step]["validation_srcc"] for step in (4, 8, 12, 16, 20)]
+  np.testing.assert_allclose(measured, [-1, 1, np.nan, -1, 1], atol=1e-9)
+  with Checkpoints(tmp_path / "best", keep=1, best="srcc") as best:
+    assert best.steps() == [8] and best.best_metrics()["srcc"] == pytest.approx(1)
+    assert float(best.restore(state).params["slope"]) == 2
+  names = open_database("csv/opposed", config.data_dir).table.image_name
+  assert {names[i] for i in read} == validation_part and len(read) == 5 * len(validation_part)
 
 
 def test_the_best_state_survives_a_kill_between_checkpoint_and_validation(config, tmp_path):

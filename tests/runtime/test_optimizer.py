@@ -33,6 +33,13 @@ def test_the_content_experts_learning_rate_falls_from_the_first_epoch_on():
     assert float(schedule(first)) == float(schedule(last)) == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_cosine_climbs_in_a_line_and_falls_to_zero():
+  _, schedule = optimizer.build(config(learning_rate=2.0, warmup_steps=4), 20, 5)
+  for step in range(21):
+    climbing, falling = 0.5 + 1.5 * step / 4, 1 + np.cos(np.pi * (step - 4) / 16)
+    assert float(schedule(step)) == pytest.approx(climbing if step < 4 else falling, rel=1e-5, abs=1e-7)
+
+
 def test_sgd_decays_everything_and_remembers():
   params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
   tx, _ = optimizer.build(config(name="sgd", learning_rate=0.5), steps=1000, steps_per_epoch=5)
@@ -75,6 +82,9 @@ def test_weight_decay_spares_biases_and_norms():
   assert float(schedule(0)) == 0.5
   np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1, rtol=1e-6)
   assert not updates["scale"].any()
+  all_of_it, _ = optimizer.build(config(name="adamw_all", learning_rate=0.5), steps=10, steps_per_epoch=5)
+  updates, _ = all_of_it.update(zeros, all_of_it.init(params), params)
+  np.testing.assert_allclose(updates["scale"], -0.5 * 0.1, rtol=1e-6)
 
 
 def test_weight_decay_goes_by_name():
@@ -101,11 +111,12 @@ def test_step_schedules_in_both_readings(name, expected):
   assert float(schedule(348 + 347)) == pytest.approx(expected[5], rel=1e-5)
 
 
-def test_clipping_bounds_the_gradient():
-  params = {"w": jnp.zeros(4)}
-  tx, _ = optimizer.build(config(name="sgd", weight_decay=0.0, clip_norm=1.0), 10, 5)
-  updates, _ = tx.update({"w": jnp.full(4, 100.0)}, tx.init(params), params)
-  assert float(jnp.linalg.norm(updates["w"])) == pytest.approx(1.0, rel=1e-5)
+def test_the_gradient_is_clipped_before_the_weights_decay():
+  params = {"w": jnp.full(4, 2.0)}
+  tx, _ = optimizer.build(config(name="sgd", learning_rate=0.5, clip_norm=3.0), 10, 5)
+  for gradient, clipped in ((100.0, 1.5), (-1.0, -1.0)):  # of norms 200 and 2
+    updates, _ = tx.update({"w": jnp.full(4, gradient)}, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.5 * (clipped + 0.1 * 2.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

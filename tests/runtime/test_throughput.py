@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ import pytest
 from flax import nnx
 
 from jiqa.models.resnet import ResNet
+from jiqa.runtime import throughput
 from jiqa.runtime.prefetch import Prefetch
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import BLOCK, merge_module, split_module
 from jiqa.runtime.throughput import Throughput, count_flops, peak_flops
+from tests.helpers import mesh_of
 
 
 def test_strided_convolution_forward_and_backward():
@@ -33,7 +36,7 @@ def test_loops_branches_and_what_does_not_count():
 
   def f(x):
     x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=3)
-    x = jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
+    x = jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
     with jax.named_scope("augment"):
       return jax.vmap(lambda row: row @ x)(x)
 
@@ -85,14 +88,32 @@ def test_the_wait_for_input_is_measured():
   for read, compute in ((0.05, 0.0), (0.0, 0.05)):
     with Prefetch(slow_batches(read), mesh) as prefetch:
       next(prefetch)
-      throughput = Throughput(8, 1e9, mesh, prefetch)
+      rates = Throughput(8, 1e9, mesh, prefetch)
       for _ in range(6):
         next(prefetch)
         time.sleep(compute)
-        throughput.step()
-      values = throughput.read()
+        rates.step()
+      values = rates.read()
       shares.append(values["input_wait"])
       assert values["images_per_second"] == pytest.approx(8 * 6 / 0.3, rel=0.5)
       assert values["tflops_per_second"] == pytest.approx(values["images_per_second"] / 8 * 1e-3, rel=0.01)
       assert "mfu" not in values or jax.default_backend() != "cpu"
   assert shares[0] > 0.8 and shares[1] < 0.2
+
+
+def test_rates_are_of_the_time_since_the_last_record(monkeypatch):
+  clock = iter([10.0, 11.5, 11.5, 20.0, 22.0, 22.0])
+  monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+  prefetch = types.SimpleNamespace(waited=5.0)
+  measured = Throughput(8, 3e9, mesh_of(2), prefetch)
+  for _ in range(3):
+    measured.step()
+  prefetch.waited += 0.75
+  assert measured.read() == {"images_per_second": 16.0, "input_wait": 0.5, "tflops_per_second": 0.006}
+  measured.step()
+  prefetch.waited += 100
+  measured.skip()  # a validation, say
+  for _ in range(2):
+    measured.step()
+  prefetch.waited += 0.5
+  assert measured.read() == {"images_per_second": 8.0, "input_wait": 0.25, "tflops_per_second": 0.003}

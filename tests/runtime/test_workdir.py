@@ -93,6 +93,10 @@ def test_what_may_change_between_the_runs_on_one_workdir(tmp_path):
     with pytest.raises(UserError, match=f"started with another config: {message}"):
       with claim(Workdir(tmp_path), changes, defaults={"augment": "none"}):
         pass
+  with pytest.raises(UserError, match="augment was None, is 'all'"):  # the user has set what the run did not know
+    check(begun | {"augment": "all"}, tmp_path)
+  with pytest.raises(UserError, match="pixels was 5, is None"):
+    check({key: value for key, value in begun.items() if key != "pixels"}, tmp_path)
   assert json.loads((tmp_path / "config.json").read_text()) == begun and not (tmp_path / LOCK).exists()
 
 
