@@ -18,6 +18,7 @@ import jiqa
 from jiqa import cli
 from jiqa.errors import UserError
 from jiqa.inference import command, video
+from jiqa.inference.metric import Metric
 from jiqa.inference.results import Results
 from tests.inference import made
 
@@ -108,6 +109,28 @@ def test_rows_of_other_weights_are_left_alone(metric, brightness, tmp_path):
   with pytest.raises(UserError, match="holds something else than scores"):
     command.score(metric, paths, out=out)
   assert out.read_text() == "image,mos\na.png,3\n"
+
+
+def test_rows_of_another_head_are_left_alone(weights, tmp_path):
+  import jax
+
+  first = jiqa.load(weights, devices=jax.devices()[:1])
+  named = pathlib.Path("head.safetensors")
+  other = Metric(first.models, made.head({}, seed=1), named)
+  paths = made.files(tmp_path / "images", [(9, 9)] * 2)
+  for suffix in (".csv", ".json"):
+    out = tmp_path / f"scores{suffix}"
+    assert command.score(first, paths[:1], out=out) == 0
+    before = out.read_bytes()
+    for head, said in ((other, rf"{first.head_sha256}; these are {other.head_sha256}"), (None, "these are none")):
+      metric = head or Metric(first.models)
+      metric.check_scores = lambda: None
+      with pytest.raises(UserError, match=rf"scores{suffix}: holds scores of other head .*{said}"):
+        command.score(metric, paths, out=out)
+    assert out.read_bytes() == before
+    assert (
+      command.score(Metric(first.models, made.head({}), named), paths, out=out) == 0
+    )  # the same numbers are the same head
 
 
 def test_refused_outputs(metric, tmp_path):

@@ -1,6 +1,8 @@
 """One image, one score: however it is handed over, whatever else is in the batch, on any number of devices."""
 
+import dataclasses
 import functools
+import pathlib
 import weakref
 from concurrent import futures
 
@@ -17,6 +19,7 @@ import jiqa
 from jiqa.errors import UserError
 from jiqa.inference import predictor
 from jiqa.inference.inputs import Item
+from jiqa.inference.metric import Metric
 from jiqa.inference.predictor import MAX_HELD
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module
@@ -215,6 +218,21 @@ def test_card_says_what_it_is(metric, weights):
   assert "any size" in network["input"]
   assert card["score"]["direction"] == "higher is better" and card["score"]["range"] == [0, 100]
   assert card["score"]["head"]["file"] == "head.safetensors"
+
+
+def test_the_checksum_of_a_head_is_that_of_all_its_numbers(metric):
+  def checksum(head):
+    return Metric(metric.models, head, pathlib.Path("head.safetensors")).head_sha256
+
+  head = made.head({"range": [0, 100]})
+  assert checksum(head) == checksum(made.head({})) == metric.head_sha256 and len(metric.head_sha256) == 16
+  others = {checksum(head)}
+  for name in ("weights", "mean", "scale", "intercept"):
+    numbers = np.array(getattr(head, name))
+    numbers.flat[numbers.size - 1] += 1e-9
+    others.add(checksum(dataclasses.replace(head, **{name: numbers})))
+  others.add(checksum(dataclasses.replace(head, mean=head.scale, scale=head.mean)))
+  assert len(others) == 6 and Metric(metric.models).head_sha256 == ""
 
 
 def test_other_methods_scores_and_columns(brightness):
