@@ -128,9 +128,8 @@ def test_rows_of_another_head_are_left_alone(weights, tmp_path):
       with pytest.raises(UserError, match=rf"scores{suffix}: holds scores of other head .*{said}"):
         command.score(metric, paths, out=out)
     assert out.read_bytes() == before
-    assert (
-      command.score(Metric(first.models, made.head({}), named), paths, out=out) == 0
-    )  # the same numbers are the same head
+    same = Metric(first.models, made.head({}), named)  # other objects, the same numbers
+    assert command.score(same, paths, out=out) == 0
 
 
 def test_refused_outputs(metric, tmp_path):
