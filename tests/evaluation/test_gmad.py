@@ -101,6 +101,19 @@ def test_a_subject_who_answers_at_random_is_rejected():
   np.testing.assert_allclose(mean, np.nanmean(np.delete(answers, 4, 0), axis=0))
 
 
+def test_who_is_rejected_depends_on_how_often_and_to_which_sides():
+  rng = np.random.default_rng(4)
+  answers = rng.uniform(-20, 20, 120) + rng.choice([-1.0, 1.0], (40, 120))
+  answers[7, :5] += 60
+  answers[7, 5:10] -= 60  # 8 % of the answers, to both sides
+  answers[9, 10:12] += 60
+  answers[9, 12] -= 60  # 2.5 %
+  answers[11, 20:30] += 60  # 8 %, to one side: another opinion, no carelessness
+  mean, kept = gmad.screen(answers)
+  np.testing.assert_array_equal(np.flatnonzero(~kept), [7])
+  np.testing.assert_allclose(mean, np.delete(answers, 7, 0).mean(0))
+
+
 @pytest.fixture
 def pool(tmp_path):
   """Forty small images and two score tables in different orders."""

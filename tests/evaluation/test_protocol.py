@@ -95,6 +95,28 @@ def test_splits_that_cannot_be_used_are_refused(splits, message):
     protocol.fit_heads(np.eye(6), np.arange(6.0), splits)
 
 
+def test_scores_of_a_methods_own_are_judged_on_the_test_parts(data):
+  _, mos, splits, _ = data
+  scores = np.round(mos + np.random.default_rng(3).normal(size=150), 1)
+  tested = (splits == 2).any(0)
+  found = protocol.scored(np.where(tested, scores, np.nan), mos, splits)
+  for k, test in enumerate(splits == 2):
+    assert found.srcc[k] == pytest.approx(stats.spearmanr(scores[test], mos[test])[0])
+    assert found.mae[k] == pytest.approx(np.mean(np.abs(scores[test] - mos[test])))
+    np.testing.assert_array_equal(found.predictions[k], np.where(test, scores, np.nan))
+  assert found.summary()["images"] == [[int((split == part).sum()) for part in range(3)] for split in splits]
+
+
+def test_a_test_image_with_no_score_is_named(data):
+  _, mos, splits, _ = data
+  missing = np.flatnonzero((splits == 2).sum(0) == 1)[0]  # of one split alone
+  scores = np.where(np.arange(150) == missing, np.nan, mos)
+  with pytest.raises(UserError, match=rf"^image {missing} has the score nan; 1 test image"):
+    protocol.scored(scores, mos, splits)
+  with pytest.raises(UserError, match=r"^a.png has the score nan"):
+    protocol.scored(scores, mos, splits, names=["a.png"] * 150)
+
+
 def test_breakdown_by_condition(data):
   _, mos, _, _ = data
   labels = np.arange(150) % 4

@@ -77,6 +77,7 @@ def test_evaluate_from_scores_alone(table, tmp_path):
   with open(out / "report.csv", newline="") as file:
     rows = {(row["method"], row["part"], row["measure"]): row for row in csv.DictReader(file)}
   assert float(rows["good", "all", "srcc"]["value"]) == pytest.approx(expected)
+  assert [float(rows["good", "all", "srcc"][end]) for end in ("low", "high")] == [low, high]
   assert float(rows["good", "distortion jpeg", "plcc"]["images"]) == 40
 
 

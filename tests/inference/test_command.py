@@ -284,6 +284,7 @@ def test_videos_become_rows_of_frames_and_a_pooled_row(metric, tmp_path):
   assert pooled["path"] == str(path) and pooled["frames"] == "6"
   assert float(pooled["mean"]) == pytest.approx(2 * 120 / 255, abs=0.03)
   assert float(pooled["minimum"]) == pytest.approx(2 * 40 / 255, abs=0.03)
+  assert float(pooled["p10"]) == pytest.approx(np.percentile([float(row["score"]) for row in found[:6]], 10))
   command.score(metric, [str(path), image], out=out, frames_per_second=2.0)
   assert len(rows(out)) == 7
 

@@ -123,6 +123,14 @@ def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
     package.package(run, tmp_path / "other", database="demo", dtype="int8")
 
 
+def test_what_half_precision_cannot_hold_and_what_only_training_reads():
+  trees = {"params": {"encoder": {"a": np.float32([1, 7e4])}, "head": {"b": np.float32([2])}}}
+  with pytest.raises(UserError, match=r"params/encoder/a: holds numbers that float16 cannot; take float32"):
+    package._smaller(trees, "float16", ())
+  smaller = package._smaller(trees, "float32", ("params/head",))
+  assert list(smaller["params"]) == ["encoder"] and smaller["params"]["encoder"]["a"].tolist() == [1, 7e4]
+
+
 @pytest.mark.parametrize("split", [0, 2])
 def test_packaged_scores_are_measured_on_the_test_images_of_the_runs_split(brightness_run, tmp_path, split):
   config, workdir = brightness_run

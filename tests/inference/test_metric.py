@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import types
 import weakref
 from concurrent import futures
 
@@ -17,10 +18,10 @@ from PIL import Image
 
 import jiqa
 from jiqa.errors import UserError
-from jiqa.inference import predictor
+from jiqa.inference import command, predictor
 from jiqa.inference.inputs import Item
 from jiqa.inference.metric import Metric
-from jiqa.inference.predictor import MAX_HELD
+from jiqa.inference.predictor import MAX_HELD, Prediction
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights.store import load_weights
@@ -233,6 +234,17 @@ def test_the_checksum_of_a_head_is_that_of_all_its_numbers(metric):
     others.add(checksum(dataclasses.replace(head, **{name: numbers})))
   others.add(checksum(dataclasses.replace(head, mean=head.scale, scale=head.mean)))
   assert len(others) == 6 and Metric(metric.models).head_sha256 == ""
+
+
+def test_the_likeliest_of_every_kind_of_classes():
+  classes = {"scene": ("city", "plant", "water"), "level": ("low", "high")}
+  method = types.SimpleNamespace(classes=classes)
+  outputs = {"level": np.array([0.75, 0.25]), "score": 3.0, "scene": np.array([0.125, 0.25, 0.625])}
+  told = Metric.likeliest(types.SimpleNamespace(models=[types.SimpleNamespace(method=method)]), outputs)
+  assert told == {"scene": ("water", 0.625), "level": ("low", 0.75)}
+  row = command.as_row(Prediction(0, "a.png", outputs, 30, 40, 0.5), lambda _: told)
+  assert (row["scene"], row["scene_probability"], row["score"]) == ("water", "0.625", "3")
+  assert (row["width"], row["height"], row["error"]) == (40, 30, "")
 
 
 def test_other_methods_scores_and_columns(brightness):
