@@ -74,11 +74,19 @@ def test_the_test_part_has_no_say(data, result):
   np.testing.assert_allclose(again.predictions[0], result.predictions[0], atol=1e-9)
 
 
-def test_leaks_are_warned_about(data):
+@pytest.mark.parametrize("part", [0, 1])
+def test_leaks_are_warned_about(data, part):
   features, mos, splits, references = data
-  mixed = np.random.default_rng(0).permuted(splits, axis=1)
-  with pytest.warns(UserWarning, match="both the fitted and the test part"):
-    protocol.fit_heads(features, mos, mixed[:1], [1.0], groups=references)
+  moved = splits[:2].copy()
+  image = np.flatnonzero(moved[1] == 2)[0]  # one test image; the others of its reference stay
+  moved[1, image] = part
+  message = f"split 1: 1 reference.* both the fitted and the test part, e.g. {references[image]}$"
+  with pytest.warns(UserWarning, match=message):
+    protocol.fit_heads(features, mos, moved, [1.0], groups=references)
+  moved[1, image] = -1
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    protocol.fit_heads(features, mos, moved, [1.0], groups=references)
 
 
 @pytest.mark.parametrize(
