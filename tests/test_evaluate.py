@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.linear_model
+import sklearn.preprocessing
 from PIL import Image
 
 import jiqa
@@ -64,6 +66,13 @@ def run(data_dir, tmp_path_factory):
   return config, workdir, evaluation.evaluate(config, workdir, jax.devices()[:1])
 
 
+def ridge(x, mos, rows, alpha):
+  """Scores of all images by scikit-learn's ridge on the standardised features of some rows."""
+  scaler = sklearn.preprocessing.StandardScaler().fit(x[rows])
+  model = sklearn.linear_model.Ridge(alpha=alpha).fit(scaler.transform(x[rows]), mos[rows])
+  return model.predict(scaler.transform(x))
+
+
 def test_results_hold_what_is_promised_and_repeat_the_printed_medians(run):
   _, workdir, results = run
   assert json.loads((workdir / "results.json").read_text()) == json.loads(json.dumps(results))
@@ -85,22 +94,35 @@ def test_results_hold_what_is_promised_and_repeat_the_printed_medians(run):
   assert {"step", "loss", "learning_rate", "images_per_second"} <= set(records[0])
 
 
-def test_saved_heads_give_the_reported_correlations(run, data_dir):
+def test_results_are_those_of_scikit_learn_on_the_features(run, data_dir):
   config, workdir, results = run
   database = open_database("csv/noisy", data_dir)
   mesh = make_mesh(jax.devices()[:1])
   method, (tx, _, _) = loop.build(config, mesh), loop.build_optimizer(config, len(database))
-  state = Checkpoints(workdir / "checkpoints").restore(loop.init_state(config, method, tx, mesh))
-  network = Network.of_state(method, state, mesh)
-  features = predict_database(network, database, np.arange(len(database)), "test")["features"]
+  fresh = loop.init_state(config, method, tx, mesh)
+  state = Checkpoints(workdir / "checkpoints").restore(fresh)
+  splits, mos = run_splits(config, database.table, "csv/noisy", "folds"), database.table.mos.to_numpy()
   heads = np.load(workdir / "heads_csv_noisy.npz")
-  splits = run_splits(config, database.table, "csv/noisy", "folds")
-  for k in range(3):
-    test = splits[k] == 2
-    x = (features[test].astype(np.float64) - heads["mean"][k]) / heads["scale"][k]
-    score = x @ heads["weights"][k] + heads["intercept"][k]
-    expected = scipy.stats.spearmanr(score, database.table.mos[test])[0]
-    assert results["srcc"][k] == pytest.approx(expected, abs=0.02)  # batches of another size round differently
+  alphas = np.geomspace(*config.evaluation.alphas[:2], int(config.evaluation.alphas[2]))
+  for told, of in ((results["untrained"], fresh), (results, state)):
+    network = Network.of_state(method, of, mesh)
+    features = predict_database(network, database, np.arange(len(database)), "test")["features"]
+    for k, split in enumerate(splits):
+      x, test = features.astype(np.float64), split == 2
+      by_alpha = [ridge(x, mos, split == 0, alpha) for alpha in alphas]
+      srcc = [scipy.stats.spearmanr(scores[split == 1], mos[split == 1])[0] for scores in by_alpha]
+      assert told["validation_srcc"][k] == pytest.approx(max(srcc), abs=1e-12)
+      alpha = told["alpha"][k]
+      assert srcc[np.abs(alphas / alpha - 1).argmin()] == pytest.approx(max(srcc), abs=1e-12)
+      score = ridge(x, mos, split < 2, alpha)[test]
+      assert told["srcc"][k] == pytest.approx(scipy.stats.spearmanr(score, mos[test])[0], abs=1e-12)
+      assert told["krcc"][k] == pytest.approx(scipy.stats.kendalltau(score, mos[test])[0], abs=1e-12)
+      assert told["plcc"][k] == pytest.approx(scipy.stats.pearsonr(score, mos[test])[0], abs=1e-6)
+      assert told["rmse"][k] == pytest.approx(np.sqrt(np.mean((score - mos[test]) ** 2)), rel=1e-6)
+      assert told["images"][k] == [int((split == part).sum()) for part in range(3)]
+  for k, split in enumerate(splits):  # and the heads that were kept are the trained network's
+    saved = (x - heads["mean"][k]) / heads["scale"][k] @ heads["weights"][k] + heads["intercept"][k]
+    np.testing.assert_allclose(saved, ridge(x, mos, split < 2, results["alpha"][k]), rtol=1e-6)
 
   alone = jax.jit(method.predict)
   for i in (0, 7, 20):  # of a batch and alone, padded and not: the same features

@@ -154,27 +154,46 @@ def test_fixed_motion_blur_keeps_the_image_in_place():
   assert moved.min() < -0.5  # the published code's image has moved
 
 
-def test_blocks_cover_what_they_should():
+def _words(seed, count):
+  """The first random words of every level's seed as Python integers in [0, 2^32), [4][level][count]."""
+  return [words.tolist() for words in map(np.asarray, streams.words(_seeds(5, seed), 0, count))]
+
+
+def _between(word, size):
+  """A whole number below `size` from the upper 24 bits of a word."""
+  return int((word >> 8) / 2**24 * size)
+
+
+def test_blocks_lie_inside_and_later_ones_on_top():
   photo = np.full((H, W, 3), 100, np.uint8)
   for seed in range(3):
-    for level, count in enumerate((2, 4, 6, 8, 10)):
-      image = _ours(18, photo, range(5), seed)[level]
-      covered = np.any(image != photo, axis=-1)
-      colors = np.unique(image[covered], axis=0)
-      assert 1 <= len(colors) <= count
-      assert 32 * 32 <= covered.sum() <= count * 32 * 32
+    tops, lefts, colors, _ = _words(seed, 10)
+    for level, image in enumerate(_ours(18, photo, range(5), seed)):
+      wanted = photo.copy()
+      for i in range((2, 4, 6, 8, 10)[level]):
+        top, left = _between(tops[level][i], H - 32), _between(lefts[level][i], W - 32)
+        wanted[top : top + 32, left : left + 32] = [colors[level][i] >> shift & 255 for shift in (0, 8, 16)]
+      np.testing.assert_array_equal(image, wanted)
 
 
-def test_patches_only_move_pixels_and_agree_in_strength():
+def test_patches_are_copied_one_after_the_other_and_agree_in_strength():
   photo = photos.bundled(H, W)[0]
-  ours = [[photos.psnr(image, photo) for image in _ours(20, photo, range(5), seed)] for seed in range(8)]
+  ours = [_ours(20, photo, range(5), seed) for seed in range(8)]
+  strength = np.mean([[photos.psnr(image, photo) for image in images] for images in ours], axis=0)
   draws = [[np.random.default_rng((seed, level)) for level in range(5)] for seed in range(8)]
   reference = [
     [photos.psnr(reference_bank.patches(photo, i, rng), photo) for i, rng in enumerate(row)] for row in draws
   ]
-  np.testing.assert_allclose(np.mean(ours, axis=0), np.mean(reference, axis=0), atol=1.5)
-  colors = {tuple(color) for color in photo.reshape(-1, 3)}
-  assert all(tuple(color) in colors for color in np.unique(_ours(20, photo, [4])[0].reshape(-1, 3), axis=0))
+  np.testing.assert_allclose(strength, np.mean(reference, axis=0), atol=1.5)
+  tops, lefts, downs, rights = _words(0, 100)
+  for level, count in enumerate((20, 40, 60, 80, 100)):
+    wanted = photo.copy()
+    for i in range(count):
+      top, left = 16 + _between(tops[level][i], H - 48), 16 + _between(lefts[level][i], W - 48)
+      down, right = (int(((moves[level][i] >> 8) / 2**24 - 0.5) * 16) for moves in (downs, rights))
+      patch = wanted[top : top + 16, left : left + 16].copy()
+      wanted[top + down : top + down + 16, left + right : left + right + 16] = patch
+    np.testing.assert_array_equal(ours[0][level], wanted)
 
 
 def test_fixed_sharpening_sharpens():

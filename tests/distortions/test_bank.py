@@ -172,21 +172,6 @@ def test_one_key_gives_every_image_its_own_noise():
   assert np.abs(correlation).max() < 0.06  # 4,653 values each
 
 
-def test_smallest_images_at_the_ends_of_the_levels():  # the 26 kinds: in test_contact_sheet.py
-  own = (2, 5, 8, 9, 21)  # what KADID-10k adds or sets to other levels
-  images = _images(2, (8, 8), 1)
-  kinds, levels = jnp.tile(jnp.asarray(own), (2, 1)), jnp.repeat(jnp.asarray([[0], [4]]), len(own), axis=1)
-  out = distort_versions(images, kinds, levels, jax.random.key(0), allowed=own, bank="kadid25")
-  out = np.asarray(out)
-  assert np.all((out >= 0) & (out <= 1))
-  assert np.any(out[1] != images[1], axis=(1, 2, 3)).all()  # the strongest level always shows
-
-
-def test_banks_have_their_kinds():
-  assert len(bank.names("reiqa26")) == 26
-  assert len(set(bank.names("kadid25"))) == 25
-
-
 @pytest.mark.parametrize(
   ("images", "options", "message"),
   [

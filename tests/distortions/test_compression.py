@@ -1,4 +1,4 @@
-"""JPEG against libjpeg, JPEG2000 against OpenJPEG, palettes against PIL."""
+"""JPEG against libjpeg, JPEG2000 against OpenJPEG, palettes against PIL; KADID-10k's in test_kadid25.py."""
 
 import functools
 import io
@@ -11,10 +11,11 @@ import pytest
 import reference_bank
 from PIL import Image
 
-from jiqa.distortions import compression
+from jiqa.distortions import bank, compression
 from jiqa.distortions.planes import to_planes
 
 _jitted = functools.cache(jax.jit)
+KADID25 = dict(bank.BANKS["kadid25"])
 
 
 def _apply(function, photo):
@@ -66,7 +67,7 @@ def test_wavelet_concentrates_smooth_images():
 
 def test_jpeg2000_is_as_good_as_openjpeg_at_the_same_size():
   for photo in photos.bundled(160, 208):
-    got = [photos.psnr(image, photo) for image in _apply(compression.jpeg2000, photo)]
+    got = [photos.psnr(image, photo) for image in _apply(KADID25["JPEG2000"], photo)]
     assert np.all(np.diff(got) < 0)
     # At the two strongest ratios a file of this size is mostly header.
     for ratio, value in zip((16, 32, 45), got[:3], strict=True):
@@ -78,7 +79,7 @@ def test_jpeg2000_is_as_good_as_openjpeg_at_the_same_size():
 
 def test_palettes_have_their_sizes_and_beat_median_cut():
   for photo in photos.bundled(160, 208):
-    images = _apply(compression.color_quantization, photo)
+    images = _apply(KADID25["colour quantisation"], photo)
     for count, image in zip((64, 48, 32, 16, 8), images, strict=True):
       assert count / 2 < len(np.unique(image.reshape(-1, 3), axis=0)) <= count
       median_cut = Image.fromarray(photo).quantize(count, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -87,7 +88,7 @@ def test_palettes_have_their_sizes_and_beat_median_cut():
 
 def test_grey_levels_have_their_numbers_and_beat_equal_steps():
   for photo in photos.bundled(160, 208):
-    images = _apply(compression.quantization, photo)
+    images = _apply(KADID25["quantisation"], photo)
     for count, image in zip((20, 16, 13, 10, 7), images, strict=True):
       assert 0.75 * count < len(np.unique(image)) <= count
       uniform = (np.floor(photo / 256 * count) + 0.5) * 256 / count

@@ -17,11 +17,22 @@ def test_a_competition_by_hand():
   defender = [0.0, 20, 45, 60, 80, 100]
   attacker = [30.0, 0, 90, 10, 100, 50]
   pairs = gmad.compete(np.array([defender, attacker]), levels=2, half_width=25.5)
-  mine = pairs.defender == 0
-  np.testing.assert_array_equal(pairs.low[mine], [1, 3])
-  np.testing.assert_array_equal(pairs.high[mine], [2, 4])
-  np.testing.assert_allclose(pairs.gap[mine], [90 - 25, 90 - 20])
-  np.testing.assert_allclose(pairs.share[mine], [0.5, 0.5])
+  np.testing.assert_array_equal(pairs.defender, [0, 0, 1, 1])
+  np.testing.assert_array_equal(pairs.attacker, [1, 1, 0, 0])
+  np.testing.assert_array_equal(pairs.level, [0, 1, 0, 1])
+  np.testing.assert_array_equal(pairs.rank, 0)
+  # The second one's levels hold images 0, 1, 3, 5 (50 is in both) and 2, 4, 5.
+  np.testing.assert_array_equal(pairs.low, [1, 3, 0, 2])
+  np.testing.assert_array_equal(pairs.high, [2, 4, 5, 5])
+  np.testing.assert_allclose(pairs.gap, [90 - 25, 90 - 20, 100 - 20, 55 - 40])
+  np.testing.assert_allclose(pairs.share, [0.5, 0.5, 4 / 7, 3 / 7])
+  quality = [3.0, 1, 2, 2, 5, 4]
+  np.testing.assert_allclose(gmad.proxy_preferences(pairs, quality), [25, 75, 25, 50])
+
+
+def test_quantiles_are_the_share_of_the_pool_below():
+  found = gmad.by_quantile([[5.0, -1, 7, 5, 0], [1, 2, 3, 4, 5]])
+  np.testing.assert_allclose(found, [[62.5, 0, 100, 62.5, 25], [0, 25, 50, 75, 100]])
 
 
 def test_matrices_and_ranking_by_hand():
@@ -90,6 +101,19 @@ def test_a_subject_who_answers_at_random_is_rejected():
   np.testing.assert_allclose(mean, np.nanmean(np.delete(answers, 4, 0), axis=0))
 
 
+def test_who_is_rejected_depends_on_how_often_and_to_which_sides():
+  rng = np.random.default_rng(4)
+  answers = rng.uniform(-20, 20, 120) + rng.choice([-1.0, 1.0], (40, 120))
+  answers[7, :5] += 60
+  answers[7, 5:10] -= 60  # 8 % of the answers, to both sides
+  answers[9, 10:12] += 60
+  answers[9, 12] -= 60  # 2.5 %
+  answers[11, 20:30] += 60  # 8 %, to one side: another opinion, no carelessness
+  mean, kept = gmad.screen(answers)
+  np.testing.assert_array_equal(np.flatnonzero(~kept), [7])
+  np.testing.assert_allclose(mean, np.delete(answers, 7, 0).mean(0))
+
+
 @pytest.fixture
 def pool(tmp_path):
   """Forty small images and two score tables in different orders."""
@@ -117,6 +141,21 @@ def test_a_session_from_tables_to_a_ranking(pool):
   assert found["resistance_rank"][0] > found["resistance_rank"][1]
   listed = pd.read_csv(pool / "out" / "pairs.csv")
   assert len(listed) == len(found["pairs"].low)
+  pool_scores = pd.DataFrame(
+    {"first": first.set_index("image_name")["first"], "second": pd.read_csv(files[1]).set_index("image_name")["score"]}
+  )
+  share_below = (pool_scores.rank() - 1) / 39 * 100
+  for row in listed.itertuples():
+    attacker, defender = share_below[row.attacker], share_below[row.defender]
+    seen = attacker[row.high] - attacker[row.low], abs(defender[row.high] - defender[row.low])
+    assert row.attacker != row.defender and seen[0] >= 0 and seen[1] < 18
+    assert row.gap == pytest.approx(seen[0] - seen[1], abs=1e-3)
+    assert abs(defender[row.low] - (row.level - 0.5) * 100 / 6) < 9
+  ranking = pd.read_csv(pool / "out" / "ranking.csv")
+  assert ranking["method"].tolist() == ["first", "second"]
+  np.testing.assert_allclose(ranking["resistance_rank"], found["resistance_rank"], atol=1e-4)
+  stood = pd.read_csv(pool / "out" / "resistance.csv", index_col=0)
+  assert stood.loc["first", "second"] == pytest.approx(found["resistance"][0, 1], abs=1e-3)
   page = (pool / "out" / "index.html").read_text()
   shown = json.loads(page.split("const pairs = ")[1].split(";")[0])
   assert len(shown) == len(listed) and all((pool / "out" / low).is_file() for _, low, _ in shown)

@@ -74,11 +74,19 @@ def test_the_test_part_has_no_say(data, result):
   np.testing.assert_allclose(again.predictions[0], result.predictions[0], atol=1e-9)
 
 
-def test_leaks_are_warned_about(data):
+@pytest.mark.parametrize("part", [0, 1])
+def test_leaks_are_warned_about(data, part):
   features, mos, splits, references = data
-  mixed = np.random.default_rng(0).permuted(splits, axis=1)
-  with pytest.warns(UserWarning, match="both the fitted and the test part"):
-    protocol.fit_heads(features, mos, mixed[:1], [1.0], groups=references)
+  moved = splits[:2].copy()
+  image = np.flatnonzero(moved[1] == 2)[0]  # one test image; the others of its reference stay
+  moved[1, image] = part
+  message = f"split 1: 1 reference.* both the fitted and the test part, e.g. {references[image]}$"
+  with pytest.warns(UserWarning, match=message):
+    protocol.fit_heads(features, mos, moved, [1.0], groups=references)
+  moved[1, image] = -1
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    protocol.fit_heads(features, mos, moved, [1.0], groups=references)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +101,28 @@ def test_leaks_are_warned_about(data):
 def test_splits_that_cannot_be_used_are_refused(splits, message):
   with pytest.raises(UserError, match=message):
     protocol.fit_heads(np.eye(6), np.arange(6.0), splits)
+
+
+def test_scores_of_a_methods_own_are_judged_on_the_test_parts(data):
+  _, mos, splits, _ = data
+  scores = np.round(mos + np.random.default_rng(3).normal(size=150), 1)
+  tested = (splits == 2).any(0)
+  found = protocol.scored(np.where(tested, scores, np.nan), mos, splits)
+  for k, test in enumerate(splits == 2):
+    assert found.srcc[k] == pytest.approx(stats.spearmanr(scores[test], mos[test])[0])
+    assert found.mae[k] == pytest.approx(np.mean(np.abs(scores[test] - mos[test])))
+    np.testing.assert_array_equal(found.predictions[k], np.where(test, scores, np.nan))
+  assert found.summary()["images"] == [[int((split == part).sum()) for part in range(3)] for split in splits]
+
+
+def test_a_test_image_with_no_score_is_named(data):
+  _, mos, splits, _ = data
+  missing = np.flatnonzero((splits == 2).sum(0) == 1)[0]  # of one split alone
+  scores = np.where(np.arange(150) == missing, np.nan, mos)
+  with pytest.raises(UserError, match=rf"^image {missing} has the score nan; 1 test image"):
+    protocol.scored(scores, mos, splits)
+  with pytest.raises(UserError, match=r"^a.png has the score nan"):
+    protocol.scored(scores, mos, splits, names=["a.png"] * 150)
 
 
 def test_breakdown_by_condition(data):

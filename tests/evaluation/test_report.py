@@ -77,6 +77,7 @@ def test_evaluate_from_scores_alone(table, tmp_path):
   with open(out / "report.csv", newline="") as file:
     rows = {(row["method"], row["part"], row["measure"]): row for row in csv.DictReader(file)}
   assert float(rows["good", "all", "srcc"]["value"]) == pytest.approx(expected)
+  assert [float(rows["good", "all", "srcc"][end]) for end in ("low", "high")] == [low, high]
   assert float(rows["good", "distortion jpeg", "plcc"]["images"]) == 40
 
 
@@ -195,6 +196,8 @@ def test_realignment_recovers_the_common_scale():
   for name in "abc":  # monotone inside every database
     of = names == name
     assert stats.kendalltau(found["realigned"][of], mos[of])[0] == pytest.approx(1)
+  other = realignment.realign(np.where(fitted, scores, scores[::-1]), mos, names, fitted)
+  np.testing.assert_array_equal(other["realigned"], found["realigned"])  # the test images have no say
   with pytest.raises(UserError, match=r"database a.*direction"):
     realignment.realign(np.where(names == "a", -scores, scores), mos, names)
 

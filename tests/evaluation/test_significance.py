@@ -45,6 +45,25 @@ def test_meng_by_hand():
   assert p == pytest.approx(2 * stats.norm.sf(expected), rel=1e-9)
 
 
+def test_meng_of_ranks_by_hand():
+  """Three orders of eight images: 1 - 6 sum d^2 / (n^3 - n) by hand, and Bonett and Wright's variance."""
+  target, first, second = np.arange(1.0, 9), np.array([2, 1, 4, 3, 5, 6, 8, 7]), np.array([1, 5, 2, 7, 3, 4, 8, 6])
+  r1, r2, between = 1 - 6 * 6 / 504, 1 - 6 * 32 / 504, 1 - 6 * 46 / 504
+  square = (r1**2 + r2**2) / 2
+  h = (1 - min(1, (1 - between) / (2 * (1 - square))) * square) / (1 - square)
+  expected = (np.arctanh(r1) - np.arctanh(r2)) * np.sqrt(5 / (2 * (1 - between) * h * (1 + square / 2)))
+  found, p = significance.meng(np.exp(first), np.exp(second), target)
+  assert found == pytest.approx(expected, rel=1e-9) and expected > 0
+  assert p == pytest.approx(2 * stats.norm.sf(expected), rel=1e-9)
+  assert significance.meng(second, first, target) == pytest.approx((-found, p))
+
+
+def test_wilcoxon_by_hand():
+  """Of six gains all but the smallest are positive: ranks 2..6 against 1, two of 64 signs are as far out each way."""
+  gains = np.array([-0.01, 0.02, 0.03, 0.05, 0.08, 0.13])
+  assert significance.wilcoxon(0.5 + gains, np.full(6, 0.5)) == pytest.approx(2 * 2 / 64)
+
+
 def test_holm_by_hand():
   np.testing.assert_allclose(significance.holm([0.01, 0.02, 0.03, 0.5]), [0.04, 0.06, 0.06, 0.5])
   np.testing.assert_allclose(significance.holm([0.6, np.nan, 0.6]), [1, np.nan, 1])

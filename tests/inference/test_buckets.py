@@ -15,6 +15,7 @@ def test_the_bucket_is_the_smallest_of_the_list_that_holds_the_image():
   rng = np.random.default_rng(0)
   for height, width in [*rng.integers(1, 2049, (300, 2)), (1, 1), (2048, 2048), (768, 1024), (1024, 768), (385, 500)]:
     holding = [shape for shape in shapes if shape[0] >= height and shape[1] >= width]
+    assert bucket_of(height, width) in holding, (height, width)
     assert math.prod(bucket_of(height, width)) == min(map(math.prod, holding)), (height, width)
   assert bucket_of(12_300, 100) == (13_312, 1024)  # not the next power of two, which would be a gigabyte
 

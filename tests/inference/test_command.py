@@ -18,6 +18,7 @@ import jiqa
 from jiqa import cli
 from jiqa.errors import UserError
 from jiqa.inference import command, video
+from jiqa.inference.metric import Metric
 from jiqa.inference.results import Results
 from tests.inference import made
 
@@ -108,6 +109,27 @@ def test_rows_of_other_weights_are_left_alone(metric, brightness, tmp_path):
   with pytest.raises(UserError, match="holds something else than scores"):
     command.score(metric, paths, out=out)
   assert out.read_text() == "image,mos\na.png,3\n"
+
+
+def test_rows_of_another_head_are_left_alone(weights, tmp_path):
+  import jax
+
+  first = jiqa.load(weights, devices=jax.devices()[:1])
+  named = pathlib.Path("head.safetensors")
+  other = Metric(first.models, made.head({}, seed=1), named)
+  paths = made.files(tmp_path / "images", [(9, 9)] * 2)
+  for suffix in (".csv", ".json"):
+    out = tmp_path / f"scores{suffix}"
+    assert command.score(first, paths[:1], out=out) == 0
+    before = out.read_bytes()
+    for head, said in ((other, rf"{first.head_sha256}; these are {other.head_sha256}"), (None, "these are none")):
+      metric = head or Metric(first.models)
+      metric.check_scores = lambda: None
+      with pytest.raises(UserError, match=rf"scores{suffix}: holds scores of other head .*{said}"):
+        command.score(metric, paths, out=out)
+    assert out.read_bytes() == before
+    same = Metric(first.models, made.head({}), named)  # other objects, the same numbers
+    assert command.score(same, paths, out=out) == 0
 
 
 def test_refused_outputs(metric, tmp_path):
@@ -262,6 +284,7 @@ def test_videos_become_rows_of_frames_and_a_pooled_row(metric, tmp_path):
   assert pooled["path"] == str(path) and pooled["frames"] == "6"
   assert float(pooled["mean"]) == pytest.approx(2 * 120 / 255, abs=0.03)
   assert float(pooled["minimum"]) == pytest.approx(2 * 40 / 255, abs=0.03)
+  assert float(pooled["p10"]) == pytest.approx(np.percentile([float(row["score"]) for row in found[:6]], 10))
   command.score(metric, [str(path), image], out=out, frames_per_second=2.0)
   assert len(rows(out)) == 7
 

@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 
 import jiqa
+from jiqa import train as loop
+from jiqa.data.source import open_database
+from jiqa.data.splits import TEST, assign
 from jiqa.errors import UserError
 from jiqa.inference import export, package
 from jiqa.inference.metric import Metric
+from jiqa.weights.store import load_weights
 from tests.inference import made
 
 pytest.importorskip("flatbuffers")
@@ -85,10 +89,8 @@ class Rated:
 def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
   import pandas as pd
 
-  from jiqa.data.splits import assign
   from jiqa.runtime.checkpoint import Checkpoints
   from jiqa.runtime.state import new_state
-  from jiqa.weights.store import load_weights
 
   made.files(tmp_path / "images", [(48, 60)] * 30)
   names = [f"{i:04d}.png" for i in range(30)]
@@ -117,3 +119,33 @@ def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
   assert small.card["score"]["head"]["weights_sha256"] == small.weights_sha256
   with pytest.raises(UserError, match=r"--dtype=int8: expected float16 or float32"):
     package.package(run, tmp_path / "other", database="demo", dtype="int8")
+
+
+def test_what_half_precision_cannot_hold_and_what_only_training_reads():
+  trees = {"params": {"encoder": {"a": np.float32([1, 7e4])}, "head": {"b": np.float32([2])}}}
+  with (
+    np.errstate(over="ignore"),
+    pytest.raises(UserError, match=r"params/encoder/a: holds numbers that float16 cannot; take float32"),
+  ):
+    package._smaller(trees, "float16", ())
+  smaller = package._smaller(trees, "float32", ("params/head",))
+  assert list(smaller["params"]) == ["encoder"] and smaller["params"]["encoder"]["a"].tolist() == [1, 7e4]
+
+
+@pytest.mark.parametrize("split", [0, 2])
+def test_packaged_scores_are_measured_on_the_test_images_of_the_runs_split(brightness_run, tmp_path, split):
+  config, workdir = brightness_run
+  config.split, config.data[0].protocol, config.evaluation.databases = split, "folds", ("csv/gray",)
+  assert loop.train(config, workdir, jax.devices()[:1])
+  written = package.package(workdir, tmp_path / "small", database=None, dtype="float32", data_dir=config.data_dir)
+  table = open_database("csv/gray", config.data_dir).table
+  parts = assign(table, "csv/gray", "folds", num_splits=3, seed=0, fractions=(0.6, 0.2, 0.2))[split]
+  mos = table.mos.to_numpy()[parts == TEST]
+  slope = float(load_weights(tmp_path / "small")[0]["slope"])
+  errors = slope * np.floor(2.4 * mos + 0.5) / 255 - mos  # the image of the score 2.5 i has the gray 6 i
+  told = written["test"]
+  assert told["images"] == len(mos) == 8 and told["split"] == split and told["database"] == "csv/gray"
+  assert told["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+  assert told["mae"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
+  assert json.loads((tmp_path / "small/card.json").read_text())["test"] == told
+  assert not (tmp_path / "small/head.safetensors").exists()

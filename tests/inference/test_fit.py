@@ -85,9 +85,11 @@ def test_equals_the_evaluation_on_the_same_splits(bare, weights, rated, tmp_path
 
 
 def test_without_a_split_of_its_own_all_ratings_count(bare, weights, rated, tmp_path):
-  results, out = run(bare, rated, tmp_path, rated[1].drop(columns="split"), group="scene")
+  table = rated[1].drop(columns="split").assign(rating=rated[1].mos, mos=rated[1].mos[::-1].to_numpy())
+  results, out = run(bare, rated, tmp_path, table, group="scene", mos="rating", seed=3)
   result = results["reiqa"]
-  assert len(result.srcc) == 10
+  labels = table.assign(reference_name=table.scene, split="")
+  np.testing.assert_array_equal(result.splits, assign(labels, "ratings", "folds", num_splits=10, seed=3))
   scene = rated[1].scene.to_numpy()
   for split in result.splits:  # a scene is on one side only
     assert all(len(set(split[scene == each])) == 1 for each in set(scene))

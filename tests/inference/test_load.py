@@ -201,6 +201,18 @@ def test_the_weights_that_come_with_the_package_say_how_good_they_are():
   assert -0.5 < float(metric(made.images([(48, 60)])[0])) < 1.5
 
 
+@pytest.mark.parametrize(("which", "slope"), [("best", 3.0), ("newest", 1.0)])
+def test_a_run_predicts_with_the_checkpoint_that_its_evaluation_took(which, slope, tmp_path):
+  config = {"method": "tests.brightness_method:Brightness", "evaluation": {"checkpoint": which}}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  for folder, value in (("checkpoints", 1.0), ("best", 3.0)):
+    with Checkpoints(tmp_path / folder) as checkpoints:
+      checkpoints.save(1, jax.device_put(new_state({"slope": np.float32(value)}, {})))
+  metric = load(tmp_path)
+  assert float(metric(IMAGE)) == pytest.approx(slope * IMAGE.mean() / 255, rel=1e-5)
+  assert metric.card["weights"][0]["checkpoint"] == which
+
+
 def test_a_run_predicts_and_is_known_by_what_its_method_says_predicts(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({"method": "tests.brightness_method:Averaged"}))
   with Checkpoints(tmp_path / "checkpoints") as checkpoints:

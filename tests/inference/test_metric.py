@@ -1,6 +1,9 @@
 """One image, one score: however it is handed over, whatever else is in the batch, on any number of devices."""
 
+import dataclasses
 import functools
+import pathlib
+import types
 import weakref
 from concurrent import futures
 
@@ -15,9 +18,10 @@ from PIL import Image
 
 import jiqa
 from jiqa.errors import UserError
-from jiqa.inference import predictor
+from jiqa.inference import command, predictor
 from jiqa.inference.inputs import Item
-from jiqa.inference.predictor import MAX_HELD
+from jiqa.inference.metric import Metric
+from jiqa.inference.predictor import MAX_HELD, Prediction
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights.store import load_weights
@@ -65,7 +69,7 @@ def test_every_way_of_handing_over_gives_the_same(metric, tmp_path):
   by_pil = metric([Image.open(path) for path in paths]).score
   by_array = metric(IMAGES).score
   by_jax = metric([jnp.asarray(image) for image in IMAGES]).score
-  by_float = metric([image / 255 for image in IMAGES]).score
+  by_float = metric([np.clip((image - 0.4) / 255, 0, 1) for image in IMAGES]).score  # rounded to the nearest of 256
   for other in (by_pil, by_array, by_jax, by_float):
     np.testing.assert_allclose(other, by_path, rtol=0, atol=1e-4)
   assert float(metric(IMAGES[0])) == pytest.approx(by_path[0], abs=1e-4)
@@ -215,6 +219,32 @@ def test_card_says_what_it_is(metric, weights):
   assert "any size" in network["input"]
   assert card["score"]["direction"] == "higher is better" and card["score"]["range"] == [0, 100]
   assert card["score"]["head"]["file"] == "head.safetensors"
+
+
+def test_the_checksum_of_a_head_is_that_of_all_its_numbers(metric):
+  def checksum(head):
+    return Metric(metric.models, head, pathlib.Path("head.safetensors")).head_sha256
+
+  head = made.head({"range": [0, 100]})
+  assert checksum(head) == checksum(made.head({})) == metric.head_sha256 and len(metric.head_sha256) == 16
+  others = {checksum(head)}
+  for name in ("weights", "mean", "scale", "intercept"):
+    numbers = np.array(getattr(head, name))
+    numbers.flat[numbers.size - 1] += 1e-9
+    others.add(checksum(dataclasses.replace(head, **{name: numbers})))
+  others.add(checksum(dataclasses.replace(head, mean=head.scale, scale=head.mean)))
+  assert len(others) == 6 and Metric(metric.models).head_sha256 == ""
+
+
+def test_the_likeliest_of_every_kind_of_classes():
+  classes = {"scene": ("city", "plant", "water"), "level": ("low", "high")}
+  method = types.SimpleNamespace(classes=classes)
+  outputs = {"level": np.array([0.75, 0.25]), "score": 3.0, "scene": np.array([0.125, 0.25, 0.625])}
+  told = Metric.likeliest(types.SimpleNamespace(models=[types.SimpleNamespace(method=method)]), outputs)
+  assert told == {"scene": ("water", 0.625), "level": ("low", 0.75)}
+  row = command.as_row(Prediction(0, "a.png", outputs, 30, 40, 0.5), lambda _: told)
+  assert (row["scene"], row["scene_probability"], row["score"]) == ("water", "0.625", "3")
+  assert (row["width"], row["height"], row["error"]) == (40, 30, "")
 
 
 def test_other_methods_scores_and_columns(brightness):

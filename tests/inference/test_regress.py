@@ -1,6 +1,7 @@
 """Heads on frozen features: every candidate judged, the best one kept, nothing computed twice."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -99,3 +100,34 @@ def test_one_expert_is_enough_and_none_is_refused(run, data_dir, tmp_path, monke
   alone.features = ("content",)
   with pytest.raises(UserError, match="none of them can be had"):
     room.regress(alone, tmp_path / "one")
+
+
+def test_features_are_kept_for_the_same_weights_and_labels_alone(tmp_path, monkeypatch):
+  computed = []
+
+  def predict(model, database, positions, _):
+    computed.append(model.card["weights_sha256"])
+    return {"features": np.full((len(positions), 2), float(len(computed)), np.float32)}
+
+  class Database:
+    name = "noisy"
+
+    def __init__(self, labels):
+      self.metadata = {"labels_sha256": labels}
+
+    def __len__(self):
+      return 3
+
+  def features(labels, **sums):
+    models = {name: types.SimpleNamespace(card={"weights_sha256": sha}) for name, sha in sums.items()}
+    return room._features(None, Database(labels), models, tmp_path / "features.npz")
+
+  monkeypatch.setattr(room, "predict_database", predict)
+  first = features("ab", quality="q", content="c")
+  again = features("ab", quality="q", content="c")
+  assert computed == ["q", "c"] and list(again) == ["quality", "content"]
+  for name in first:
+    np.testing.assert_array_equal(again[name], first[name])
+  features("ab", quality="q", content="other")
+  features("other", quality="q", content="other")
+  assert computed[2:] == ["q", "other"] * 2

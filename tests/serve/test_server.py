@@ -1,6 +1,8 @@
 """The server: what it answers, what it refuses, and that it stays itself under load."""
 
+import asyncio
 import concurrent.futures
+import dataclasses
 import io
 import os
 import signal
@@ -16,10 +18,11 @@ httpx = pytest.importorskip("httpx2")
 
 from fastapi.testclient import TestClient  # noqa: E402
 from PIL import Image  # noqa: E402
+from starlette.datastructures import Headers  # noqa: E402
 
 from jiqa.errors import UserError  # noqa: E402
 from jiqa.serve.app import create_app  # noqa: E402
-from jiqa.serve.upload import MAX_SCANS, Limits, check_image  # noqa: E402
+from jiqa.serve.upload import MAX_SCANS, Limits, Refused, check_image, receive  # noqa: E402
 from tests.serve.images import Brightness, encoded, png_header  # noqa: E402
 
 SMALL = Limits(
@@ -231,6 +234,46 @@ def test_requests_that_wait_together_are_scored_together(client, metric):
   pool.shutdown()
 
 
+def test_a_batch_holds_no_more_pixels_than_it_may(metric):
+  limits = dataclasses.replace(SMALL, batch_pixels=2 * 40 * 30)
+  with TestClient(create_app(metric, limits), base_url="http://localhost") as client:
+    futures, pool = busy(client, metric, 4)
+    metric.gate.set()
+    assert [future.result(10).status_code for future in futures] == [200] * 4
+    assert metric.calls == [1, 2, 1]
+    large = encoded((100, 100)), encoded()  # the first alone has more
+    assert [row["error"] for row in post(client, *zip("ab", large, strict=True)).json()["results"]] == [None, None]
+    assert metric.calls == [1, 2, 1, 1, 1]
+    pool.shutdown()
+
+
+def test_requests_that_wait_hold_no_more_bytes_than_they_may(metric):
+  limits = dataclasses.replace(SMALL, file_bytes=3000, request_bytes=4000, bytes_in_flight=5000)
+  with TestClient(create_app(metric, limits), base_url="http://localhost") as client:
+    padded = ("a.png", encoded() + b"\0" * 2500)
+    metric.gate.clear()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      first = pool.submit(post, client, padded)
+      assert metric.entered.wait(10)
+      answer = post(client, padded)
+      assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+      assert client.get("/healthz").json()["unfinished"] == 1
+      metric.gate.set()
+      assert first.result(10).status_code == 200
+    assert post(client, padded).status_code == 200
+
+
+def test_a_body_that_comes_too_slowly_is_given_up():
+  async def slow():
+    yield b"--x\r\n"
+    await asyncio.sleep(3)
+
+  headers = Headers({"content-type": "multipart/form-data; boundary=x"})
+  with pytest.raises(Refused) as refused:
+    asyncio.run(receive(slow(), headers, dataclasses.replace(SMALL, upload_seconds=0.05)))
+  assert refused.value.status_code == 408 and "0.05 s" in refused.value.detail
+
+
 def test_a_image_that_upsets_the_model_does_not_take_others_with_it(client, metric):
   metric.gate.clear()
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -285,6 +328,13 @@ def test_scoring_that_takes_too_long_is_given_up(metric):
 )
 def test_other_sites_are_not_served(client, headers, status):
   assert post(client, ("a.png", encoded()), headers=headers).status_code == status
+
+
+def test_a_server_for_others_answers_to_any_name_and_still_to_no_other_site(metric):
+  with TestClient(create_app(metric, SMALL, local=False), base_url="http://rated.example:8000") as client:
+    assert post(client, ("a.png", encoded())).status_code == 200
+    for headers in ({"Origin": "http://localhost:8000"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}):
+      assert post(client, ("a.png", encoded()), headers=headers).status_code == 403
 
 
 def test_every_answer_carries_the_policy_and_none_opens_it_to_others(client):

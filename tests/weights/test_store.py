@@ -34,14 +34,23 @@ def test_weights_come_back_as_they_were(tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
 
 
-def test_the_checksum_depends_on_values_names_and_shapes():
+def test_the_checksum_depends_on_values_names_types_and_shapes():
   params, stats = some_weights()
-  known = store.checksum(params, stats)
-  other = store.unflatten(store.flatten(params))
-  assert store.checksum(other, stats) == known
-  other["encoder"]["layer1"][0]["kernel"] = other["encoder"]["layer1"][0]["kernel"].reshape(3, 2)
-  assert store.checksum(other, stats) != known
-  assert store.checksum(params, {}) != known
+  flat, known = store.flatten(params), store.checksum(params, stats)
+  assert store.checksum(store.unflatten(flat), stats) == known
+  path = "encoder/layer1[0]/kernel"
+  kernel = flat[path]
+  changed = kernel.copy()
+  changed[1, 2] = np.nextafter(changed[1, 2], np.float32(9))
+  others = [
+    flat | {path: changed},
+    flat | {path: kernel.reshape(3, 2)},
+    flat | {path: kernel.view(np.int32)},  # the same bytes
+    {name: leaf for name, leaf in flat.items() if name != path} | {"encoder/layer1[1]/kernel": kernel},
+  ]
+  sums = {known, store.checksum(params, {}), store.checksum({}, params)}
+  sums |= {store.checksum(store.unflatten(other), stats) for other in others}
+  assert len(sums) == 7 and {len(each) for each in sums} == {16}
 
 
 def test_earlier_weights_are_replaced_and_other_folders_left_alone(tmp_path):
