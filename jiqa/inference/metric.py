@@ -210,7 +210,7 @@ def describe(models, head, head_file):
   score_range = models[0].method.score_range if head is None else head.card.get("range")
   score = {"direction": "higher is better", "range": list(score_range) if score_range else None}
   if head is not None:
-    score["head"] = {"file": head_file.name, **head.card}
+    score["head"] = {"file": head_file and head_file.name, **head.card}
   method = "+".join(model.name for model in models)
   return {"method": method, "weights": [_network(m) for m in models], "score": score, "jiqa": jiqa.__version__}
 
