@@ -13,16 +13,16 @@ from scipy import stats
 
 from configs import lml as config_file
 from data_builders.prepare import prepare
-from jiqa import losses
 from jiqa import train as loop
 from jiqa.errors import UserError
 from jiqa.methods.lml import lml
 from jiqa.runtime import optimizer
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh, put_batch
-from jiqa.runtime.state import split_module
+from jiqa.runtime.state import new_state, split_module
 from jiqa.weights.store import flatten
 from tests.helpers import mesh_of
+from tests.test_local_manifold import loop as contrast_by_loops
 
 B, K, SIDE = 8, 3, 16
 TINY = {
@@ -93,33 +93,53 @@ def huber(x):
   return np.where(np.abs(x) < 1, 0.5 * x * x, np.abs(x) - 0.5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"contrast": 0.0}, {"consistency": 0.5, "anchors": "salient", "w_intra": 0.5}])
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"contrast": 0.3, "temperature": 0.07, "w_inter": 0.25},
+    {"contrast": 0.0},
+    {"contrast": 0.2, "consistency": 0.5, "anchors": "salient", "w_intra": 0.5, "w_inter": 2.0, "temperature": 1.0},
+  ],
+)
 def test_the_objective_is_regression_contrast_and_consistency(seen, batch, changes):
   config = tiny_config(**changes)
   _, state, (scores, features, _), (teacher_scores, teacher_features, saliency) = seen
   (loss, metrics), to_teacher = value(config, state, batch)
-  scores = np.float64(scores)
+  scores, saliency = np.float64(scores), np.asarray(saliency)
   expected = {"regression": huber(scores - batch["target"][:, None]).mean()}
-  weighted = expected["regression"]
+  weights = {"regression": 1.0, "contrast": config.contrast, "consistency": config.consistency}
   if config.contrast:
-    expected["contrast"] = float(
-      losses.local_manifold(
-        features, teacher_features, saliency.argmax(-1), jnp.asarray(batch["image_id"]),
-        w_intra=config.w_intra, anchors=config.anchors,
-      ).mean()
-    )  # fmt: skip
-    weighted += 0.1 * expected["contrast"]
+    expected["contrast"] = contrast_by_loops(
+      np.float64(features), np.float64(teacher_features), saliency.argmax(-1), batch["image_id"][:, 0],
+      config.temperature, config.w_intra, config.w_inter, config.anchors,
+    ).mean()  # fmt: skip
   if config.consistency:
     expected["consistency"] = huber(scores - np.float64(teacher_scores).mean(1, keepdims=True)).mean()
-    weighted += 0.5 * expected["consistency"]
   assert {name: float(x) for name, x in metrics.items()} == pytest.approx(expected, rel=1e-5)
-  assert float(loss) == pytest.approx(weighted, rel=1e-5)
+  assert float(loss) == pytest.approx(sum(weights[name] * x for name, x in expected.items()), rel=1e-5)
   assert not any(np.any(g) for g in jax.tree.leaves(to_teacher))  # exactly zero
   assert saliency.argmax(-1).std() > 0
 
 
+def test_the_network_sees_pixels_normalised_as_imagenets(seen, batch):
+  method, state, (scores, features, _), _ = seen
+  crops = batch["crops"].reshape(B * K, SIDE, SIDE, 3)
+  pixels = (np.float64(crops) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+
+  @jax.jit
+  def parts(params, pixels):
+    network = method.network(params)
+    tokens, _ = network.encoder(pixels)
+    return network.head(tokens), tokens[:, 0]
+
+  expected, first = parts(state.params, jnp.float32(pixels))
+  np.testing.assert_allclose(scores.ravel(), expected, rtol=1e-4, atol=1e-4)
+  first /= np.linalg.norm(first, axis=1, keepdims=True)
+  np.testing.assert_allclose(features.reshape(B * K, -1), first, atol=1e-4)
+
+
 def test_the_teacher_chooses_the_crop_and_random_crops_depend_on_the_key(seen, batch):
-  method, state, *_ = seen
+  _, state, *_ = seen
   moved = batch | {"boxes": np.roll(batch["boxes"], 1, 1)}
   contrast = lambda config, batch, key: float(value(config, state, batch, key)[0][1]["contrast"])  # noqa: E731
   assert contrast(tiny_config(), batch, 0) == contrast(tiny_config(), batch, 1)
@@ -127,7 +147,6 @@ def test_the_teacher_chooses_the_crop_and_random_crops_depend_on_the_key(seen, b
   random = tiny_config(saliency="random")
   assert contrast(random, batch, 0) == contrast(random, moved, 0)
   assert len({contrast(random, batch, key) for key in range(3)}) == 3
-  del method
 
 
 def test_permuting_the_crops_of_a_image_leaves_the_loss(seen, batch):
@@ -169,6 +188,13 @@ def test_a_frozen_teacher_stays(seen):
   _, state, *_ = seen
   after = lml.LML(tiny_config(teacher="frozen"), mesh_of(1)).post_update(state, {})
   jax.tree.map(np.testing.assert_array_equal, after.extra["teacher"], state.extra["teacher"])
+
+
+def test_in_later_steps_the_teacher_follows_by_the_momentum_of_the_config():
+  method = lml.LML(tiny_config(teacher_momentum=0.8), mesh_of(1))
+  state = new_state({"w": jnp.float32(3)}, {}, {"teacher": {"w": jnp.float32(1)}})
+  after = method.post_update(state.replace(step=jnp.int32(101)), {})
+  assert float(after.extra["teacher"]["w"]) == pytest.approx(0.8 * 1 + 0.2 * 3)
 
 
 def test_without_contrast_it_is_plain_regression(seen, batch):
