@@ -119,7 +119,7 @@ def test_versions_have_every_level_equally_often():
   versions = np.asarray(versions) * 255
   np.testing.assert_allclose(versions[:, 0], image, atol=1e-3)
   darkened = [reference_bank.darken(image[0], level, None)[0, 0, 0] for level in range(5)]
-  near = np.abs(versions[:, 1] - np.reshape(darkened, (5, 1, 1, 1, 1))).max((2, 3, 4)) <= 1  # [level, image]
+  near = np.abs(versions[:, 1] - np.reshape(darkened, (5, 1, 1, 1, 1))).max((2, 3, 4)) < 1.5  # [level, image]
   assert (near.sum(0) == 1).all()
   assert near.sum(1).min() >= 20 and near.sum(1).max() <= 40
 
