@@ -185,9 +185,10 @@ def test_equal_weights_stay():
   extra = {"task_weights": jnp.ones(3), "epoch_sum": jnp.zeros(3), "last_epoch": jnp.zeros(3)}
   state = new_state({}, {}, extra)
   for step in range(1, 7):
-    state = method.post_update(state.replace(step=jnp.int32(step)), {"losses": jnp.array([1.0, 2.0, 0.5]) / step})
+    losses = jnp.array([1, 2 / step, 0.5 * step])
+    state = method.post_update(state.replace(step=jnp.int32(step)), {"losses": losses})
     assert state.extra["task_weights"].tolist() == [1, 1, 1]
-  np.testing.assert_allclose(state.extra["last_epoch"], [(1 / 5 + 1 / 6) / 2 * x for x in (1, 2, 0.5)], rtol=1e-6)
+  np.testing.assert_allclose(state.extra["last_epoch"], [1, 1 / 5 + 1 / 6, 5.5 / 2], rtol=1e-6)
 
 
 def test_published_learning_rates():

@@ -264,8 +264,8 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits_teacher_included(data_
 
 def test_what_is_cut_of_a_image():
   image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-  method = lml.LML(tiny_config(targets=(0.0, 100.0)), mesh_of(1))
-  cut = method.preprocess_train(image, RECORD, np.random.default_rng(1))
+  method = lml.LML(tiny_config(targets=(-20.0, 80.0)), mesh_of(1))
+  cut = method.preprocess_train(image, RECORD | {"mos": 2.0}, np.random.default_rng(1))
   assert {name: (x.shape, x.dtype.name) for name, x in cut.items()} == {
     "crops": ((K, SIDE, SIDE, 3), "uint8"),
     "boxes": ((K, 4), "float32"),
@@ -273,12 +273,12 @@ def test_what_is_cut_of_a_image():
     "target": ((), "float32"),
     "image_id": ((2,), "int32"),
   }
-  assert cut["target"] == 50
+  assert cut["target"] == 5  # a quarter of the way
   assert (
     lml.LML(tiny_config(targets=()), mesh_of(1)).preprocess_train(image, RECORD, np.random.default_rng(1))["target"]
     == 3
   )
-  again = method.preprocess_train(image, RECORD, np.random.default_rng(1))
+  again = method.preprocess_train(image, RECORD | {"mos": 2.0}, np.random.default_rng(1))
   assert all((cut[name] == again[name]).all() for name in cut)
 
 
