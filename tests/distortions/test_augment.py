@@ -131,3 +131,37 @@ def test_a_flat_image_shows_how_often_it_is_jittered():
   own = colorsys.rgb_to_hsv(0.6, 0.4, 0.3)[0]
   turns = (hues - own + 0.5) % 1 - 0.5
   assert turns.min() < -0.08 and turns.max() > 0.08 and np.abs(turns).max() < 0.101
+
+
+def test_views_are_mirrored_and_blurred_as_often_as_published(monkeypatch):
+  """A ramp from left to right tells the mirror image; a blur that adds ten times its sigma tells itself."""
+  monkeypatch.setattr(augment, "blur", lambda image, sigma: image + 10 * sigma)
+  monkeypatch.setattr(augment, "color_jitter", lambda key, image: image)
+  ramp = jnp.broadcast_to(jnp.linspace(0.2, 0.8, 40)[:, None], (40, 40, 3))
+  make = jax.jit(jax.vmap(lambda k: augment.moco_v2(k, ramp, jnp.int32([40, 40]), 16)))
+  views = np.asarray(make(jax.random.split(jax.random.key(2), 500)))
+  mirrored = views[:, 0, 0, 0] > views[:, 0, -1, 0]
+  assert abs(mirrored.mean() - 0.5) < 0.06
+  blurred = views.min((1, 2, 3)) > 1
+  assert abs(blurred.mean() - 0.5) < 0.06
+  sigmas = (views.mean((1, 2, 3))[blurred] - 0.5) / 10  # within 0.03
+  assert 0.07 <= sigmas.min() < 0.2 and 1.9 < sigmas.max() <= 2.03 and abs(sigmas.mean() - 1.05) < 0.12
+
+
+def test_jitter_draws_its_factors_and_their_order_from_the_published_ranges(monkeypatch):
+  """Every adjustment writes its factor, and when it came, instead of changing colours."""
+  names = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "shift_hue")
+  for i, name in enumerate(names):
+    write = lambda image, factor, i=i: image.at[0, i].set(jnp.stack([factor, image[1, 0, 0], 1])).at[1].add(1)  # noqa: E731
+    monkeypatch.setattr(augment, name, write)
+  keys = jax.random.split(jax.random.key(3), 600)
+  written = np.asarray(jax.jit(jax.vmap(lambda k: augment.color_jitter(k, jnp.zeros((2, 4, 3)))))(keys))[:, 0]
+  assert (written[..., 2] == 1).all()  # each came once
+  factors, turn = written[:, :3, 0], written[:, 3, 0]
+  assert (factors >= 0.6).all() and (factors <= 1.4).all() and (np.abs(turn) <= 0.1).all()
+  assert (factors.min(0) < 0.61).all() and (factors.max(0) > 1.39).all()
+  assert np.abs(factors.mean(0) - 1).max() < 0.04 and turn.min() < -0.097 and turn.max() > 0.097
+  assert np.abs(np.corrcoef(np.c_[factors, turn].T) - np.eye(4)).max() < 0.15
+  when = written[..., 1]
+  assert (np.sort(when, 1) == np.arange(4)).all()
+  assert np.abs((when == np.arange(4)[:, None, None]).mean(1) - 0.25).max() < 0.07

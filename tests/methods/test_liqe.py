@@ -17,8 +17,10 @@ from jiqa.methods.liqe.liqe import LIQE, TEXT_TOWER, accuracy
 from jiqa.methods.liqe.liqe import _prompts as prompts
 from jiqa.runtime import optimizer
 from jiqa.runtime.sharding import put_batch, replicated
+from jiqa.runtime.state import new_state
 from jiqa.train import make_step
 from tests.helpers import mesh_of
+from tests.test_fidelity import ragged_quality
 
 TINY = {"crop": 16, "patch": 8, "width": 8, "depth": 1, "heads": 2, "embedding": 8, "batch_size": 8, "test_crops": 4}
 
@@ -110,25 +112,39 @@ def test_the_prompts_are_encoded_once_and_not_with_every_batch(predictions):
 
 
 def test_loss_of_the_batch_equals_its_parts_written_out():
-  method = LIQE(tiny_config(weighting="equal"), mesh_of(1))
+  """Two databases; weights of the tasks that are not 1; deviations of the scores, all known, one, none."""
+  config = tiny_config(soft_targets=True)
+  with config.unlocked():
+    config.data = [config.data[0].copy_and_resolve_references() for _ in range(2)]
+    config.data[1].name = "koniq10k"
+  method = LIQE(config, mesh_of(1))
   mesh, state = start(method)
-  batch = batch_of(method)
-  total, (_, aux, metrics) = jax.jit(method.loss)(state.params, state, put_batch(batch, mesh), None)
-  weights = method.weights(state)
-  found = jax.jit(method.predict)(*weights, jax.jit(method.precompute)(*weights), {"crops": batch["crops"]})
+  example = method.preprocess_train(image(), record(0, mos_std=2.5), np.random.default_rng(0))
+  assert example["std"] == 2.5 and example["std"].dtype == np.float32
+  weights = np.array([0.5, 2.0, 1.25])
+  state = state.replace(extra=state.extra | {"task_weights": jnp.float32(weights)})
+  sizes = [5, 3]
+  batch = batch_of(method) | {"group": np.repeat(np.int32([0, 1]), sizes)}
+  found = method.weights(state)
+  found = jax.jit(method.predict)(*found, jax.jit(method.precompute)(*found), {"crops": batch["crops"]})
   score, scene, distortion = (np.asarray(found[name], np.float64) for name in ("score", "scene", "distortion"))
-  phi = np.vectorize(lambda x: 0.5 * (1 + float(jax.scipy.special.erf(x / 2**0.5))))
   root = lambda x: np.sqrt(np.maximum(x, 0) + 1e-8)  # noqa: E731
-  i, j = np.triu_indices(8, 1)
-  p, g = phi(score[i] - score[j]), (1 + np.sign(batch["mos"][i] - batch["mos"][j])) / 2
-  quality = (1 - root(p * g) - root((1 - p) * (1 - g))).mean()
   wanted = batch["scene"].astype(float)
   scenes = (1 - root(scene * wanted) - root((1 - scene) * (1 - wanted))).mean()
-  one_hot = np.eye(11)[batch["distortion"]]
-  distortions = (1 - root(distortion * one_hot).sum(1)).mean()
-  np.testing.assert_allclose(aux["losses"], [quality, scenes, distortions], atol=1e-5)
-  assert float(total) == pytest.approx(quality + scenes + distortions, abs=1e-5)
-  assert float(metrics["loss/scene"]) == pytest.approx(scenes, abs=1e-5)
+  distortions = (1 - root(distortion * np.eye(11)[batch["distortion"]]).sum(1)).mean()
+  loss = jax.jit(method.loss)
+  qualities = []
+  for std in (np.full(8, np.nan), np.where(np.arange(8) == 2, np.nan, 1.5), np.linspace(0.5, 2, 8)):
+    batch["std"] = np.float32(std)
+    total, (_, aux, metrics) = loss(state.params, state, put_batch(batch, mesh), None)
+    qualities.append(ragged_quality(score, batch["mos"], sizes, 2, std))
+    expected = np.array([qualities[-1], scenes, distortions])
+    np.testing.assert_allclose(aux["losses"], expected, atol=1e-5)
+    assert float(total) == pytest.approx(weights @ expected, abs=1e-5)
+    for task, value, weight in zip(("quality", "scene", "distortion"), expected, weights, strict=True):
+      assert float(metrics[f"loss/{task}"]) == pytest.approx(value, abs=1e-5)
+      assert float(metrics[f"weight/{task}"]) == weight
+  assert np.ptp(qualities) > 0.01
 
 
 def test_databases_are_ranked_apart():
@@ -162,6 +178,17 @@ def test_task_weights_follow_dynamic_weight_averaging():
     np.testing.assert_allclose(weights, [0.97221241, 1.03923586, 0.98855173], atol=1e-5)
   ratio = np.exp(means[2] / means[1] / 2)
   np.testing.assert_allclose(seen[11], 3 * ratio / ratio.sum(), atol=1e-5)
+
+
+def test_equal_weights_stay():
+  method = LIQE(tiny_config(weighting="equal", epoch_steps=2), mesh_of(1))
+  extra = {"task_weights": jnp.ones(3), "epoch_sum": jnp.zeros(3), "last_epoch": jnp.zeros(3)}
+  state = new_state({}, {}, extra)
+  for step in range(1, 7):
+    losses = jnp.array([1, 2 / step, 0.5 * step])
+    state = method.post_update(state.replace(step=jnp.int32(step)), {"losses": losses})
+    assert state.extra["task_weights"].tolist() == [1, 1, 1]
+  np.testing.assert_allclose(state.extra["last_epoch"], [1, 1 / 5 + 1 / 6, 5.5 / 2], rtol=1e-6)
 
 
 def test_published_learning_rates():
@@ -225,13 +252,16 @@ def test_a_frozen_text_tower_stays_and_its_table_with_it():
   _, before, _ = train_steps(config, 1, 0)
   losses, after, _ = train_steps(config, 1, 2)
   assert set(after.params) == {"visual"} and set(after.extra["frozen"]) == {*TEXT_TOWER, "logit_scale"}
+  rounded = lambda x: x.astype(np.float16).astype(np.float32)  # noqa: E731
+  for first in (before.params["visual"]["proj"], before.extra["frozen"]["text_projection"]):
+    np.testing.assert_array_equal(first, rounded(first))
   for name in ("frozen", "table"):
     jax.tree.map(np.testing.assert_array_equal, before.extra[name], after.extra[name])
   kernel = after.params["visual"]["proj"]
   assert np.isfinite(losses).all() and (kernel != before.params["visual"]["proj"]).any()
-  np.testing.assert_array_equal(kernel, kernel.astype(np.float16).astype(np.float32))  # rounding is on
+  np.testing.assert_array_equal(kernel, rounded(kernel))
   position = after.params["visual"]["positional_embedding"]
-  assert (position != position.astype(np.float16).astype(np.float32)).any()
+  assert (position != rounded(position)).any()
 
 
 @pytest.mark.parametrize(("variant", "tasks", "count"), [
@@ -292,6 +322,12 @@ def test_labels_of_the_databases():
   assert scenes.sum() >= 1 and prompts.DISTORTIONS[distortion] == "blur"
   fixed = task_labels({"database": "kadid10k", "image_name": "images/I01_05_03.png"}, "fixed")
   assert prompts.DISTORTIONS[fixed[1]] == "color" and (fixed[0] == scenes).all()
+  row = {"database": "kadid10k", "image_name": "images/I01_05_03.png", "mos": 2.0, "mos_std": 0.3}
+  for labels, answer in (("published", "blur"), ("fixed", "color")):
+    example = LIQE(tiny_config("joint", labels=labels), mesh_of(1)).preprocess_train(
+      image(), row, np.random.default_rng()
+    )
+    assert prompts.DISTORTIONS[example["distortion"]] == answer
   with pytest.raises(UserError, match="biq2021: has no labels"):
     task_labels({"database": "biq2021", "image_name": "a"})
   with pytest.raises(UserError, match="no labels of scene and distortion for the image images/I99"):
@@ -328,15 +364,3 @@ def test_prompts_that_do_not_fit_and_missing_scores_are_refused():
     LIQE(tiny_config(), mesh_of(1)).preprocess_train(image(), record(0, mos=np.nan), np.random.default_rng(0))
   with pytest.raises(UserError, match="without a committed token: splendid"):
     LIQE(tiny_config(prompt="a splendid {quality} photo"), mesh_of(1))
-
-
-def test_soft_targets_need_deviations():
-  method = LIQE(tiny_config(soft_targets=True), mesh_of(1))
-  example = method.preprocess_train(image(), record(0, mos_std=2.5), np.random.default_rng(0))
-  assert example["std"] == 2.5
-  mesh, state = start(method)
-  loss = jax.jit(lambda state, batch: method.loss(state.params, state, batch, None)[1][1]["losses"][0])
-  batch = batch_of(method)
-  hard = loss(state, put_batch(batch, mesh))  # no deviation is known: the order alone counts
-  soft = loss(state, put_batch(batch | {"std": np.full(8, 1.5, np.float32)}, mesh))
-  assert np.isfinite(hard) and np.isfinite(soft) and soft < hard  # a target near 1/2 is nearer to an untrained network

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import lml as config_file
 from jiqa.errors import UserError
 from jiqa.methods.lml import lml as lml_crops
+from tests.helpers import mesh_of
 
 
 def coordinates(height, width):
@@ -34,6 +36,15 @@ def test_every_crop_is_flipped_for_itself_and_its_box_stays():
   assert ((left_to_right == 1).all(1) ^ flipped).all() and abs(flipped.mean() - 0.5) < 0.08
   lowest = found["crops"][:, 0, :, 1].min(1)
   np.testing.assert_allclose(found["boxes"][:, 1] * 90, lowest, atol=1e-4)
+
+
+def test_crops_that_are_scored_lie_as_in_the_image():
+  config = config_file.get_config("demo")
+  config.update(crop=24, patch=8, test_crops=50)
+  crops = lml_crops.LML(config, mesh_of(1)).preprocess_eval(coordinates(60, 90))["crops"]
+  assert crops.shape == (50, 24, 24, 3) and len(np.unique(crops[:, 0, 0], axis=0)) > 40
+  assert (np.diff(crops[..., 0].astype(int), axis=1) == 1).all()
+  assert (np.diff(crops[..., 1].astype(int), axis=2) == 1).all()
 
 
 def test_a_image_of_the_size_of_a_crop_is_its_only_crop():

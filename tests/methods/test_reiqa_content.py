@@ -29,6 +29,21 @@ def test_the_window_holds_the_whole_image():
   assert method.preprocess_train(large, {}, rng)["size"].tolist() == [30, 48]
 
 
+def test_every_image_is_seen_twice_and_differently_and_no_padding_is_seen(monkeypatch):
+  """Four times one gray image in a bright window."""
+  method = ReIQAContent(tiny_config(), mesh_of(1))
+  monkeypatch.setattr(method, "contrast", lambda params, state, crops, key, labels=None: (crops, labels))
+  image = np.full((4, 48, 48, 3), 255, np.uint8)
+  image[:, :40, :30] = np.random.default_rng(0).integers(20, 60, (40, 30, 3))
+  batch = {"image": image, "size": np.tile(np.int32([40, 30]), (4, 1))}
+  views, labels = jax.jit(method.loss)(None, None, batch, jax.random.key(1))
+  assert views.shape == (2, 4, 32, 32, 3) and labels is None
+  assert 0 <= views.min() and 0.2 < views.max() < 0.6
+  flat = np.asarray(views).reshape(8, -1)
+  apart = np.abs(flat[:, None] - flat).max(-1)
+  assert apart[~np.eye(8, dtype=bool)].min() > 0.02
+
+
 @pytest.mark.slow
 def test_one_device_computes_what_eight_do():
   rng = np.random.default_rng(0)

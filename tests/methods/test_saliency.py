@@ -1,10 +1,15 @@
 """Maps of class attention and their means inside boxes, against loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jiqa.methods.lml.lml import attention_map, box_means, most_salient
+from configs import lml as config_file
+from jiqa.methods.lml.lml import LML, QualityNetwork, attention_map, box_means, most_salient
+from jiqa.runtime.state import merge_module
+from tests.helpers import mesh_of, randomised
 
 
 def test_means_are_weighted_by_area():
@@ -57,3 +62,27 @@ def test_of_crops_that_see_the_same_cell_the_first_is_salient(rounding):
   """Whatever the order of a sum makes of the last digit, which differs between numbers of devices."""
   saliency = jnp.float32([[0.1, 0.3, 0.3 * (1 + rounding)], [0.3 * (1 + rounding), 0.1, 0.3], [0.3, 0.30001, 0.2]])
   assert most_salient(saliency).tolist() == [1, 0, 1]
+
+
+def test_saliency_is_what_the_cut_map_of_the_whole_has_inside_each_box():
+  config = config_file.get_config("demo")
+  config.update(crop=16, patch=4, width=8, depth=1, heads=2, attention_percentile=60.0)
+  graphdef, params, _ = randomised(lambda: QualityNetwork(config, rngs=nnx.Rngs(0)))
+  network = merge_module(graphdef, params, {})
+  rng = np.random.default_rng(2)
+  whole = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+  cells = np.array([[(0, 0, 2, 2), (1, 0, 3, 4)], [(2, 1, 4, 2), (0, 3, 4, 4)], [(0, 1, 1, 3), (1, 1, 4, 3)]])
+  batch = {"whole": whole, "boxes": np.float32(cells / 4)}
+
+  @jax.jit
+  def look(batch):
+    return network(batch["whole"])["attention"], LML(config, mesh_of(1)).saliency(network, batch)
+
+  attention, (saliency, maps) = look(batch)
+  mean = np.float64(attention).mean(1)
+  mean /= mean.sum(1, keepdims=True)
+  cut = np.minimum(mean, np.percentile(mean, 60, axis=1, keepdims=True)).reshape(3, 4, 4)
+  np.testing.assert_allclose(maps, cut, rtol=1e-4)
+  expected = [[m[t:b, l:r].mean() for t, l, b, r in boxes] for m, boxes in zip(cut, cells, strict=True)]
+  np.testing.assert_allclose(saliency, expected, rtol=1e-4)
+  assert (cut == cut.max((1, 2), keepdims=True)).sum() > 12  # the cut is seen

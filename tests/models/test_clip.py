@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jiqa.methods.liqe._prompts import JOINT, QUALITY, encode
-from jiqa.models.clip import CLIP, share_prefixes, similarity, unit
+from jiqa.models.clip import CLIP, normalise, share_prefixes, similarity, unit
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights import clip as table
 from jiqa.weights.rename import expand, to_ours, to_theirs
@@ -69,6 +69,13 @@ def test_outputs_and_gradients_equal_pytorchs(fixture, way):
   theirs = flatten(gradients)
   for name, value in flatten(ours).items():
     np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=5e-5 * np.abs(theirs[name]).max(), err_msg=name)
+
+
+def test_pixels_are_normalised_by_openais_numbers():
+  pixels = np.uint8([[0, 0, 0], [255, 255, 255], [51, 102, 204]])
+  mean, deviation = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+  expected = (np.array([[0, 0, 0], [1, 1, 1], [0.2, 0.4, 0.8]]) - mean) / deviation
+  np.testing.assert_allclose(normalise(pixels), expected, rtol=1e-5)
 
 
 def test_later_tokens_and_padding_cannot_matter(fixture):

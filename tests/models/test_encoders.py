@@ -48,6 +48,8 @@ def test_configs_name_the_encoder():
   for encoder in (without, named, built(encoder=None)):
     assert isinstance(encoder, ResNet) and (encoder.depth, encoder.num_features, encoder.stride) == (10, 32, 32)
   assert built(encoder={"name": "resnet", "depth": 18, "width": 2}).num_features == 16
+  grouped = built(bn_groups=4, dtype="bfloat16")
+  assert (grouped.bn1.groups, grouped.layer4[0].bn2.groups, grouped.conv1.dtype) == (4, 4, jnp.bfloat16)
   vit = built(encoder="vit", depth=3, width=128)
   assert isinstance(vit, PooledViT) and len(vit.blocks) == 3 and vit.num_features == 128 and vit.reach is None
   assert built(encoder={"name": f"{__name__}:Brightness", "power": 2}).power == 2

@@ -79,7 +79,8 @@ def test_padding_leaves_the_features_of_every_size_unchanged(depth):
   rng = np.random.default_rng(2)
   sizes = [(1, 1), (33, 64), (47, 31)]
   images = [rng.uniform(0, 1, (h, w, 3)).astype(np.float32) for h, w in sizes]
-  frame = np.full((len(sizes), 64, 64, 3), 7.0, np.float32)  # the padding must not matter, whatever it holds
+  # The padding must not matter, whatever it holds; it is wider than the lines around an image.
+  frame = np.full((len(sizes), 64, 128, 3), 7.0, np.float32)
   for row, image in zip(frame, images, strict=True):
     row[: image.shape[0], : image.shape[1]] = image
   model = merge_module(graphdef, params, stats)

@@ -6,15 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from jiqa.models import vit
 from jiqa.models.panel_decoder import PanelDecoder
-from jiqa.models.vit import ViT
+from jiqa.models.vit import PooledViT, ViT
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights import deit
 from jiqa.weights.rename import to_ours
 from jiqa.weights.store import flatten
+from tests.helpers import randomised
 
 SIZES = {"image": 48, "patch": 16, "width": 12, "depth": 2, "heads": 3}
 
@@ -110,3 +112,46 @@ def test_images_of_another_size_are_refused():
     abstract().encoder(jnp.zeros((1, 64, 48, 3)))
   with pytest.raises(ValueError, match="multiple of patch 16"):
     abstract(image=50)
+
+
+def numpy_pooled_vit(params, image, patch, heads):
+  """Features of one image, patch by patch and head by head, float64."""
+  params = jax.tree.map(np.float64, params)
+
+  def linear(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+  def norm(p, x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+  rows, columns = (-(-side // patch) for side in image.shape[:2])
+  padded = np.zeros((rows * patch, columns * patch, 3))
+  padded[: image.shape[0], : image.shape[1]] = image
+  tokens = []
+  for row, column in np.ndindex(rows, columns):
+    cut = padded[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+    token = np.tensordot(cut, params["patch_embed"]["proj"]["kernel"], 3) + params["patch_embed"]["proj"]["bias"]
+    waves = 10000.0 ** -(np.arange(len(token) // 4) / (len(token) // 4))
+    places = [14 * (row + 0.5) / rows * waves, 14 * (column + 0.5) / columns * waves]
+    tokens.append(token + np.concatenate([f(place) for place in places for f in (np.sin, np.cos)]))
+  x = np.array(tokens)
+  for block in params["blocks"].values() if isinstance(params["blocks"], dict) else params["blocks"]:
+    query, key, value = np.split(linear(block["attn"]["qkv"], norm(block["norm1"], x)), 3, -1)
+    mixed = []
+    for q, k, v in zip(*(np.split(part, heads, -1) for part in (query, key, value)), strict=True):
+      weights = np.exp(q @ k.T / q.shape[1] ** 0.5)
+      mixed.append(weights / weights.sum(1, keepdims=True) @ v)
+    x = x + block["gamma_1"] * linear(block["attn"]["proj"], np.concatenate(mixed, -1))
+    hidden = linear(block["mlp"]["fc1"], norm(block["norm2"], x))
+    hidden = hidden * scipy.stats.norm.cdf(hidden)
+    x = x + block["gamma_2"] * linear(block["mlp"]["fc2"], hidden)
+  return norm(params["norm"], x).mean(0)
+
+
+def test_features_of_any_size_equal_a_plain_numpy_vit():
+  graphdef, params, _ = randomised(lambda: PooledViT(2, 12, 4, 3, rngs=nnx.Rngs(0)))
+  model = merge_module(graphdef, params, {})
+  image = np.random.default_rng(1).uniform(0, 1, (11, 21, 3))
+  expected = numpy_pooled_vit(params, image, 4, 3)
+  ours = jax.jit(model)(np.float32(image)[None])[0]
+  np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
