@@ -1,4 +1,4 @@
-"""LML-IQA behind the contract: its objective, its teacher, its crops, resuming, and configs that cannot run."""
+"""LML-IQA behind the contract: its objective, its teacher, its crops, and configs that cannot run."""
 
 import jax
 import jax.numpy as jnp
