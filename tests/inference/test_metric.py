@@ -221,6 +221,12 @@ def test_card_says_what_it_is(metric, weights):
   assert card["score"]["head"]["file"] == "head.safetensors"
 
 
+def test_a_head_that_was_never_saved_has_no_file(metric):
+  assert Metric(metric.models, made.head({"range": [0, 100]})).card["score"]["head"] == {
+    **made.head({"range": [0, 100]}).card, "file": None,
+  }  # fmt: skip
+
+
 def test_the_checksum_of_a_head_is_that_of_all_its_numbers(metric):
   def checksum(head):
     return Metric(metric.models, head, pathlib.Path("head.safetensors")).head_sha256
