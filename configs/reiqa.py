@@ -7,7 +7,7 @@ demo: photographs that ship with scikit-image and scikit-learn; needs nothing el
     python launch.py --config=configs/reiqa.py:demo --workdir=runs/reiqa_demo
 
   2 CPU cores: 5 minutes with the installation. The labels are SSIM to the pristine image, a proxy and no human score.
-  Recorded: SRCC 0.481 (untrained 0.361), see docs/results.md.
+  Recorded: SRCC 0.38 to 0.48 (untrained 0.361), see docs/results.md.
 
 small: the BIQ2021 subset's training images and a folder of further crops, without labels; human scores of the official
 test images are predicted.
