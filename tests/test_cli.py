@@ -1,6 +1,9 @@
 """The `jiqa` command hands every option on, to the argument it belongs to, and ends with the right status."""
 
+import contextlib
+import json
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -70,6 +73,109 @@ def test_options_reach_the_arguments_that_they_are_of(name):
   with mock.patch.object(cli, "_before_jax"), mock.patch(target, return_value=returned) as called:
     assert cli.app([name, *arguments.split()], standalone_mode=False) in (None, 0)
   assert called.mock_calls == [expected]
+
+
+def run(text, **functions):
+  """Runs `jiqa TEXT` where each function, by its place, is a mock that answers with the given value.
+
+  Returns:
+    (exit status, list of their calls in order, each named by the last part of its place).
+  """
+  record = mock.Mock()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(mock.patch.object(cli, "_before_jax"))
+    for place, answer in functions.items():
+      function = stack.enter_context(mock.patch(place.replace("__", "."), return_value=answer))
+      record.attach_mock(function, place.rpartition("__")[2])
+    status = cli.app(text.split(), standalone_mode=False)
+  return status, record.mock_calls
+
+
+def test_features_hands_on_paths_weights_and_file_and_says_what_was_left_out(capsys):
+  arguments = "features a.png b --weights=w1 --weights=w2 --model=reiqa --out=o.npz"
+  for refused, status in ((["b/c.png: cut off"], 3), ([], None)):
+    functions = {"jiqa__inference__metric__load": "metric", "jiqa__inference__features__write_features": (5, refused)}
+    ended, calls = run(arguments, **functions)
+    assert ended == status
+    assert calls == [mock.call.load("reiqa", ["w1", "w2"]), mock.call.write_features("metric", ["a.png", "b"], "o.npz")]
+    printed = capsys.readouterr()
+    assert printed.out == "o.npz: features of 5 images\n"
+    assert printed.err == "".join(f"left out: {message}\n" for message in refused)
+
+
+def test_fit_hands_on_every_option_and_keeps_the_command(monkeypatch):
+  arguments = (
+    "fit --images=i --scores=s.csv --weights=w1 --weights=w2 --features=concat --mos=m --group=g --out=h --report=r"
+  )
+  monkeypatch.setattr(sys, "argv", ["/usr/bin/jiqa", "fit", "--images=my photos"])
+  answers = {
+    "metric__load_models": "models",
+    "metric__Metric": "metric",
+    "fit__fit": "results",
+    "fit__print_results": 0,
+  }
+  functions = {f"jiqa__inference__{place}": answer for place, answer in answers.items()}
+  _, calls = run(arguments, **functions)
+  options = {"features": "concat", "mos": "m", "group": "g", "out": "h", "report_folder": "r"}
+  assert calls == [
+    mock.call.load_models(weights=["w1", "w2"]),
+    mock.call.Metric("models"),
+    mock.call.fit("metric", "i", "s.csv", **options, command="jiqa fit '--images=my photos'"),
+    mock.call.print_results("results", "h", "r"),
+  ]
+
+
+def test_card_prints_the_card_of_the_named_metric(capsys):
+  metric = SimpleNamespace(card={"trained_on": ["koniq10k"]})
+  _, calls = run("card lml --weights=w1 --weights=w2 --head=h", jiqa__inference__metric__load=metric)
+  assert calls == [mock.call.load("lml", ["w1", "w2"], "h")]
+  assert json.loads(capsys.readouterr().out) == metric.card
+
+
+def test_export_exports_the_named_metric_into_the_folder(capsys):
+  sheet = {"inputs": {"image": "uint8 pixels"}}
+  functions = {"jiqa__inference__metric__load": "metric", "jiqa__inference__export__export": sheet}
+  _, calls = run("export folder --model=lml --weights=w --head=h", **functions)
+  assert calls == [mock.call.load("lml", "w", "h"), mock.call.export("metric", "folder")]
+  assert capsys.readouterr().out == "image: uint8 pixels\nexported: folder\n"
+
+
+def test_doctor_hands_on_every_option_and_its_status_says_whether_something_is_wrong(capsys):
+  for problems, status in ((["no labels"], 1), ([], None)):
+    report = SimpleNamespace(problems=problems)
+    functions = {"data_builders__doctor__examine": report, "data_builders__doctor__as_text": "in words"}
+    ended, calls = run("doctor folder csiq --data_dir=d --decode", **functions)
+    assert ended == status
+    assert calls == [mock.call.examine("folder", "csiq", data_dir="d", decode=True), mock.call.as_text(report)]
+    assert capsys.readouterr().out == "in words\n"
+
+
+def test_databases_are_those_of_the_given_folder():
+  _, calls = run("databases --data_dir=d", data_builders__catalogue__print_catalogue=None)
+  assert calls == [mock.call.print_catalogue("d")]
+
+
+def test_convert_goes_the_way_that_is_asked_for(capsys):
+  from jiqa.inference.loading import read_weights
+
+  place = "jiqa__weights__convert__"
+  functions = {f"{place}convert": {"some": "card"}, f"{place}describe": "in words", f"{place}convert_back": 7}
+  _, calls = run("convert resnet50 file.pth folder", **functions)
+  assert calls == [mock.call.convert("resnet50", "file.pth", "folder"), mock.call.describe({"some": "card"})]
+  assert capsys.readouterr().out == "in words\nweights: folder\n"
+  _, calls = run("convert resnet50 run out.safetensors --back", **functions)
+  assert calls == [mock.call.convert_back("resnet50", "run", "out.safetensors", read_weights)]
+  assert capsys.readouterr().out == "out.safetensors: 7 tensors\n"
+
+
+def test_convert_lists_every_checkpoint_and_asks_for_missing_arguments(capsys):
+  from jiqa.weights.convert import SOURCES, source_of
+
+  run("convert list")
+  assert capsys.readouterr().out.splitlines() == [f"{name}: {source_of(name).what}" for name in SOURCES]
+  for arguments in ("convert resnet50", "convert resnet50 file.pth", "convert resnet50 file --back"):
+    with pytest.raises(UserError, match="SOURCE FILE OUT"):
+      run(arguments)
 
 
 @pytest.mark.parametrize(("answer", "status"), [(3, 3), (UserError("no such head"), 2)])
