@@ -20,7 +20,7 @@ import jiqa
 from jiqa.errors import UserError
 from jiqa.inference import command, predictor
 from jiqa.inference.inputs import Item
-from jiqa.inference.metric import Metric
+from jiqa.inference.metric import Metric, trained_on
 from jiqa.inference.predictor import MAX_HELD, Prediction
 from jiqa.models.resnet import ResNet
 from jiqa.runtime.state import merge_module, split_module
@@ -219,6 +219,14 @@ def test_card_says_what_it_is(metric, weights):
   assert "any size" in network["input"]
   assert card["score"]["direction"] == "higher is better" and card["score"]["range"] == [0, 100]
   assert card["score"]["head"]["file"] == "head.safetensors"
+
+
+def test_a_card_names_what_was_trained_on_and_counts_splits_from_one():
+  entries = [{"name": "koniq10k", "protocol": "official"}, {"name": "csiq"}]
+  assert trained_on({"split": 3, "data": entries}) == (
+    "koniq10k (training part of split 4 of official), csiq; with human scores"
+  )
+  assert trained_on({}) == "unknown; without human scores"
 
 
 def test_a_head_that_was_never_saved_has_no_file(metric):

@@ -1,6 +1,8 @@
 """Model FLOPs, against the formulas and against XLA's own count; rates."""
 
+import contextlib
 import itertools
+import pathlib
 import time
 import types
 
@@ -15,7 +17,7 @@ from jiqa.runtime import throughput
 from jiqa.runtime.prefetch import Prefetch
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.state import BLOCK, merge_module, split_module
-from jiqa.runtime.throughput import Throughput, count_flops, peak_flops
+from jiqa.runtime.throughput import Throughput, Trace, count_flops, peak_flops
 from tests.helpers import mesh_of
 
 
@@ -74,6 +76,32 @@ def test_what_remat_computes_again_does_not_count(encoder):
 def test_peaks():
   assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5") == 459e12
   assert peak_flops("NVIDIA H100 PCIe") == 756e12 and peak_flops("Radeon") is None
+
+
+def test_the_share_of_the_peak_is_that_of_all_devices(monkeypatch):
+  clock = iter([0.0, 2.0, 2.0])
+  monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+  monkeypatch.setitem(throughput.PEAK_FLOPS, jax.devices()[0].device_kind, 4e9)
+  measured = Throughput(8, 3e9, mesh_of(2), types.SimpleNamespace(waited=0.0))
+  measured.step()
+  assert measured.read()["mfu"] == pytest.approx(3e9 / 2 / (2 * 4e9), abs=1e-4)
+
+
+def test_the_sixth_to_eighth_step_of_a_process_are_traced(monkeypatch):
+  traced, step = [], None
+
+  @contextlib.contextmanager
+  def trace(folder):
+    traced.append((folder, step))
+    yield
+    traced.append((folder, step))
+
+  monkeypatch.setattr(jax.profiler, "trace", trace)
+  for folder in (None, pathlib.Path("profile")):
+    with Trace(folder, 100) as recording:
+      for step in range(100, 112):
+        recording.before(step, jnp.ones(2))
+  assert traced == [("profile", 105), ("profile", 108)]
 
 
 def slow_batches(seconds):

@@ -4,6 +4,7 @@ import base64
 import io
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -103,6 +104,39 @@ def test_addresses_of_this_machine_alone(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "localhost.example.org", "example.org", ""])
 def test_addresses_that_others_reach(host):
   assert not is_loopback(host)
+
+
+def test_a_server_that_stops_says_so_to_whoever_asks_for_its_health():
+  app = create_app(Brightness())
+  with TestClient(app, base_url="http://localhost") as client:
+    for closing, status, word in ((False, 200, "ok"), (True, 503, "stopping")):
+      app.state.batcher.closing = closing
+      answer = client.get("/healthz")
+      assert answer.status_code == status and answer.json() == {"status": word, "unfinished": 0}
+
+
+def test_a_link_on_another_site_opens_the_page():
+  headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+  with TestClient(create_app(Brightness()), base_url="http://localhost") as client:
+    assert client.get("/", headers=headers).status_code == 200
+    assert client.get("/", headers=headers | {"Sec-Fetch-Mode": "no-cors"}).status_code == 403
+
+
+@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
+def test_a_server_that_others_reach_answers_to_any_name(host, local):
+  class Made(Exception):
+    pass
+
+  with mock.patch("jiqa.serve.app.create_app", side_effect=Made) as create, pytest.raises(Made):
+    run("backend", host=host, port=0, limits="limits")
+  assert create.mock_calls == [mock.call("backend", "limits", local=local)]
+
+
+def test_the_options_of_the_command_are_limits_and_the_others_grow_with_them():
+  assert Limits.of(max_megabytes=3, max_files=4, max_megapixels=5, queue=60) == Limits(
+    file_bytes=3 * 2**20, files=4, pixels=5_000_000, request_bytes=6 * 2**20, bytes_in_flight=48 * 2**20,
+    images_waiting=60,
+  )  # fmt: skip
 
 
 def test_a_port_that_is_taken_is_named():
