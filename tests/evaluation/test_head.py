@@ -1,5 +1,6 @@
 """Heads: chosen like scikit-learn's on the validation part, saved in a file, refused where they do not fit."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_elastic_net_is_searched_as_one_would_with_scikit_learn(problem):
   assert np.isnan(result.predictions[:, :]).sum() == 2 * 95
 
 
+def test_of_equally_good_penalties_the_smoothest_and_sparsest_is_kept(problem):
+  x, mos, splits = problem  # one feature ranks the images alike whatever its weight
+  options = {"regressor": "elastic_net", "l1_ratios": (0.5, 0.9, 0.2)}
+  result = protocol.fit_heads(x[:, :1], mos, splits, [0.01, 0.1, 0.03], **options)
+  assert result.l1_ratio.tolist() == [0.9, 0.9]
+  np.testing.assert_allclose(result.alpha, 0.1 * mos.std())
+
+
 def test_a_head_comes_back_from_its_file_and_scores_as_in_the_search(problem, tmp_path):
   x, mos, splits = problem
   result = protocol.fit_heads(x, mos, splits, ALPHAS)
@@ -75,8 +84,10 @@ def test_a_head_comes_back_from_its_file_and_scores_as_in_the_search(problem, tm
 def test_a_head_of_all_images_takes_the_median_penalty(problem, options):
   x, mos, splits = problem
   result = protocol.fit_heads(x, mos, np.concatenate([splits, splits[:1]]), ALPHAS, **options)
+  ratios = np.array([1.0, 0.2, 0.5]) if options else np.zeros(3)
+  result = dataclasses.replace(result, alpha=np.array([8.0, 0.5, 2.0]), l1_ratio=ratios)
   whole = protocol.head_of(result, None, {"database": "some"})
-  alpha, ratio = float(np.median(result.alpha)), result.l1_ratio[np.argsort(result.alpha, kind="stable")[1]]
+  alpha, ratio = 2.0, 0.5
   assert whole.card["alpha"] == alpha and whole.card["images"] == len(mos) and "split" not in whole.card
   assert whole.card["test"]["srcc"] == pytest.approx(np.median(result.srcc))
   z = (x - x.mean(0, dtype=float)) / x.std(0, dtype=float)

@@ -132,12 +132,12 @@ def test_what_half_precision_cannot_hold_and_what_only_training_reads():
   assert list(smaller["params"]) == ["encoder"] and smaller["params"]["encoder"]["a"].tolist() == [1, 7e4]
 
 
-@pytest.mark.parametrize("split", [0, 2])
-def test_packaged_scores_are_measured_on_the_test_images_of_the_runs_split(brightness_run, tmp_path, split):
+@pytest.mark.parametrize(("split", "dtype"), [(0, "float32"), (2, "float16")])
+def test_packaged_scores_are_measured_on_the_test_images_of_the_runs_split(brightness_run, tmp_path, split, dtype):
   config, workdir = brightness_run
   config.split, config.data[0].protocol, config.evaluation.databases = split, "folds", ("csv/gray",)
   assert loop.train(config, workdir, jax.devices()[:1])
-  written = package.package(workdir, tmp_path / "small", database=None, dtype="float32", data_dir=config.data_dir)
+  written = package.package(workdir, tmp_path / "small", database=None, dtype=dtype, data_dir=config.data_dir)
   table = open_database("csv/gray", config.data_dir).table
   parts = assign(table, "csv/gray", "folds", num_splits=3, seed=0, fractions=(0.6, 0.2, 0.2))[split]
   mos = table.mos.to_numpy()[parts == TEST]

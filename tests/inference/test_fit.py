@@ -1,6 +1,7 @@
 """Heads for one's own ratings equal those of the evaluation, and go where `jiqa score` takes them."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -12,10 +13,12 @@ import jiqa
 from jiqa import evaluate
 from jiqa.data.splits import assign
 from jiqa.errors import UserError
+from jiqa.evaluation import protocol
+from jiqa.evaluation.head import load as load_head
 from jiqa.inference import fit
 from jiqa.inference.loading import Model
 from jiqa.inference.metric import Metric
-from jiqa.inference.predictor import predict_database
+from jiqa.inference.predictor import Prediction, predict_database
 from jiqa.runtime.sharding import make_mesh
 from tests.inference import made
 
@@ -106,6 +109,49 @@ def test_without_a_split_of_its_own_all_ratings_count(bare, weights, rated, tmp_
   found = json.loads((tmp_path / "report/report.json").read_text())
   assert found["methods"]["reiqa"]["value"]["srcc"] == pytest.approx(np.median(result.srcc))
   assert (tmp_path / "report/index.html").exists()
+
+
+class Known:
+  """Stands for a metric of two networks, whose features are known: three and two columns."""
+
+  models = [
+    types.SimpleNamespace(name=name, outputs={"features": (width,)}, card={"weights_sha256": f"sum of {name}"})
+    for name, width in (("one", 3), ("two", 2))
+  ]
+
+  def __init__(self, matrix):
+    self.matrix = matrix
+
+  def check_features(self):
+    pass
+
+  def stream(self, items):
+    found = [Prediction(i, item.name, {"features": self.matrix[i]}, 8, 8, 0.0) for i, item in enumerate(items)]
+    return reversed(found)
+
+
+@pytest.mark.parametrize(
+  ("kept", "columns", "checksum"),
+  [
+    (None, slice(0, 5), "sum of one+sum of two"),
+    ("one", slice(0, 3), "sum of one"),
+    ("two", slice(3, 5), "sum of two"),
+  ],
+)
+def test_the_head_is_that_of_its_columns_and_the_report_begins_with_it(rated, tmp_path, kept, columns, checksum):
+  table = rated[1]
+  matrix = np.random.default_rng(1).normal(size=(COUNT, 5)).astype(np.float32)
+  matrix[:, [0, 4]] += table.mos.to_numpy()[:, None]
+  results, out = run(Known(matrix), rated, tmp_path, features=kept)
+  head = load_head(out)
+  assert list(results) == ["one", "two", "concat"] and head.card["features"] == (kept or "concat")
+  splits = assign(table, "ratings", "official", num_splits=fit.SPLITS, seed=0)
+  alone = protocol.fit_heads(matrix[:, columns], table.mos.to_numpy(), splits, fit.ALPHAS)
+  np.testing.assert_allclose(results[kept or "concat"].predictions, alone.predictions, rtol=1e-6)
+  np.testing.assert_allclose(head.weights, alone.heads.weights[0, 0], rtol=1e-6)
+  assert head.card["range"] == [table.mos.min(), table.mos.max()] and head.card["weights_sha256"] == checksum
+  report = json.loads((tmp_path / "report" / "report.json").read_text())
+  assert next(iter(report["methods"])) == (kept or "concat") and report["head"]["features"] == (kept or "concat")
 
 
 @pytest.mark.slow

@@ -138,6 +138,24 @@ def test_the_state_that_agrees_best_with_the_validation_part_is_kept(opposed, tm
   assert {names[i] for i in read} == validation_part and len(read) == 5 * len(validation_part)
 
 
+def test_the_mean_over_the_databases_decides(config, data_dir, tmp_path):
+  images = tmp_path / "images"
+  images.mkdir()
+  for i in range(20):
+    Image.new("RGB", (16, 16), (12 * i,) * 3).save(images / f"{i}.png")
+  pd.DataFrame({"image_name": [f"{i}.png" for i in range(20)], "mos": -np.arange(20.0)}).to_csv(images / "scores.csv")
+  prepare("csv/turned", images, data_dir)
+  config.evaluation.databases = ("csv/turned", "csv/gray")
+  mesh, notes = make_mesh(jax.devices()[:1]), Notes()
+  method = loop.build(config, mesh)
+  Validation(config, method, mesh, tmp_path).evaluate(3, method.init(jax.random.key(0)), notes)
+  turned, gray = (notes[3][f"validation_srcc/{name}"] for name in config.evaluation.databases)
+  assert abs(turned) == pytest.approx(1) and 0.5 < -gray * np.sign(turned) < 1
+  assert notes[3]["validation_srcc"] == pytest.approx((turned + gray) / 2)
+  with Checkpoints(tmp_path / "best", keep=1, best="srcc") as best:
+    assert best.best_metrics()["srcc"] == pytest.approx((turned + gray) / 2)
+
+
 def test_the_best_state_survives_a_kill_between_checkpoint_and_validation(config, tmp_path):
   assert loop.train(config, tmp_path / "whole", jax.devices()[:1])
   config.checkpoint_every = 4  # a checkpoint at step 8, then the end before its validation
