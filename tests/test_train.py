@@ -340,6 +340,7 @@ def test_what_the_entries_of_the_data_ask_for_must_be_possible(data_dir, tmp_pat
   ("changes", "message"),
   [
     ({"steps": 0}, "exactly one must be positive"),
+    ({"steps": 5, "epochs": 1}, "config.steps is 5 and config.epochs 1: exactly one must be positive"),
     ({"batch_size": 3}, "not a multiple of 8 devices"),
     ({"batch_size": 0}, "config.batch_size is 0; expected at least 1"),
     ({"checkpoint_every": 0}, "config.checkpoint_every is 0; expected at least 1"),

@@ -84,6 +84,9 @@ def test_again_means_what_is_missing(metric, tmp_path, suffix, monkeypatch, caps
   assert table.path.tolist() == paths and list(table.columns) == COLUMNS
   np.testing.assert_allclose(table.score, [2 * np.asarray(Image.open(p)).mean() / 255 for p in paths], atol=1e-5)
   assert table.width.tolist() == [5] * 12 and table.weights.tolist() == [metric.weights_sha256] * 12
+  assert table.width.dtype.kind == "i" and table.score.dtype.kind == "f"
+  if suffix == ".json":  # pandas makes whole numbers of 5.0
+    assert all(type(row["width"]) is int and type(row["score"]) is float for row in json.loads(out.read_text()))
   asked.clear()
   assert command.score(metric, paths, out=out) == 0 and asked == []
   assert read(out).equals(table)

@@ -314,10 +314,17 @@ def test_judge_compares_with_guessing():
   assert found["distortion accuracy"] == 0.5
   assert found["scene accuracy of guessing"] == pytest.approx(1 / 9)
   assert found["distortion accuracy of guessing"] == pytest.approx(1 / 11)
+  both = pd.concat([rows[:4], pd.DataFrame([record(0, image_name="grass/1.png")])])  # it shows a plant and "others"
+  found = method.compute_metrics({"scene": scene, "distortion": distortion}, both)
+  # Of nine scenes one label is guessed at random in a ninth of all cases, and each of two in two ninths.
+  assert found["scene accuracy of guessing"] == pytest.approx((4 / 9 + 2 * 2 / 9) / 6)
+  assert found["scene accuracy"] == pytest.approx(3 / 6)
   assert method.compute_metrics({"scene": scene[4:], "distortion": distortion[4:]}, rows[4:]) == {}
 
 
 def test_labels_of_the_databases():
+  three, _ = task_labels({"database": "csiq", "image_name": "dst_imgs/awgn/1600.AWGN.1.png"})
+  assert [scene for scene, shown in zip(prompts.SCENES, three, strict=True) if shown] == ["cityscape", "human", "plant"]
   scenes, distortion = task_labels({"database": "kadid10k", "image_name": "images/I01_05_03.png"})
   assert scenes.sum() >= 1 and prompts.DISTORTIONS[distortion] == "blur"
   fixed = task_labels({"database": "kadid10k", "image_name": "images/I01_05_03.png"}, "fixed")

@@ -82,6 +82,13 @@ def test_half_swap_exchanges_whole_crops():
   np.testing.assert_array_equal(swapped[:, 2:], pairs[:, 2:])
 
 
+def test_of_a_small_image_as_much_is_real_as_the_largest_scale_needs():
+  image = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
+  for compat, expected in (("fixed", [64, 80]), ("official", [50, 80])):  # as published it is padded with black
+    method = reiqa.ReIQA(tiny_config(compat=compat), mesh_of(1))
+    assert method.preprocess_train(image, {}, np.random.default_rng(0))["size"].tolist() == expected
+
+
 def test_half_scale_is_pillows(batch):
   ours = np.asarray(reiqa.reduce_versions(batch["image"][:1, None].astype(np.float32) / 255, 2))[0, 0] * 255
   pillow = np.asarray(Image.fromarray(batch["image"][0]).resize((40, 40), Image.Resampling.BICUBIC))
