@@ -38,7 +38,8 @@ class Brightness(Method):
     return {"score": extra["doubled"] * brightness / 2, "brightness": brightness}
 
   def compute_metrics(self, outputs, records):
-    return {"mean brightness": float(outputs["brightness"].mean()), "rows": float(len(records))}
+    error = float(np.abs(outputs["score"] - records.mos.to_numpy()).mean())
+    return {"mean brightness": float(outputs["brightness"].mean()), "rows": float(len(records)), "error": error}
 
 
 class Averaged(Brightness):

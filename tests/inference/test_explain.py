@@ -79,6 +79,10 @@ def test_the_salient_crop_is_the_one_in_colour(folders):
   coloured = [title for title, colour in titles if colour == explain.CHOSEN]
   assert len(coloured) == 1 and coloured[0].startswith(f"{salient + 1}: score {found['scores'][salient]:.2f}")
   assert sum("score" in title for title, _ in titles) == 5
+  # Of an image of 40 x 60 pixels; every crop has 16 x 16 of them.
+  outlined = {tuple(np.round([p.get_y(), p.get_x(), p.get_height(), p.get_width()]).astype(int))
+              for axis in figure.get_axes() for p in axis.patches}  # fmt: skip
+  assert outlined == {(*np.round(box[:2] * [40, 60]).astype(int), 16, 16) for box in found["boxes"]}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
   monkeypatch.setattr(package, "open_database", lambda name, data_dir: Rated(tmp_path / "images", table))
   package.package(run, tmp_path / "small", database="demo", recipe="launch.py ...", licence="Apache-2.0")
   small = jiqa.load(tmp_path / "small", devices=jax.devices()[:1])
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(small.models[0].weights)} == {"float32"}  # to compute with
   tested = np.flatnonzero(splits[0] == 2)
   scores = small([tmp_path / "images" / names[i] for i in tested]).score
   measured = small.card["score"]["head"]["test"]

@@ -89,6 +89,7 @@ def test_scores_are_validated_and_judged_on_parts_never_trained_on(config, tmp_p
   predictions = np.load(tmp_path / "scores_csv_gray.npz")["predictions"][0]
   assert (np.isfinite(predictions) == test).all()
   assert results["srcc"][0] > 0.9 and results["further"]["rows"] == test.sum()
+  assert results["further"]["error"] == pytest.approx(results["mae"][0])
   assert results["step"] == 4  # of equals the earliest is kept
   # a slope of either sign is all there is to learn
   assert abs(results["untrained"]["srcc"][0]) == pytest.approx(results["srcc"][0])

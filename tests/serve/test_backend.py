@@ -1,5 +1,6 @@
 """The server around metrics as `jiqa.load` gives them."""
 
+import asyncio
 import base64
 import io
 import subprocess
@@ -16,8 +17,10 @@ from PIL import Image
 
 import jiqa
 from jiqa.errors import UserError
+from jiqa.serve import upload
 from jiqa.serve.app import create_app
 from jiqa.serve.backend import Backend, map_as_png
+from jiqa.serve.batcher import Batcher
 from jiqa.serve.command import check_extra, is_loopback, run
 from jiqa.serve.upload import Limits
 from jiqa.weights.store import save_weights
@@ -113,6 +116,22 @@ def test_a_server_that_stops_says_so_to_whoever_asks_for_its_health():
       app.state.batcher.closing = closing
       answer = client.get("/healthz")
       assert answer.status_code == status and answer.json() == {"status": word, "unfinished": 0}
+
+
+def test_maps_are_of_the_images_that_asked_for_them_though_one_before_is_broken():
+  limits = Limits()
+  images = [upload.Image(f"{i}.png", data, 40, 30) for i, data in enumerate((b"broken", encoded(), encoded()))]
+
+  async def scored():
+    batcher = Batcher(Brightness().score, limits)
+    asked = zip(images, (False, True, False), strict=True)
+    futures = [future for image, saliency in asked for future in batcher.submit([image], saliency)]
+    rows = await asyncio.gather(*futures)
+    await batcher.close()
+    return rows
+
+  broken, wanted, unwanted = asyncio.run(scored())
+  assert set(broken) == {"error"} and wanted["saliency"] and unwanted["saliency"] is None
 
 
 def test_a_link_on_another_site_opens_the_page():

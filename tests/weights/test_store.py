@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -104,6 +105,11 @@ def test_adopted_weights_keep_what_is_outside_and_refuse_misfits():
   taken = store.adopt(own, other, optional=("head",))
   assert (taken["encoder"]["layer1"][0]["kernel"] == own["encoder"]["layer1"][0]["kernel"] + 1).all()
   assert (taken["head"]["layers"]["0"]["bias"] == 0).all()
+  half = jax.tree.map(np.float16, other)
+  for mine, adopted in zip(
+    jax.tree.leaves(own), jax.tree.leaves(store.adopt(own, half, optional=("head",))), strict=True
+  ):
+    assert adopted.dtype == mine.dtype
   other["encoder"]["layer1"][0]["kernel"] = np.zeros((3, 3))
   other["encoder"]["extra"] = np.zeros(1)
   del other["encoder"]["layer1"][10]
