@@ -146,7 +146,8 @@ def test_packaged_scores_are_measured_on_the_test_images_of_the_runs_split(brigh
   errors = slope * np.floor(2.4 * mos + 0.5) / 255 - mos  # the image of the score 2.5 i has the gray 6 i
   told = written["test"]
   assert told["images"] == len(mos) == 8 and told["split"] == split and told["database"] == "csv/gray"
-  assert told["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
-  assert told["mae"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
+  # The scores are small beside the mos: only close up it shows whether they are those of the rounded weights.
+  assert told["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-7)
+  assert told["mae"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-7)
   assert json.loads((tmp_path / "small/card.json").read_text())["test"] == told
   assert not (tmp_path / "small/head.safetensors").exists()
