@@ -336,3 +336,10 @@ def test_every_help_has_an_example(name):
 
   found = typer.main.get_command(cli.app).commands[name]
   assert f"jiqa {name}" in found.help
+
+
+def test_rows_stand_in_the_order_of_the_names_and_frames_in_that_of_their_video():
+  paths = ["b.mp4#frame=10", "a.png", "b.mp4#frame=9", "c.png", "b.mp4", "b.mp4#frame=0"]
+  assert sorted(paths, key=command._order(["c.png", "b.mp4", "a.png"])) == [
+    "c.png", "b.mp4", "b.mp4#frame=0", "b.mp4#frame=9", "b.mp4#frame=10", "a.png",
+  ]  # fmt: skip

@@ -167,3 +167,15 @@ def test_a_port_that_is_taken_is_named():
     port = taken.getsockname()[1]
     with pytest.raises(UserError, match=f"127.0.0.1:{port}"):
       run(Brightness(), host="127.0.0.1", port=port, limits=Limits())
+
+
+def test_a_batch_holds_as_many_images_as_the_limits_say():
+  metric = Brightness()
+
+  async def scored():
+    batcher = Batcher(metric.score, Limits(batch_images=3))
+    await asyncio.gather(*batcher.submit([upload.Image("a.png", encoded(), 40, 30) for _ in range(8)]))
+    await batcher.close()
+
+  asyncio.run(scored())
+  assert metric.calls == [3, 3, 2]
