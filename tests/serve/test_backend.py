@@ -14,6 +14,7 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.datastructures import Headers
 
 import jiqa
 from jiqa.errors import UserError
@@ -179,3 +180,15 @@ def test_a_batch_holds_as_many_images_as_the_limits_say():
 
   asyncio.run(scored())
   assert metric.calls == [3, 3, 2]
+
+
+def test_names_lose_what_a_terminal_would_obey():
+  name = "a\x1b[31m\u202eb.png"
+  head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+
+  async def body():
+    yield head.encode() + encoded() + b"\r\n--x--\r\n"
+
+  headers = Headers({"content-type": "multipart/form-data; boundary=x"})
+  (image,) = asyncio.run(upload.receive(body(), headers, Limits()))
+  assert image.name == "a[31mb.png" and image.error is None
