@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -354,3 +355,13 @@ def test_configs_that_cannot_run_are_refused(changes, message, data_dir, tmp_pat
     devices = None if changes.get("batch_size") == 3 else jax.devices()[:1]
     loop.train(tiny_config(**{"data_dir": str(data_dir), **changes}), tmp_path / "run", devices)
   assert not (tmp_path / "run").exists()
+
+
+def test_the_first_step_is_logged_and_then_every_so_many():
+  log, rates = mock.Mock(), mock.Mock()
+  rates.read.return_value = {"images_per_second": 2.0}
+  for step in range(9):
+    loop.record(log, rates, step, {"loss": 1.0, "gradient_norm": 0.5}, 4, None)
+  values = {"loss": 1.0, "gradient_norm": 0.5, "images_per_second": 2.0}
+  assert log.write.mock_calls == [mock.call(step, values) for step in (0, 3, 7)]
+  assert rates.step.call_count == 9 and log.advance.mock_calls == [mock.call(step) for step in range(1, 10)]
