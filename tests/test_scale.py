@@ -239,3 +239,14 @@ def test_a_trace_is_recorded_when_asked_for(brightness_run):
   config, workdir = brightness_run
   assert loop.train(config, workdir, jax.devices()[:1], profile=True)
   assert list((workdir / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_step_recomputes_if_its_config_says_so(remat, tmp_path):
+  config = config_of("lml", tmp_path, remat=remat)
+  mesh = mesh_of(1)
+  method, (tx, schedule, _) = loop.build(config, mesh), loop.build_optimizer(config, 64)
+  state = loop.init_state(config, method, tx, mesh)
+  batch = put_batch(example(method, config, config.batch_size), mesh)
+  program = str(loop.step_of(config, method, tx, schedule, state).trace(state, batch).jaxpr)
+  assert ("remat" in program or "checkpoint[" in program) == remat
