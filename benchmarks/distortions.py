@@ -129,8 +129,8 @@ def reference_item(photo, kinds, levels, rng, matrices):
   return np.stack(crops)
 
 
-def reference_items(seed):
-  """One training item of a 512x384 photograph by the published kind of bank; for worker processes."""
+def reference_item_of(seed):
+  """Makes the reference's training item of a 512x384 photograph, with kinds and levels drawn from a seed."""
   rng = np.random.default_rng(seed)
   photo = load_photos(None, 512, 384)[0]
   matrices = [half_size_matrix(size).astype(np.float32) for size in photo.shape[:2]]
