@@ -60,6 +60,16 @@ def pytest_collection_modifyitems(items):
       item.add_marker("torch")
 
 
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory):
+  """The demo's photographs and labels, prepared."""
+  from data_builders.prepare import prepare
+
+  folder = tmp_path_factory.mktemp("demo")
+  prepare("demo", data_dir=folder)
+  return folder
+
+
 @pytest.fixture
 def brightness_run(tmp_path, monkeypatch):
   """(config, workdir) of a run that takes a second: a method of one parameter on forty gray images."""

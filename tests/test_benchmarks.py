@@ -38,8 +38,13 @@ def test_slow_parts_of_the_gpu_benchmark(part, tmp_path):
   command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--repeats=1", f"--json={tmp_path / 'rows.json'}"]
   subprocess.run([*command, f"--parts={part}"], check=True, cwd=ROOT, timeout=600)
   rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-  assert rows
-  if part.startswith("profile"):
+  if part.startswith("step"):
+    sides = [row["side"] for row in rows]
+    others = ["augment"] if "reiqa" in part else ["published arithmetic"] if part == "step:liqe" else []
+    assert sides[: 1 + len(others)] == ["jiqa", *others] and all(row["seconds"] > 0 for row in rows)
+  elif part == "bank":
+    assert rows[0]["ratio"] == pytest.approx(rows[0]["items_per_second"] / rows[0]["pil_items_per_second"])
+  else:
     assert sum(rows[0].get(phase, 0) for phase in ("augment", "forward", "backward", "update and others")) == (
       pytest.approx(1)
     )

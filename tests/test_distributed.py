@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from data_builders.prepare import prepare
 from jiqa import train as loop
 from jiqa.evaluate import evaluate
 from jiqa.runtime.checkpoint import Checkpoints
@@ -18,14 +17,6 @@ from tests.processes import finish, start
 from tests.tiny_runs import config_of, flags_of
 
 DRILL = {"steps": 60, "checkpoint_every": 7, "evaluation__databases": ()}
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  """The demo's photographs and labels."""
-  folder = tmp_path_factory.mktemp("data")
-  prepare("demo", data_dir=folder)
-  return folder
 
 
 def curve(workdir):
@@ -59,15 +50,15 @@ def wait_for(workdir, step, processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["reiqa", "lml", "liqe"])
-def test_two_processes_with_four_devices_equal_one_with_eight(method, data_dir, tmp_path):
+def test_two_processes_with_four_devices_equal_one_with_eight(method, demo_dir, tmp_path):
   # Where a ReLU's input is nothing but rounding, the order of a sum decides whether it passes a gradient. With seed 0
   # one of about 170,000 inputs of Re-IQA's first step is 3e-7, and the gradient's norm changes by 4e-4.
   changes = {"steps": 3, "seed": 1, "evaluation__databases": () if method == "reiqa" else ("demo",)}
   if method == "liqe":
     changes |= {"validate_every": 2, "evaluation__checkpoint": "best"}
   one, two = tmp_path / "one", tmp_path / "two"
-  finish(start(flags_of(method, data_dir, two, **changes), two, processes=2, devices=4), two)
-  config = config_of(method, data_dir, **changes)
+  finish(start(flags_of(method, demo_dir, two, **changes), two, processes=2, devices=4), two)
+  config = config_of(method, demo_dir, **changes)
   assert loop.train(config, one)
   np.testing.assert_allclose(curve(two), curve(one), rtol=1e-5, atol=1e-5)
   assert (two / "best").exists() == (method == "liqe")
@@ -85,18 +76,18 @@ def test_two_processes_with_four_devices_equal_one_with_eight(method, data_dir, 
 
 
 @pytest.fixture(scope="module")
-def whole(data_dir, tmp_path_factory):
+def whole(demo_dir, tmp_path_factory):
   """An uninterrupted run of two processes."""
   workdir = tmp_path_factory.mktemp("whole")
-  finish(start(flags_of("lml", data_dir, workdir, **DRILL), workdir, processes=2, devices=4), workdir)
+  finish(start(flags_of("lml", demo_dir, workdir, **DRILL), workdir, processes=2, devices=4), workdir)
   return workdir
 
 
 @pytest.fixture(scope="module")
-def preempted(data_dir, tmp_path_factory):
+def preempted(demo_dir, tmp_path_factory):
   """A run of two processes of which one got SIGTERM."""
   workdir = tmp_path_factory.mktemp("preempted")
-  processes = start(flags_of("lml", data_dir, workdir, **DRILL), workdir, processes=2, devices=4)
+  processes = start(flags_of("lml", demo_dir, workdir, **DRILL), workdir, processes=2, devices=4)
   wait_for(workdir, 10, processes)
   processes[1].send_signal(signal.SIGTERM)
   outputs = finish(processes, workdir, expected=143)
@@ -105,11 +96,11 @@ def preempted(data_dir, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_preempted_and_killed_runs_end_with_the_bits_of_an_uninterrupted_one(whole, preempted, data_dir, tmp_path):
+def test_preempted_and_killed_runs_end_with_the_bits_of_an_uninterrupted_one(whole, preempted, demo_dir, tmp_path):
   workdir = shutil.copytree(preempted, tmp_path / "run")
   stopped_at = Checkpoints(workdir / "checkpoints").latest_step()
   assert 10 < stopped_at < DRILL["steps"] - 15 and len(curve(workdir)) == stopped_at
-  flags = flags_of("lml", data_dir, workdir, **DRILL)
+  flags = flags_of("lml", demo_dir, workdir, **DRILL)
   processes = start(flags, workdir, processes=2, devices=4)
   wait_for(workdir, stopped_at + 10, processes)
   processes[1].kill()
@@ -119,17 +110,17 @@ def test_preempted_and_killed_runs_end_with_the_bits_of_an_uninterrupted_one(who
   assert len(curve(workdir)) < DRILL["steps"]
   finish(start(flags, workdir, processes=2, devices=4), workdir)
   np.testing.assert_array_equal(curve(workdir), curve(whole))
-  config = config_of("lml", data_dir, **DRILL)
+  config = config_of("lml", demo_dir, **DRILL)
   expected, resumed = arrays(config, whole), arrays(config, workdir)
   for path, array in expected.items():
     np.testing.assert_array_equal(resumed[path], array, err_msg=path)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(whole, preempted, data_dir, tmp_path):
+def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(whole, preempted, demo_dir, tmp_path):
   workdir = shutil.copytree(preempted, tmp_path / "run")
   begun = len(curve(workdir))
-  assert loop.train(config_of("lml", data_dir, **DRILL, sharding="fsdp"), workdir, jax.devices()[:4])
+  assert loop.train(config_of("lml", demo_dir, **DRILL, sharding="fsdp"), workdir, jax.devices()[:4])
   assert len(curve(workdir)) == DRILL["steps"] > begun
   np.testing.assert_array_equal(curve(workdir)[:begun], curve(whole)[:begun])
   np.testing.assert_allclose(curve(workdir)[begun : begun + 5], curve(whole)[begun : begun + 5], rtol=1e-4, atol=1e-5)

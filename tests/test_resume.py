@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from data_builders.prepare import prepare
 from jiqa import train as loop
 from jiqa.runtime.checkpoint import Checkpoints
 from tests.tiny_runs import config_of
@@ -23,14 +22,6 @@ RUNS = {
 }
 QUICK = ("lml", "reiqa_content, in_batch")
 TIMES = ("images_per_second", "input_wait", "tflops_per_second", "mfu", "device_memory_bytes")
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  """The demo's photographs and labels."""
-  folder = tmp_path_factory.mktemp("data")
-  prepare("demo", data_dir=folder)
-  return folder
 
 
 class Killed(BaseException):
@@ -76,9 +67,9 @@ def records(workdir):
 
 
 @pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in RUNS])
-def test_a_killed_run_goes_on_with_the_same_bits(name, data_dir, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_with_the_same_bits(name, demo_dir, tmp_path, monkeypatch):
   method, changes = RUNS[name]
-  config = config_of(method, data_dir, steps=STEPS, checkpoint_every=EVERY, seed=2, **changes)
+  config = config_of(method, demo_dir, steps=STEPS, checkpoint_every=EVERY, seed=2, **changes)
   together = monkeypatch, []
   whole = run(config, tmp_path / "whole", *together)
   assert list(whole) == [4, 8, 11]
