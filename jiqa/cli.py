@@ -66,7 +66,11 @@ def databases(data_dir: DataDir = None):
 @app.command()
 def convert(
   source: Annotated[str, Argument(help="name of a published checkpoint; `list` shows all")],
-  file: str = Argument(None, help="the published checkpoint: .safetensors, or a file of torch"),
+  file: str = Argument(
+    None,
+    help="the published checkpoint: .safetensors, or a file of torch; may be left out where "
+    "an installed package brings it: jiqa convert efficientnet-lite0 weights/lite0",
+  ),
   out: str = Argument(None, help="folder of weights to write"),
   back: bool = Option(False, "--back", help="FILE is a folder of weights or a run, OUT as published"),
 ):
@@ -76,13 +80,14 @@ def convert(
   if source == "list":
     for name in weights.SOURCES:
       print(f"{name}: {weights.source_of(name).what}")
-  elif file is None or out is None:
-    raise UserError("expected three arguments: SOURCE FILE OUT; see jiqa convert --help")
+  elif file is None or (back and out is None):
+    raise UserError("expected SOURCE FILE OUT; see jiqa convert --help")
   elif back:
     from jiqa.inference.loading import read_weights
 
     print(f"{out}: {weights.convert_back(source, file, out, read_weights)} tensors")
   else:
+    file, out = (None, file) if out is None else (file, out)
     print(f"{weights.describe(weights.convert(source, file, out))}\nweights: {out}")
 
 

@@ -5,7 +5,11 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
-ENCODERS = {"resnet": "jiqa.models.resnet:ResNet", "vit": "jiqa.models.vit:PooledViT"}
+ENCODERS = {
+  "resnet": "jiqa.models.resnet:ResNet",
+  "vit": "jiqa.models.vit:PooledViT",
+  "efficientnet-lite": "jiqa.models.efficientnet:EfficientNetLite",
+}
 
 
 class Encoder(Protocol):
@@ -31,15 +35,20 @@ class Encoder(Protocol):
       [b, num_features] float32.
     """
 
-  def activations(self, x, part=None, *, train=False):
-    """The last activations of x, before they are averaged; needed only where `reach` is not None.
+  def sums(self, x, part=None, window=slice(None), *, train=False):
+    """What is summed over the places of an image, tile by tile if need be; needed only where `reach` is not None.
 
     Args:
       part: `jiqa.models.layers.Part`, what of the image x is; None: all of it.
+      window: slice of the frame's rows and columns, multiples of `stride`, whose places count; others lie in the image,
+        but in other tiles.
 
     Returns:
-      ([b, ceil(h / stride), ceil(w / stride), num_features], zero outside of the image; the part that they show).
+      Pytree of [b, ...] float32.
     """
+
+  def pool(self, sums, size):
+    """What `__call__` returns: [b, num_features] float32, of the sums over whole images of sizes [b, 2]."""
 
 
 def build_encoder(config, *, rngs):

@@ -58,12 +58,12 @@ class BatchNorm(nnx.Module):
   statistics follow the mean over groups. Momentum 0.9 is torch's 0.1; the variance is the biased one, as in flax.
   """
 
-  def __init__(self, features, *, groups=1, dtype):
+  def __init__(self, features, *, groups=1, dtype, epsilon=1e-5, momentum=0.9):
     self.scale = nnx.Param(jnp.ones(features, jnp.float32))
     self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
     self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
     self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
-    self.groups, self.dtype = groups, dtype
+    self.groups, self.dtype, self.epsilon, self.momentum = groups, dtype, epsilon, momentum
 
   def __call__(self, x, train):
     if not train:
@@ -71,14 +71,14 @@ class BatchNorm(nnx.Module):
     grouped = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
     mean = grouped.mean((1, 2, 3))
     var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0)
-    self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean.mean(0)
-    self.var[...] = 0.9 * self.var[...] + 0.1 * var.mean(0)
+    for running, batch in ((self.mean, mean), (self.var, var)):
+      running[...] = self.momentum * running[...] + (1 - self.momentum) * batch.mean(0)
     broadcast = (self.groups, 1, 1, 1, x.shape[-1])
     grouped = x.reshape(self.groups, -1, *x.shape[1:])
     return self._normalise(grouped, mean.reshape(broadcast), var.reshape(broadcast)).reshape(x.shape)
 
   def _normalise(self, x, mean, var):
-    factor = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
+    factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
     return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.models.cpu import convolve, convolve_stem, mask_border, max_pool
-from jiqa.models.layers import BatchNorm, Part, average, halve, mask_outside
+from jiqa.models.layers import BatchNorm, Part, halve, mask_outside
 
 # 10 is the smallest that has every kind of layer: it compiles in half the time of 18.
 STAGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -134,10 +134,11 @@ class ResNet(nnx.Module):
     """The mean over each image of the last activations, [b, num_features] float32, >= 0; see `Encoder`."""
     if train and size is not None:
       raise ValueError("training batches are not padded: pass size=None with train=True")
-    return average(*self.activations(x, None if size is None else Part(size), train=train))
+    sums = self.sums(x, None if size is None else Part(size), train=train)
+    return self.pool(sums, jnp.array([x.shape[1:3]]) if size is None else size)
 
-  def activations(self, x, part=None, *, train=False):
-    """The last activations and the `Part` that they show; see `Encoder`."""
+  def sums(self, x, part=None, window=slice(None), *, train=False):
+    """The sums over the window of the last activations, [b, num_features]; see `Encoder`."""
     x = mask_outside(x, part)  # the stem reads three lines
     part = halve(part)
     x = max_pool(mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), part))
@@ -147,4 +148,9 @@ class ResNet(nnx.Module):
       for block in layer:
         x, part = block(x, part, train)
         x = checkpoint_name(x, "block")
-    return mask_outside(x, part), part
+    window = slice(*(None if at is None else at // self.stride for at in (window.start, window.stop)))
+    return mask_outside(x, part)[:, window, window].astype(jnp.float32).sum((1, 2))
+
+  def pool(self, sums, size):
+    """What `__call__` returns, of the sums over images of these sizes [b, 2]."""
+    return sums / (-(-size // self.stride)).prod(1, keepdims=True)

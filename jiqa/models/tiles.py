@@ -23,7 +23,7 @@ def features(encoder, pixels, size, normalise, tile=TILE):
     tile: side of a tile, pixels, a multiple of the encoder's stride.
 
   Returns:
-    [b, d] float32: the mean over the image of the last activation.
+    [b, d] float32, what the encoder gives for each image.
   """
   # Each side for itself: they may be symbols of an export.
   if encoder.reach is None or all(side <= tile for side in pixels.shape[1:3]):
@@ -33,15 +33,15 @@ def features(encoder, pixels, size, normalise, tile=TILE):
   inner = tile - 2 * edge
   padding = [(edge, max(tile - edge, inner * -(-n // inner) + edge - n)) for n in pixels.shape[1:3]]
   padded = jnp.pad(pixels, ((0, 0), *padding, (0, 0)))
-  counted = slice(edge // stride, (edge + inner) // stride)
+  counted = slice(edge, edge + inner)
   rows, columns = (-(-size[:, axis].max() // inner) for axis in (0, 1))
 
-  def add(i, total):
+  def sums_of(i):
     row, column = i // columns * inner, i % columns * inner
     x = jax.lax.dynamic_slice(padded, (0, row, column, 0), (padded.shape[0], tile, tile, 3))
     origin = jnp.broadcast_to(jnp.stack([row, column]) - edge, size.shape)
-    x, _ = encoder.activations(normalise(x), Part(size, origin))
-    return total + x[:, counted, counted].astype(jnp.float32).sum((1, 2))
+    return encoder.sums(normalise(x), Part(size, origin), counted)
 
-  total = jax.lax.fori_loop(0, rows * columns, add, jnp.zeros((len(size), encoder.num_features), jnp.float32))
-  return total / (-(-size // stride)).prod(1, keepdims=True)
+  nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(sums_of, 0))
+  total = jax.lax.fori_loop(0, rows * columns, lambda i, total: jax.tree.map(jnp.add, total, sums_of(i)), nothing)
+  return encoder.pool(total, size)

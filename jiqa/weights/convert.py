@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.weights import clip, deit, reiqa, rename
+from jiqa.weights import clip, deit, efficientnet, reiqa, rename
 from jiqa.weights.store import load_weights, save_weights
 
-SOURCES = {**reiqa.SOURCES, **clip.SOURCES, **deit.SOURCES}
+SOURCES = {**reiqa.SOURCES, **clip.SOURCES, **deit.SOURCES, **efficientnet.SOURCES}
 
 
 def source_of(name):
@@ -22,9 +22,13 @@ def source_of(name):
 def convert(name, path, out):
   """Converts the checkpoint file of a source to a folder of weights; returns the card.
 
+  A path of None is the file of an installed package, where the source knows one.
   A file that is not what the name says is a UserError that lists missing and surplus tensors.
   """
-  source, path = source_of(name), pathlib.Path(path)
+  source = source_of(name)
+  if path is None and source.installed is None:
+    raise UserError(f"{name}: name the FILE to convert, {source.what}; no package brings it")
+  path = pathlib.Path(path or source.installed())
   word = next((word for word in source.not_named if word in path.name), None)
   if word:
     raise UserError(

@@ -26,6 +26,7 @@ class Source(NamedTuple):
   not_named: tuple = ()  # words that must not stand in the file's name, for files that no table can tell apart
   wrapper: str = "model"  # the entry that holds the tensors in a file of torch that is written; "": there is none
   prefix: str = ""  # what stands before every name that is written
+  installed: Callable | None = None  # () -> the file that an installed package brings, for calls without one
   adapt: Callable = dict  # from the tensors of a file, dict from name to array, to those of the table
 
   def tensors(self):

@@ -58,7 +58,7 @@ def test_configs_name_the_encoder():
 @pytest.mark.parametrize(
   ("encoder", "words"),
   [
-    ("resnext", "expected one of resnet, vit"),
+    ("resnext", "expected one of resnet, vit, efficientnet-lite"),
     ({"depth": 3}, "config.encoder is None"),
     ("nowhere:Encoder", "cannot be imported"),
     ("jiqa.models.vit:Nothing", "cannot be imported"),
