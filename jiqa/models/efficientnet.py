@@ -187,32 +187,36 @@ class EfficientNetLite(nnx.Module):
 
   Args:
     variant: 0, 1 or 2 of lite0, lite1, lite2.
+    levels: 1 to 8, how many levels are seen: so many stages, and with 8 the last convolution.
     width: factor of all channels besides the variant's own, for small networks.
     bn_groups, dtype, rngs: see `Encoder`.
   """
 
-  stride = 32
-
-  def __init__(self, variant=0, width=1.0, *, bn_groups=1, dtype=jnp.float32, rngs):
+  def __init__(self, variant=0, width=1.0, levels=8, *, bn_groups=1, dtype=jnp.float32, rngs):
     if variant not in range(len(FACTORS)):
       raise ValueError(f"EfficientNet-Lite variant {variant} is not one of 0, 1, 2")
+    if levels not in range(1, len(STAGES) + 2):
+      raise ValueError(f"EfficientNet-Lite has 1 to {len(STAGES) + 1} levels, not {levels}")
     wider, deeper = FACTORS[variant]
     options = {"dtype": dtype, "rngs": rngs}
     bn = functools.partial(BatchNorm, groups=bn_groups, dtype=dtype, epsilon=1e-3, momentum=0.99)
-    channels, blocks, self.levels = round_channels(STEM * width), [], []
-    self.conv_stem, self.bn0 = Stem(channels, **options), bn(channels)
-    for number, (expansion, outputs, count, stride, size) in enumerate(STAGES):
+    channels, blocks, levels_seen = round_channels(STEM * width), [], []
+    self.conv_stem, self.bn0, self.stride = Stem(channels, **options), bn(channels), 2
+    for number, (expansion, outputs, count, stride, size) in enumerate(STAGES[:levels]):
       outputs = round_channels(outputs * wider * width)
       count = count if number in (0, len(STAGES) - 1) else math.ceil(count * deeper)
       for i in range(count):
         blocks.append(Block(channels, outputs, size, stride if i == 0 else 1, expansion, bn=bn, **options))
         channels = outputs
-      self.levels.append((len(blocks), channels))  # where a stage ends
+      self.stride *= stride
+      levels_seen.append((len(blocks), self.stride, channels))
     self.blocks = nnx.List(blocks)
-    last = round_channels(LAST * width)
-    self.conv_head, self.bn1 = Pointwise(channels, last, **options), bn(last)
-    self.levels = (*self.levels, (len(blocks) + 1, last))
-    self.num_features = 2 * sum(channels for _, channels in self.levels)
+    if levels > len(STAGES):
+      last = round_channels(LAST * width)
+      self.conv_head, self.bn1 = Pointwise(channels, last, **options), bn(last)
+      levels_seen.append((len(blocks) + 1, self.stride, last))
+    self.levels = tuple(levels_seen)  # of each the number of blocks before it, the stride and the channels
+    self.num_features = 2 * sum(channels for *_, channels in self.levels)
 
   @property
   def reach(self):
@@ -233,23 +237,23 @@ class EfficientNetLite(nnx.Module):
 
   def sums(self, x, part=None, window=slice(None), *, train=False):
     """For every level the sums over the window of its activations and of their squares, [b, 2, c]; see `Encoder`."""
-    sums, step, ends = [], 2, dict(self.levels)
+    sums, steps = [], {blocks: step for blocks, step, _ in self.levels}
     x, part = self.conv_stem(mask_outside(x, part), part), halve(part)
     x = jax.nn.relu6(self.bn0(x, train))
     for number, block in enumerate(self.blocks, 1):
       x, part = block(x, part, train)
       x = checkpoint_name(x, "block")
-      step *= block.stride
-      if number in ends:
-        sums.append(_sums(x, part, window, step))
-    x = jax.nn.relu6(self.bn1(self.conv_head(x), train))
-    return [*sums, _sums(x, part, window, step)]
+      if number in steps:
+        sums.append(_sums(x, part, window, steps[number]))
+    if len(self.levels) > len(STAGES):
+      x = jax.nn.relu6(self.bn1(self.conv_head(x), train))
+      sums.append(_sums(x, part, window, self.stride))
+    return sums
 
   def pool(self, sums, size):
     """What `__call__` returns, of the sums over images of these sizes [b, 2]."""
     features = []
-    for (number, _), level in zip(self.levels, sums, strict=True):
-      step = 2 * math.prod(block.stride for block in self.blocks[: min(number, len(self.blocks))])
+    for (_, step, _), level in zip(self.levels, sums, strict=True):
       count = (-(-size // step)).prod(1)[:, None]
       mean, square = level[:, 0] / count, level[:, 1] / count
       features += [mean, jnp.sqrt(jnp.maximum(square - mean**2, 0) + EPSILON)]
