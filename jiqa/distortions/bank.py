@@ -44,13 +44,15 @@ _REIQA26 = {
   "resize lanczos": functools.partial(spatial.resize, method="lanczos"),
   "motion blur": blur.motion_blur,
 }
-# Three kinds of its own, two with other levels than Re-IQA's.
+# Five kinds of its own, two with other levels than Re-IQA's.
 _KADID25 = _REIQA26 | {
   "motion blur": functools.partial(blur.motion_blur, strengths=(1, 2, 4, 6, 10)),
   "colour quantisation": compression.color_quantization,
   "JPEG2000": compression.jpeg2000,
   "JPEG": functools.partial(compression.jpeg, strengths=(43, 36, 24, 7, 4)),
   "quantisation": compression.quantization,
+  "denoise": noise.wavelet_denoise,
+  "sharpen": color.unsharp_mask,
 }
 _KADID25_ORDER = (
   "gaussian blur", "lens blur", "motion blur", "colour diffusion", "colour shift", "colour quantisation",

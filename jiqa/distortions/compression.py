@@ -7,8 +7,9 @@ mid-point reconstruction (ITU-T T.800, annexes E to G); its rate control is appr
 planes until the file fits; here one step serves all coefficients of an image, found by bisection so that the estimated
 code length, 3.7 sum log2(1 + |q|) bits, calibrated on photographs against OpenJPEG, meets the budget 24 h w / ratio.
 
-Palettes are fitted to every image by Lloyd's algorithm (1982). It minimises what KADID-10k's rgb2ind and multithresh
-do, so palettes agree in kind, not colour by colour.
+KADID-10k's generator calls MATLAB's rgb2ind and multithresh. Palettes are fitted by Lloyd's algorithm (1982) and grey
+levels by dynamic programming; both minimise the variance that those two minimise, and agree in kind, not colour by
+colour.
 """
 
 import functools
@@ -170,7 +171,7 @@ def _step_for(coefficients, budget):
   return jnp.exp2(jax.lax.fori_loop(0, _BISECTIONS, halve, bounds)[1])
 
 
-def jpeg2000(planes, levels, seeds=None, compat="fixed", strengths=(16, 32, 45, 120, 170)):
+def jpeg2000(planes, levels, seeds=None, compat="fixed", strengths=(16, 32, 45, 120, 400)):
   """Compresses as JPEG2000 would; strengths: ratio of 24 bits per pixel to the compressed size."""
   colors = mix_channels(_COLOR, 255 * planes)
   offset = np.array([128, 0, 0], np.float32)[:, None]
@@ -209,8 +210,54 @@ def _fit(points, palette, alive):
   return jax.lax.fori_loop(0, _ITERATIONS, move, palette)
 
 
+def _shear(planes):
+  """[b, h, c, w] to [w + 2 h - 2, b, h, c]: entry t holds column t - 2 y of every row y, and 0 outside the image."""
+  b, h, c, w = planes.shape
+  steps = w + 2 * h - 2
+  rows = jnp.pad(jnp.swapaxes(planes, 1, 2), ((0, 0), (0, 0), (0, 0), (0, steps + 2 - w))).reshape(b, c, -1)
+  return jnp.transpose(rows[:, :, : h * steps].reshape(b, c, h, steps), (3, 0, 2, 1))
+
+
+def _unshear(sheared, w):
+  """The way back from `_shear`."""
+  steps, b, h, c = sheared.shape
+  rows = jnp.pad(jnp.transpose(sheared, (1, 3, 2, 0)).reshape(b, c, -1), ((0, 0), (0, 0), (0, 2 * h)))
+  return jnp.swapaxes(rows.reshape(b, c, h, steps + 2)[..., :w], 1, 2)
+
+
+def dither(planes, palette, alive):
+  """Replaces every colour by the nearest of a palette; its error goes on to the neighbours (Floyd & Steinberg 1976).
+
+  Row y runs two columns behind row y - 1, so that all rows advance together: w + 2 h - 2 steps instead of w h.
+
+  Args:
+    planes: [b, h, 3, w] float32.
+    palette: [b, k, 3] float32.
+    alive: [b, k] bool, entries in use.
+
+  Returns:
+    [b, h, 3, w] float32, colours of the palette. No gradient flows through the errors.
+  """
+  squares = jnp.where(alive, 0.5 * jnp.sum(palette**2, axis=-1), jnp.inf)[:, None]
+  product = functools.partial(jnp.einsum, precision="highest")
+
+  def advance(errors, pixels):
+    colors, inside = pixels
+    last, older, oldest = errors
+    above = 3 * last + 5 * older + oldest
+    colors = colors + (7 * last + jnp.pad(above, ((0, 0), (1, 0), (0, 0)))[:, :-1]) / 16
+    nearest = jnp.argmax(product("bhc,bkc->bhk", colors, palette) - squares, axis=-1)
+    chosen = product("bhk,bkc->bhc", jax.nn.one_hot(nearest, palette.shape[1]), palette)
+    return (jax.lax.stop_gradient(colors - chosen) * inside, last, older), chosen
+
+  inside = _shear(jnp.ones_like(planes[:1, :, :1]))
+  start = (jnp.zeros_like(planes[..., 0]),) * 3
+  _, chosen = jax.lax.scan(advance, start, (_shear(planes), inside))
+  return _unshear(chosen, planes.shape[3])
+
+
 def color_quantization(planes, levels, seeds=None, compat="fixed", strengths=(64, 48, 32, 16, 8)):
-  """Replaces every colour by the nearest of a few; strengths: their number. The gradient is that of the palette."""
+  """Draws the image with a few colours, dithered; strengths: their number. The gradient is that of the palette."""
   count = jnp.array(strengths)[levels][:, None]
   entries = jnp.arange(max(strengths))
   points = _sample(planes)
@@ -218,33 +265,58 @@ def color_quantization(planes, levels, seeds=None, compat="fixed", strengths=(64
   order = jnp.argsort(points @ jnp.asarray([0.299, 0.587, 0.114], jnp.float32), axis=1)
   start = jnp.clip(((entries + 0.5) / count * points.shape[1]).astype(jnp.int32), 0, points.shape[1] - 1)
   start = jnp.take_along_axis(points, jnp.take_along_axis(order, start, axis=1)[..., None], axis=1)
-  palette = _fit(points, start, entries < count)
+  alive = entries < count
+  return finish(dither(planes, _fit(points, start, alive), alive))
 
-  def compare(i, carry):
-    best, chosen = carry
-    entry = palette[:, jnp.stack([i, i])][:, 0].reshape(-1, 1, 3, 1)  # read twice: see planes.by_level
-    products = (planes - 0.5 * entry) * entry  # summed over colours: half of |planes|^2 - |planes - entry|^2
-    score = products[:, :, 0:1] + products[:, :, 1:2] + products[:, :, 2:3]
-    better = (score > best) & (i < count)[..., None, None]
-    return jnp.where(better, score, best), jnp.where(better, entry, chosen)
 
-  start = jnp.full(planes[:, :, :1].shape, -jnp.inf), planes
-  _, chosen = jax.lax.fori_loop(0, max(strengths), compare, start)
-  return finish(chosen)
+def otsu_thresholds(histogram, count, most):
+  """Thresholds between the classes of values that have the least variance within (Otsu 1979), found exactly.
+
+  Args:
+    histogram: [b, n] float32, how often every value 0..n - 1 occurs.
+    count: [b] int32, thresholds, at least 1; there is one class more.
+    most: the greatest count.
+
+  Returns:
+    [b, most] int32, rising: the greatest value of every class but the last; those beyond `count` repeat the last one.
+  """
+  values = jnp.arange(histogram.shape[1], dtype=jnp.float32) / histogram.shape[1]
+  size, total = (jnp.pad(jnp.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in (histogram, histogram * values))
+  size, total = (part[:, None, :] - part[:, :, None] for part in (size, total))
+  # What the class of values i .. j - 1 adds to the variance between classes, up to a constant.
+  gain = jnp.where(jnp.tri(size.shape[1], dtype=bool).T, total**2 / jnp.maximum(size, 1), -jnp.inf)
+
+  def add_class(best, _):
+    totals = best[:, :, None] + gain
+    return jnp.max(totals, axis=1), jnp.argmax(totals, axis=1)
+
+  _, starts = jax.lax.scan(add_class, gain[:, 0], length=most)  # [most, b, n + 1]: where the last of the classes starts
+
+  def go_back(start, step):
+    row, starts = step
+    start = jnp.where(row < count, jnp.take_along_axis(starts, start[:, None], axis=1)[:, 0], start)
+    return start, start
+
+  end = jnp.full(count.shape, histogram.shape[1])
+  _, found = jax.lax.scan(go_back, end, (jnp.arange(most), starts), reverse=True)
+  found = jnp.where(jnp.arange(most)[:, None] < count, found, jnp.take_along_axis(found, count[None] - 1, axis=0))
+  return jnp.maximum(found.T - 1, jnp.argmax(histogram > 0, axis=1)[:, None])
 
 
 def quantization(planes, levels, seeds=None, compat="fixed", strengths=(20, 16, 13, 10, 7)):
-  """Replaces every value of every channel by the nearest of a few grey levels; strengths: their number."""
-  count = jnp.array(strengths)[levels][:, None]
-  entries = jnp.arange(max(strengths))
-  points = _sample(planes).reshape(planes.shape[0], -1)[:, ::3, None]  # every third value, the channels in turn
-  start = jnp.minimum((entries + 0.5) / count, 1)[..., None]
-  palette = jnp.sort(jnp.where(entries < count, _fit(points, start, entries < count)[..., 0], jnp.inf), axis=1)
-  # Entries out of use repeat the last one, and their thresholds are never passed.
-  last = jnp.take_along_axis(palette, count - 1, axis=1)
-  filled = jnp.minimum(palette, last)
-  result = filled[:, 0].reshape(-1, 1, 1, 1)
-  for i in range(max(strengths) - 1):
-    low, high = (filled[:, j].reshape(-1, 1, 1, 1) for j in (i, i + 1))
-    result = jnp.where(planes > (low + high) / 2, jnp.maximum(high, result), result)
-  return finish(result)
+  """Cuts all channels' values at n Otsu thresholds; the n + 1 classes become 0, thresholds 2 to n, and 1.
+
+  strengths: n. So every value but those of the two outer classes becomes the greatest of its class. No gradient flows.
+  """
+  count = jnp.array(strengths)[levels]
+  values = jnp.round(255 * planes)
+  high, low = jnp.divmod(_sample(values).reshape(values.shape[0], -1).astype(jnp.int32), 16)
+  # A histogram as a matrix product: [b, 16, 16], upper against lower four bits.
+  histogram = jnp.einsum("bni,bnj->bij", jax.nn.one_hot(high, 16), jax.nn.one_hot(low, 16), precision="highest")
+  thresholds = otsu_thresholds(histogram.reshape(-1, 256), count, max(strengths))
+  becomes = jnp.where(jnp.arange(max(strengths)) < count[:, None] - 1, jnp.roll(thresholds, -1, axis=1), 255)
+  result = jnp.zeros_like(planes)
+  for i in range(max(strengths)):
+    threshold, value = (part[:, i].reshape(-1, 1, 1, 1) for part in (thresholds, becomes))
+    result = jnp.where(values > threshold, value, result)
+  return finish(result / 255)

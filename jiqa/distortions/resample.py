@@ -60,9 +60,9 @@ def convolution(size, offsets, weights):
   return matrix
 
 
-def gaussian(size, sigma):
-  """The sampled Gaussian, cut at four sigma and normalised (scipy.ndimage.gaussian_filter, mode 'nearest')."""
-  radius = int(4 * sigma + 0.5)
+def gaussian(size, sigma, reach=4):
+  """The sampled Gaussian, cut at `reach` sigma and normalised (scipy.ndimage.gaussian_filter, mode 'nearest')."""
+  radius = int(reach * sigma + 0.5)
   offsets = np.arange(-radius, radius + 1)
   weights = np.exp(-0.5 * (offsets / sigma) ** 2)
   return convolution(size, offsets, weights / weights.sum())
