@@ -121,6 +121,62 @@ def fidelity(p, q, g):
   return 1 - _root(p * g) - _root(q * (1 - g))
 
 
+def plcc_loss(score, mos, group=None):
+  """1 - Pearson's linear correlation of scores with human scores within every group; the mean over groups.
+
+  A group counts where it has at least two images and their mos differ. Where its scores are all equal its loss is 1,
+  and the gradient pulls them apart as the mos are.
+
+  Args:
+    score, mos: [b] float, higher is better, in any units.
+    group: [b] int, such as the database of each image; None: one group.
+
+  Returns:
+    float32 in [0, 2]; 0 where no group counts.
+
+  Example:
+    >>> round(float(plcc_loss(jnp.array([30.0, 10.0, 20.0]), jnp.array([1.0, 3.0, 2.0]))), 4)
+    2.0
+  """
+  same = _same_group(score, group)
+  mean = lambda x: jnp.matmul(same, x, precision=_EXACT) / same.sum(-1)  # noqa: E731
+
+  def centred(x):
+    # In units of the largest value: neither tiny nor huge units are lost in the squares, and what is equal but for
+    # rounding is known as such.
+    x = jnp.asarray(x, jnp.float32)
+    peak = jax.lax.stop_gradient(jnp.where(same > 0, jnp.abs(x), 0).max(-1))
+    x = x / jnp.where(peak > 0, peak, 1)
+    x = x - mean(x)
+    variance = mean(jnp.square(x))
+    spread = variance > 1e-12
+    return x / jnp.sqrt(jnp.where(spread, variance, 1)), spread
+
+  (score, _), (mos, counts) = centred(score), centred(mos)
+  weight = counts / same.sum(-1)  # of a group's images, 1 together
+  return (weight * (1 - mean(score * mos))).sum() / jnp.maximum(weight.sum(), 1)
+
+
+def rank_loss(score, mos, group=None, *, temperature=1.0):
+  """1 - Spearman's correlation with soft ranks, within every group; the mean over groups as in `plcc_loss`.
+
+  The rank of a score is the sum of sigmoids of its distances from the others (Qin et al. 2010, eq. 11), that of a mos
+  is exact, ties with average ranks.
+
+  Args:
+    score, mos, group: [b], as in `plcc_loss`.
+    temperature: > 0, in the unit of the scores; the closer to 0, the harder the ranks and the smaller the gradients.
+
+  Returns:
+    float32 in [0, 2].
+  """
+  same = _same_group(score, group)
+  score, mos = jnp.asarray(score, jnp.float32), jnp.asarray(mos)
+  soft = jax.nn.sigmoid((score[:, None] - score) / temperature)
+  exact = (jnp.sign(mos[:, None] - mos) + 1) / 2
+  return plcc_loss((same * soft).sum(-1), (same * exact).sum(-1), group)
+
+
 def quality_fidelity(score, mos, group, groups, *, std=None):
   """Ranks scores as people do, inside every group; the mean over groups of the mean over their pairs.
 
@@ -177,3 +233,9 @@ def dynamic_weights(last, before, temperature=2.0):
 
 def _root(x):
   return jnp.sqrt(x + FIDELITY_EPSILON)
+
+
+def _same_group(score, group):
+  """[b, b] float32, 1 where two images are of one group."""
+  group = jnp.zeros(len(score), int) if group is None else jnp.asarray(group)
+  return (group[:, None] == group).astype(jnp.float32)
