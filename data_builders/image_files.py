@@ -5,7 +5,7 @@ import zlib
 
 from PIL import Image, UnidentifiedImageError
 
-from jiqa.data.schema import MAX_PIXELS
+from jiqa.data.schema import SIZE_LIMITS, fits
 from jiqa.errors import UserError
 
 JPEG_END = b"\xff\xd9"
@@ -35,13 +35,13 @@ def check_image(data, name="", decode=False):
     return
   try:
     with Image.open(io.BytesIO(data)) as image:
-      if image.width * image.height > MAX_PIXELS:
+      if not fits(*image.size):
         raise Image.DecompressionBombError
       if image.mode == "F":
         raise ValueError("32-bit float pixels have no declared range")
       image.convert("RGB")
   except Image.DecompressionBombError as error:
-    raise UserError(f"{name}: more than {MAX_PIXELS:,} pixels, refused; scale the image down first.") from error
+    raise UserError(f"{name}: too large; {SIZE_LIMITS}. Scale it down first.") from error
   except UnidentifiedImageError as error:
     raise UserError(f"{name}: not an image that can be read, no known format begins like this.") from error
   except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -61,7 +61,7 @@ def _complete_jpeg(data):
     if marker in JPEG_FRAMES:
       height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
       eight_bits, gray_or_colour = data[at + 4] == 8, data[at + 9] in (1, 3, 4)
-      framed = eight_bits and gray_or_colour and 0 < height * width <= MAX_PIXELS
+      framed = eight_bits and gray_or_colour and 0 < height * width and fits(width, height)
     if marker == 0xFF or marker in JPEG_BARE_MARKERS:
       at += 1 if marker == 0xFF else 2
     else:
@@ -71,7 +71,7 @@ def _complete_jpeg(data):
 
 def _complete_png(data):
   """True where the size is permitted and the chunks, all with the right checksum, reach IEND."""
-  if not 0 < int.from_bytes(data[16:20]) * int.from_bytes(data[20:24]) <= MAX_PIXELS:
+  if not fits(*(int.from_bytes(data[at : at + 4]) for at in (16, 20))):
     return False
   at, view, pixels = 8, memoryview(data), False
   while at + 12 <= len(data):
@@ -95,9 +95,8 @@ def _complete_bmp(data):
   width, height = (int.from_bytes(data[i : i + 4], "little", signed=True) for i in (18, 22))
   bits = int.from_bytes(data[28:30], "little")
   row = (width * bits + 31) // 32 * 4
-  return (
-    bits in (1, 4, 8, 16, 24, 32) and 0 < width * abs(height) <= MAX_PIXELS and len(data) >= start + row * abs(height)
-  )
+  sized = 0 < width * abs(height) and fits(width, abs(height))
+  return bits in (1, 4, 8, 16, 24, 32) and sized and len(data) >= start + row * abs(height)
 
 
 _CHECKS = {b"\xff\xd8\xff": _complete_jpeg, b"\x89PNG\r\n\x1a\n": _complete_png, b"BM": _complete_bmp}

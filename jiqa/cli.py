@@ -224,7 +224,7 @@ def serve(
   port: int = Option(8000, "--port", min=0, max=65535, help="0: any free one"),
   max_megabytes: int = Option(32, "--max_megabytes", min=1, help="of one file"),
   max_files: int = Option(32, "--max_files", min=1, help="of one request"),
-  max_megapixels: int = Option(50, "--max_megapixels", min=1, max=178, help="of one image"),
+  max_megapixels: int = Option(50, "--max_megapixels", min=1, max=67, help="of one image"),
   queue: int = Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
 ):
   """Scores images in the browser: jiqa serve --weights=runs/mine --port=8000"""

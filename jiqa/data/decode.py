@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jiqa.data.schema import MAX_PIXELS
+from jiqa.data.schema import SIZE_LIMITS, fits
 from jiqa.errors import UserError
 
 # An image of 224 x 150,000 pixels: nothing that people look at is so thin.
@@ -21,7 +21,7 @@ def decode_rgb(data, name="", formats=None):
   Palettes, CMYK, gray, bilevel and alpha go through PIL's `.convert("RGB")` (alpha is dropped, not blended); 16-bit
   gray is scaled to 8 bits (PIL would clip it to white); of a file with several images (MPO, GIF) the first counts.
 
-  A UserError says, by `name`, that the bytes are no image, truncated or damaged, or more than MAX_PIXELS pixels.
+  A UserError says, by `name`, that the bytes are no image, truncated or damaged, or larger than images may be.
   Only `formats`, by PIL's names, are tried; None: all.
   """
   name = name or "image"
@@ -68,11 +68,16 @@ def _open(data, name, formats):
   try:
     image = Image.open(io.BytesIO(data), formats=formats)
   except Image.DecompressionBombError as error:
-    raise UserError(f"{name}: more than {MAX_PIXELS:,} pixels, refused; scale the image down first.") from error
+    raise UserError(f"{name}: far too large; {SIZE_LIMITS}. Scale it down or cut it up.") from error
   except UnidentifiedImageError as error:
     raise UserError(f"{name}: not an image that can be read, no known format begins like this.") from error
   except Exception as error:
     raise UserError(f"{name}: not an image that can be read ({type(error).__name__}: {error}).") from error
-  if image.width * image.height > MAX_PIXELS:
-    raise UserError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels; scale it down first.")
+  check_size(*image.size, name)
   return image
+
+
+def check_size(width, height, name):
+  """Raises a UserError for an image that would take the machine for minutes."""
+  if not fits(width, height):
+    raise UserError(f"{name}: {width} x {height} pixels; {SIZE_LIMITS}. Scale it down or cut it up.")

@@ -13,6 +13,8 @@ SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 20
 QUARTERS = (3, 4)
 # Beyond SIDES large images are encoded in tiles that stop where the image does: padding costs memory alone.
 LARGE = 1024
+# The shorter side of a thin image beyond SIDES, of which tiles take as much as there is.
+THIN = (128, 512)
 
 
 def bucket_of(height, width):
@@ -20,10 +22,10 @@ def bucket_of(height, width):
 
   Example:
     >>> bucket_of(384, 512), bucket_of(500, 375), bucket_of(30, 500), bucket_of(8200, 100)
-    ((384, 512), (512, 384), (384, 512), (9216, 1024))
+    ((384, 512), (512, 384), (384, 512), (9216, 128))
   """
   if max(height, width) > SIDES[-1]:
-    return tuple(-(-side // LARGE) * LARGE for side in (height, width))
+    return tuple(min(side for side in (*THIN, -(-n // LARGE) * LARGE) if side >= n) for n in (height, width))
   shapes = ((side * quarters // 4, side) for side in SIDES for quarters in QUARTERS)
   holding = (shape for shape in shapes if shape[0] >= min(height, width) and shape[1] >= max(height, width))
   short, long = min(holding, key=math.prod)

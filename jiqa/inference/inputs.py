@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jiqa.data.decode import decode_rgb, to_rgb
+from jiqa.data.decode import check_size, decode_rgb, to_rgb
 from jiqa.errors import UserError
 
 # What folders and patterns are searched for; a file that is named itself may have any ending.
@@ -62,6 +62,7 @@ def load(item):
   if isinstance(source, bytes):
     return decode_rgb(source, name)
   if isinstance(source, Image.Image):
+    check_size(*source.size, name)
     # PIL decodes an opened file when its pixels are first asked for, and not safely in two threads at once; one image
     # may have been handed over several times.
     with _PIL_LOCK:
@@ -76,6 +77,7 @@ def _from_array(array, name):
     raise UserError(f"{name}: {type(array).__name__} is no image ({error}); {EXPECTED}") from error
   if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
     raise UserError(f"{name}: has the shape {array.shape}; expected [height, width, 3]")
+  check_size(array.shape[1], array.shape[0], name)
   if array.dtype == np.uint8:
     return array
   # By kind and name: bfloat16 is a float that NumPy does not know as one.

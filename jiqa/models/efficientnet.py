@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jiqa.models.layers import BatchNorm, Part, halve, mask_outside, precision_of
+from jiqa.models.layers import WHOLE, BatchNorm, Part, halve, in_window, mask_outside, precision_of
 
 # Of every stage: expansion, channels, blocks, stride of the first block, kernel size.
 STAGES = (
@@ -235,7 +235,7 @@ class EfficientNetLite(nnx.Module):
     sums = self.sums(x, None if size is None else Part(size), train=train)
     return self.pool(sums, jnp.array([x.shape[1:3]]) if size is None else size)
 
-  def sums(self, x, part=None, window=slice(None), *, train=False):
+  def sums(self, x, part=None, window=WHOLE, *, train=False):
     """For every level the sums over the window of its activations and of their squares, [b, 2, c]; see `Encoder`."""
     sums, steps = [], {blocks: step for blocks, step, _ in self.levels}
     x, part = self.conv_stem(mask_outside(x, part), part), halve(part)
@@ -262,8 +262,7 @@ class EfficientNetLite(nnx.Module):
 
 def _sums(x, part, window, step):
   """[b, h, w, c] to [b, 2, c] float32; `window` is in pixels of the frame."""
-  window = slice(*(None if at is None else at // step for at in (window.start, window.stop)))
-  x = mask_outside(x, part)[:, window, window].astype(jnp.float32)
+  x = in_window(x, part, window, step).astype(jnp.float32)
   return jnp.stack([x.sum((1, 2)), jnp.square(x).sum((1, 2))], 1)
 
 

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
+from jiqa.models.layers import WHOLE
+
 ENCODERS = {
   "resnet": "jiqa.models.resnet:ResNet",
   "vit": "jiqa.models.vit:PooledViT",
@@ -35,13 +37,13 @@ class Encoder(Protocol):
       [b, num_features] float32.
     """
 
-  def sums(self, x, part=None, window=slice(None), *, train=False):
+  def sums(self, x, part=None, window=WHOLE, *, train=False):
     """What is summed over the places of an image, tile by tile if need be; needed only where `reach` is not None.
 
     Args:
       part: `jiqa.models.layers.Part`, what of the image x is; None: all of it.
-      window: slice of the frame's rows and columns, multiples of `stride`, whose places count; others lie in the image,
-        but in other tiles.
+      window: slices of the frame's rows and columns, multiples of `stride`, whose places count; others lie in the
+        image, but in other tiles.
 
     Returns:
       Pytree of [b, ...] float32.

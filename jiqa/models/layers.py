@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 
+WHOLE = (slice(None), slice(None))  # the window in which everything counts
+
+
 class Part(NamedTuple):
   """Which part of what image each row of a batch shows."""
 
@@ -38,6 +41,15 @@ def inside(height, width, part):
 def mask_outside(x, part):
   """Zeroes what lies outside each image: x [b, h, w, c]; a part of None leaves it as it is."""
   return x if part is None else jnp.where(inside(*x.shape[1:3], part)[..., None], x, 0)
+
+
+def in_window(x, part, window, step):
+  """What lies in the image and counts: x [b, h, w, c], zero outside of its `part`, cut to a window.
+
+  `window` is a pair of slices, rows and columns in pixels of the frame, where two places of x are `step` apart.
+  """
+  cut = (slice(*(None if at is None else at // step for at in (axis.start, axis.stop))) for axis in window)
+  return mask_outside(x, part)[:, *cut]
 
 
 def average(x, part):

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.models.cpu import convolve, convolve_stem, mask_border, max_pool
-from jiqa.models.layers import BatchNorm, Part, halve, mask_outside
+from jiqa.models.layers import WHOLE, BatchNorm, Part, halve, in_window, mask_outside
 
 # 10 is the smallest that has every kind of layer: it compiles in half the time of 18.
 STAGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -137,7 +137,7 @@ class ResNet(nnx.Module):
     sums = self.sums(x, None if size is None else Part(size), train=train)
     return self.pool(sums, jnp.array([x.shape[1:3]]) if size is None else size)
 
-  def sums(self, x, part=None, window=slice(None), *, train=False):
+  def sums(self, x, part=None, window=WHOLE, *, train=False):
     """The sums over the window of the last activations, [b, num_features]; see `Encoder`."""
     x = mask_outside(x, part)  # the stem reads three lines
     part = halve(part)
@@ -148,8 +148,7 @@ class ResNet(nnx.Module):
       for block in layer:
         x, part = block(x, part, train)
         x = checkpoint_name(x, "block")
-    window = slice(*(None if at is None else at // self.stride for at in (window.start, window.stop)))
-    return mask_outside(x, part)[:, window, window].astype(jnp.float32).sum((1, 2))
+    return in_window(x, part, window, self.stride).astype(jnp.float32).sum((1, 2))
 
   def pool(self, sums, size):
     """What `__call__` returns, of the sums over images of these sizes [b, 2]."""

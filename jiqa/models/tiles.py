@@ -6,6 +6,7 @@ start at multiples of the network's stride and know where the image ends.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jiqa.models.layers import Part
 
@@ -20,7 +21,7 @@ def features(encoder, pixels, size, normalise, tile=TILE):
     pixels: [b, h, w, 3] uint8.
     size: [b, 2] int32, height and width of each image inside its frame.
     normalise: function from uint8 pixels to what the encoder expects.
-    tile: side of a tile, pixels, a multiple of the encoder's stride.
+    tile: longest side of a tile, pixels, a multiple of the encoder's stride.
 
   Returns:
     [b, d] float32, what the encoder gives for each image.
@@ -29,18 +30,20 @@ def features(encoder, pixels, size, normalise, tile=TILE):
   if encoder.reach is None or all(side <= tile for side in pixels.shape[1:3]):
     return encoder(normalise(pixels), size)
   stride = encoder.stride
-  edge = -(-encoder.reach // stride) * stride
-  inner = tile - 2 * edge
-  padding = [(edge, max(tile - edge, inner * -(-n // inner) + edge - n)) for n in pixels.shape[1:3]]
+  overlap = -(-encoder.reach // stride) * stride
+  # A side that fits into one tile has no neighbours: a strip of few rows is encoded in strips of as many.
+  edges = np.array([0 if n <= tile else overlap for n in pixels.shape[1:3]])
+  sides = np.minimum(pixels.shape[1:3], tile)
+  inner = sides - 2 * edges
+  padding = [(e, step * -(-n // step) + e - n) for n, e, step in zip(pixels.shape[1:3], edges, inner, strict=True)]
   padded = jnp.pad(pixels, ((0, 0), *padding, (0, 0)))
-  counted = slice(edge, edge + inner)
-  rows, columns = (-(-size[:, axis].max() // inner) for axis in (0, 1))
+  counted = tuple(slice(e, e + step) for e, step in zip(edges, inner, strict=True))
+  rows, columns = -(-size.max(0) // inner)
 
   def sums_of(i):
-    row, column = i // columns * inner, i % columns * inner
-    x = jax.lax.dynamic_slice(padded, (0, row, column, 0), (padded.shape[0], tile, tile, 3))
-    origin = jnp.broadcast_to(jnp.stack([row, column]) - edge, size.shape)
-    return encoder.sums(normalise(x), Part(size, origin), counted)
+    row, column = corner = jnp.stack([i // columns, i % columns]) * inner
+    x = jax.lax.dynamic_slice(padded, (0, row, column, 0), (padded.shape[0], *sides.tolist(), 3))
+    return encoder.sums(normalise(x), Part(size, jnp.broadcast_to(corner - edges, size.shape)), counted)
 
   nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(sums_of, 0))
   total = jax.lax.fori_loop(0, rows * columns, lambda i, total: jax.tree.map(jnp.add, total, sums_of(i)), nothing)

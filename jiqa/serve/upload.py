@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from jiqa.data.schema import MAX_SIDE, fits
 from jiqa.errors import UserError
 
 # What people have images in. Everything else that PIL knows (EPS and other programs, FITS, ...) stays outside.
@@ -87,8 +88,8 @@ def check_image(data, limits):
     raise UserError(f"far too many pixels; {most}") from error
   except Exception as error:  # PIL plugins raise OSError, SyntaxError, ValueError, struct.error, ...
     raise UserError(f"not an image that can be read; expected {', '.join(formats())}") from error
-  if width * height > limits.pixels:
-    raise UserError(f"{width} x {height} pixels; {most}")
+  if width * height > limits.pixels or not fits(width, height):
+    raise UserError(f"{width} x {height} pixels; {most}, {MAX_SIDE:,} pixels a side")
   if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
     raise UserError(f"a JPEG of {scans} scans; at most {MAX_SCANS} are taken, save the image anew")
   return width, height

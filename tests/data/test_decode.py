@@ -10,6 +10,7 @@ from PIL import Image
 from data_builders.image_files import check_image
 from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
+from jiqa.inference.inputs import Item, load
 
 
 def _file(image, kind, **options):
@@ -161,8 +162,26 @@ def test_no_image_at_all():
 def test_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
   data = _file(Image.new("1", (20_000, 20_000)), "PNG")
   assert len(data) < 100_000
-  with pytest.raises(UserError, match="178,956,970 pixels"):
+  with pytest.raises(UserError, match="67,108,864 pixels"):
     decode_rgb(data, "bomb.png")
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # another library may have lifted PIL's own limit
-  with pytest.raises(UserError, match="178,956,970 pixels"):
+  with pytest.raises(UserError, match="67,108,864 pixels"):
     check_image(data, "bomb.png")
+
+
+@pytest.mark.parametrize("size", [(32_769, 1), (1, 5_000_000), (8193, 8192)])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_sides_and_areas_beyond_the_limits_are_refused_wherever_an_image_comes_in(size, kind):
+  data = _file(Image.new("1", size), kind)
+  for refused in (lambda: decode_rgb(data, "thin.x"), lambda: check_image(data, "thin.x")):
+    with pytest.raises(UserError, match=r"thin\.x: .*67,108,864 pixels are taken, and 32,768 a side"):
+      refused()
+  for source in (Image.new("1", size), np.broadcast_to(np.uint8(0), (size[1], size[0], 3))):
+    with pytest.raises(UserError, match=f"thin.x: {size[0]} x {size[1]} pixels; at most"):
+      load(Item("thin.x", source))
+
+
+def test_the_largest_sides_are_taken():
+  for size in ((32_768, 1), (1, 32_768)):
+    assert decode_rgb(_file(Image.new("1", size), "PNG")).shape == (size[1], size[0], 3)
+    check_image(_file(Image.new("1", size), "PNG"))

@@ -17,7 +17,8 @@ def test_the_bucket_is_the_smallest_of_the_list_that_holds_the_image():
     holding = [shape for shape in shapes if shape[0] >= height and shape[1] >= width]
     assert bucket_of(height, width) in holding, (height, width)
     assert math.prod(bucket_of(height, width)) == min(map(math.prod, holding)), (height, width)
-  assert bucket_of(12_300, 100) == (13_312, 1024)  # not the next power of two, which would be a gigabyte
+  assert bucket_of(12_300, 600) == (13_312, 1024)  # not the next power of two, which would be a gigabyte
+  assert bucket_of(6000, 1) == (6144, 128) and bucket_of(500, 3000) == (512, 3072)
 
 
 @pytest.mark.parametrize(("low", "high"), [(300, 800), (40, 200), (20, 3000), (4000, 9000)])

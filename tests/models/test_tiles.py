@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jiqa.models import tiles
+from jiqa.models.layers import Part
 from jiqa.models.resnet import EXPANSION, STAGE_BLOCKS, ResNet
 from jiqa.runtime.state import merge_module
 from tests.helpers import randomised
@@ -23,6 +24,24 @@ def test_tiles_give_the_features_of_the_whole_image(depth):
   side = 2 * (-(-encoder.reach // 32) * 32) + 96
   tiled = jax.jit(lambda x, s: tiles.features(encoder, x, s, normalise, tile=side))(frame, sizes)
   np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
+
+
+def test_a_strip_is_encoded_in_strips(monkeypatch):
+  graphdef, params, stats = randomised(lambda: ResNet(10, 2, rngs=nnx.Rngs(0)))
+  encoder = merge_module(graphdef, params, stats)
+  sizes = np.int32([(64, 1500), (1, 1), (33, 900)])
+  frame = np.random.default_rng(0).integers(0, 256, (3, 64, 1536, 3), dtype=np.uint8)
+  normalise = lambda x: x.astype(jnp.float32) / 255 - 0.4  # noqa: E731
+  tile = 2 * (-(-encoder.reach // 32) * 32) + 64
+  encoded, sums = [], ResNet.sums
+  monkeypatch.setattr(ResNet, "sums", lambda self, x, *rest: encoded.append(x.shape) or sums(self, x, *rest))
+  for upright in (False, True):
+    x, s = (frame.swapaxes(1, 2), sizes[:, ::-1]) if upright else (frame, sizes)
+    features = jax.jit(lambda x, s: tiles.features(encoder, x, s, normalise, tile=tile))(x, s)
+    assert set(encoded) == {(3, tile, 64, 3) if upright else (3, 64, tile, 3)}
+    encoded.clear()
+    whole = jax.jit(lambda x, s: encoder.pool(sums(encoder, normalise(x), Part(s)), s))(x, s)
+    np.testing.assert_allclose(features, whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
 
 
 @pytest.mark.parametrize("depth", sorted(STAGE_BLOCKS))

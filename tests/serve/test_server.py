@@ -105,6 +105,8 @@ def test_refuses_a_bomb_of_a_few_bytes(client, metric):
   answer = post(client, ("bomb.png", png_header(50_000, 50_000)), ("bigger.png", png_header(2**31 - 1, 2**31 - 1)))
   for row in answer.json()["results"]:
     assert "pixels" in row["error"]
+  (row,) = post(client, ("thin.png", png_header(40_000, 1))).json()["results"]
+  assert "40000 x 1 pixels" in row["error"] and "32,768 pixels a side" in row["error"]
   assert metric.calls == []
 
 
