@@ -248,6 +248,26 @@ def explain(
 
 
 @app.command()
+def distort(
+  image: Annotated[str, Argument(help="an image")],
+  kind: Annotated[list[str], Option("--kind", help="name or number; repeat for a sheet of several; default all")] = (),
+  level: int = Option(None, "--level", help="0 (weakest) to 4; without it a contact sheet of all levels is drawn"),
+  out: str = Option(..., "--out", help="image to write"),
+  bank: str = Option(None, "--bank", help="kadid25: the 25 kinds of KADID-10k; default 26 others"),
+  compat: str = Option("fixed", "--compat", help="official: with the errors of the published code"),
+  seed: int = Option(0, "--seed", help="of noise and places"),
+  side: int = Option(160, "--side", min=8, help="of a tile of the contact sheet, pixels"),
+):
+  """Distorts an image, or draws a contact sheet: jiqa distort photo.jpg --kind=jpeg --level=3 --out=distorted.png"""
+  _before_jax()
+  from jiqa.distortions import contact_sheet
+  from jiqa.inference.inputs import Item, load
+
+  contact_sheet.distort_file(load(Item(image, image)), out, kind, level, bank=bank, compat=compat, seed=seed, side=side)
+  print(out)
+
+
+@app.command()
 def evaluate(
   scores: Annotated[str, Argument(help="CSV or Parquet, one row an image, one column a method")],
   mos: Annotated[str, Option("--mos", help="column of human scores, or a file with image_name and mos")],

@@ -132,6 +132,17 @@ def test_card_prints_the_card_of_the_named_metric(capsys):
   assert json.loads(capsys.readouterr().out) == metric.card
 
 
+def test_distort_hands_on_the_pixels_and_every_option():
+  functions = {"jiqa__inference__inputs__load": "pixels", "jiqa__distortions__contact_sheet__distort_file": None}
+  options = "--kind=jpeg --kind=7 --level=3 --out=o.png --bank=kadid25 --compat=official --seed=5 --side=99"
+  _, calls = run(f"distort photo.jpg {options}", **functions)
+  expected = {"bank": "kadid25", "compat": "official", "seed": 5, "side": 99}
+  assert calls == [
+    mock.call.load(("photo.jpg", "photo.jpg")),
+    mock.call.distort_file("pixels", "o.png", ["jpeg", "7"], 3, **expected),
+  ]
+
+
 def test_export_exports_the_named_metric_into_the_folder(capsys):
   sheet = {"inputs": {"image": "uint8 pixels"}}
   functions = {"jiqa__inference__metric__load": "metric", "jiqa__inference__export__export": sheet}

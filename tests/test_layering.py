@@ -17,7 +17,9 @@ ALLOWED = {
   "launch": ("jiqa.train", "jiqa.evaluate", "jiqa.inference", "jiqa.runtime"),
   "configs": (),
   "data_builders": ("jiqa.data.schema",),
-  "jiqa.cli": ("jiqa.serve", "jiqa.inference", "jiqa.evaluation", "jiqa.weights", "jiqa.data", "data_builders"),
+  "jiqa.cli": (
+    "jiqa.serve", "jiqa.inference", "jiqa.evaluation", "jiqa.distortions", "jiqa.weights", "jiqa.data", "data_builders"
+  ),
   "jiqa.train": ("jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
   "jiqa.evaluate": (
     "jiqa.train", "jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"

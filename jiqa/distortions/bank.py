@@ -1,14 +1,16 @@
 """The distortion bank: any kind at any level for every image of a batch, on the accelerator, from a key.
 
 Bank 'reiqa26' has 26 kinds of five levels (Saha et al. 2023, arXiv 2304.00451), 'kadid25' KADID-10k's 25 (Lin et al.
-2019). `distort` sorts arbitrary requests by kind and computes them in small tiles; `distort_versions` gives every kind
-a block of fixed size. Neither computes a kind that was not asked for, as `lax.switch` under `vmap` would.
+2019). `distort` compiles the kinds it is asked for, each once; traced requests it sorts by kind and computes in small
+tiles. `distort_versions` gives every kind a block of fixed size. Neither computes a kind that was not asked for, as
+`lax.switch` under `vmap` would.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jiqa.distortions import blur, color, compression, noise, spatial, streams
 from jiqa.distortions.planes import COMPAT, to_images, to_planes
@@ -87,29 +89,98 @@ def _image_keys(key, count):
   return key
 
 
+def numbers(kinds, bank="reiqa26"):
+  """The numbers of kinds given by name or number, one or several: int32 array [] or [n].
+
+  Names count without regard to capitals, - and _. A UserError names what the bank does not have.
+  """
+  spell = lambda name: name.casefold().replace("_", " ").replace("-", " ")  # noqa: E731
+  known = {spell(name): number for number, name in enumerate(names(bank))}
+
+  def number(kind):
+    if isinstance(kind, str) and spell(kind) in known:
+      return known[spell(kind)]
+    if isinstance(kind, (int, np.integer)) and not isinstance(kind, bool) and 0 <= kind < len(known):
+      return int(kind)
+    raise UserError(f"kind {kind!r} is not in {bank}: use 0 to {len(known) - 1}, or one of {', '.join(names(bank))}")
+
+  kinds = kinds.tolist() if hasattr(kinds, "tolist") else kinds
+  kinds = list(kinds) if isinstance(kinds, tuple) else kinds
+  return np.array([number(kind) for kind in kinds] if isinstance(kinds, list) else number(kinds), np.int32)
+
+
 def distort(images, kinds, levels, key, compat="fixed", bank="reiqa26", tile=None):
   """Distorts every image by its own kind and level.
 
+  Each kind is compiled when it is first asked for, once for every size of image. Inside `jax.jit` the same holds for
+  kinds that are known while it traces; where they are traced themselves, the whole bank is compiled.
+
   Args:
-    images: [b, h, w, 3] float32 in [0, 1], sides of at least 8 pixels.
-    kinds: [b] int32, numbers into `names(bank)`; others come back as NaN.
-    levels: [b] int32 in 0..4.
+    images: [b, h, w, 3] float32 in [0, 1], NumPy or JAX, sides of at least 8 pixels.
+    kinds: names or numbers of `names(bank)`, one for all images or [b]; others, where traced, come back as NaN.
+    levels: int in 0..4, one for all images or [b]; others, where traced, come back as NaN.
     key: typed PRNG key, or [b] keys: an image's result then does not depend on the batch.
     compat: 'fixed' does what the names say; 'official' what the published code of Re-IQA does, see docs/distortions.md.
     bank: 'reiqa26' or 'kadid25'.
-    tile: images of one kind computed together; None chooses by the size of the batch.
+    tile: images of one kind computed together under jit; None chooses by the size of the batch.
 
   Returns:
     [b, h, w, 3] float32, multiples of 1/255 in [0, 1].
 
   Raises:
-    UserError: wrong shape, too small an image, unknown bank or compat.
+    UserError: wrong shape, too small an image, unknown bank, compat, kind or level.
+
+  Example:
+    >>> images = np.full((2, 16, 16, 3), 0.5, np.float32)
+    >>> (255 * distort(images, ["brighten", "darken"], 4, jax.random.key(0))[:, 0, 0, 0]).astype(int).tolist()
+    [255, 25]
   """
   table = _table(bank, compat)
   planes = to_planes(images)
-  seeds = streams.seeds_of(_image_keys(key, images.shape[0]))
-  rows = jnp.arange(images.shape[0])
-  return to_images(_by_tiles(planes, rows, kinds, levels, seeds, table, compat, tile))
+  count = planes.shape[0]
+  seeds = _image_seeds(key, count)
+  levels = _per_image(levels if _traced(levels) else checked_levels(levels), count, "levels")
+  if not _traced(kinds):
+    kinds = _per_image(numbers(kinds, bank), count, "kinds")
+    if not any(map(_traced, (planes, levels, seeds))):
+      # One by one: whatever a batch is mixed of, no kind is compiled again.
+      each = zip(planes, levels, seeds, kinds.tolist(), strict=True)
+      return to_images(jnp.stack([_distort_one(*row, kind=kind, compat=compat, bank=bank) for *row, kind in each]))
+    used, kinds = np.unique(kinds, return_inverse=True)
+    table = [table[kind] for kind in used]
+  levels = jnp.asarray(levels)
+  kinds = jnp.where((levels >= 0) & (levels < LEVELS), _per_image(kinds, count, "kinds"), -1)
+  return to_images(_by_tiles(planes, jnp.arange(count), kinds, levels, seeds, table, compat, tile))
+
+
+def _traced(x):
+  return isinstance(x, jax.core.Tracer)
+
+
+def checked_levels(levels):
+  """Levels as an int32 array; a UserError where one is not in 0..4."""
+  levels = np.asarray(levels)
+  if levels.dtype.kind not in "iu" or np.any((levels < 0) | (levels >= LEVELS)):
+    raise UserError(f"levels are {levels.tolist()}; expected whole numbers from 0 (weakest) to {LEVELS - 1}")
+  return levels.astype(np.int32)
+
+
+def _per_image(values, count, what):
+  """Values [] or [count] as [count]."""
+  if np.shape(values) not in ((), (count,)):
+    raise UserError(f"{what} have the shape {np.shape(values)}; expected one for all {count} images, or one for each")
+  return (jnp if _traced(values) else np).broadcast_to(values, (count,))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _image_seeds(key, count):
+  return streams.seeds_of(_image_keys(key, count))
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "compat", "bank"))
+def _distort_one(planes, level, seeds, *, kind, compat, bank):
+  """One image [h, 3, w], by a kind that the program is compiled for."""
+  return BANKS[bank][kind][1](planes[None], level[None], seeds[None], compat=compat)[0]
 
 
 def _by_tiles(planes, source, kinds, levels, seeds, table, compat, tile=None):
@@ -155,6 +226,7 @@ def cyclic_kinds(key, num_images, versions, allowed=26):
   return order[jnp.arange(num_images * versions) % len(allowed)].reshape(num_images, versions)
 
 
+@functools.partial(jax.jit, static_argnames=("allowed", "groups", "compat", "bank", "mesh"))
 def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, compat="fixed", bank="reiqa26", mesh=None):
   """Makes several distorted versions of every image, kinds assigned in turn.
 
@@ -184,8 +256,11 @@ def distort_versions(images, kinds, levels, key, *, allowed=None, groups=1, comp
   requests = (kinds, levels, streams.seeds_of(keys))
   rows = b // groups * v
   if groups == 1 and rows < len(allowed):  # blocks would stand mostly empty
-    requests = (part.reshape(rows, *part.shape[2:]) for part in requests)
-    out = _by_tiles(planes, jnp.arange(rows) // v, *requests, table, compat)
+    kinds, *requests = (part.reshape(rows, *part.shape[2:]) for part in requests)
+    places = np.full(len(table) + 1, -1)
+    places[list(allowed)] = np.arange(len(allowed))
+    kinds = jnp.asarray(places)[jnp.where(kinds < 0, len(table), jnp.minimum(kinds, len(table)))]
+    out = _by_tiles(planes, jnp.arange(rows) // v, kinds, *requests, [table[kind] for kind in allowed], compat)
   else:
     requests = (part.reshape(groups, rows, *part.shape[2:]) for part in requests)
     parts = planes.reshape(groups, b // groups, *size), *requests

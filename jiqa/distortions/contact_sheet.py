@@ -1,15 +1,7 @@
-"""One image of all distortions: a row for every kind, a column for every level.
-
-python -m jiqa.distortions.contact_sheet --image=photo.png --out=sheet.png
-"""
-
-import pathlib
-from typing import Annotated
+"""`jiqa distort`: a distorted image, or a contact sheet: a row for every kind, a column for every level."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import typer
 from PIL import Image, ImageDraw
 
 from jiqa.distortions import bank as banks
@@ -19,62 +11,63 @@ _LABEL_WIDTH = 150
 _GAP = 2
 
 
-def render(image, side, bank="reiqa26", compat="fixed", seed=0):
+def distort_file(image, out, kinds=(), level=None, *, bank=None, compat="fixed", seed=0, side=160):
+  """Writes an image distorted by one kind at one level; without a level, a contact sheet of the kinds.
+
+  Args:
+    image: [h, w, 3] uint8.
+    out: file to write; its ending chooses the format.
+    kinds: list of names or numbers of `banks.names(bank)`; empty: all.
+    level: 0 (weakest) to 4, or None.
+    bank, compat: see `banks.distort`; None: 'reiqa26'.
+    seed: of noise and places.
+    side: of a tile of the contact sheet, in pixels.
+  """
+  bank = bank or "reiqa26"
+  kinds = banks.numbers([int(kind) if str(kind).isdigit() else kind for kind in kinds], bank).tolist()
+  if level is None:
+    drawn = render(image, side, kinds, bank, compat, seed)
+  elif len(kinds) == 1:
+    drawn = Image.fromarray(_distorted(image[None], kinds, level, bank, compat, seed)[0])
+  else:
+    raise UserError(f"--level={level} needs one kind, such as --kind=jpeg; without --level a contact sheet is drawn")
+  try:
+    drawn.save(out)
+  except (OSError, ValueError) as error:
+    hint = "give an existing folder and an ending such as .png"
+    raise UserError(f"{out}: cannot be written ({error}); {hint}") from error
+
+
+def render(image, side, kinds=(), bank="reiqa26", compat="fixed", seed=0):
   """Draws the sheet, a PIL RGB image: the undistorted tile, then kinds from top to bottom, levels from left to right.
 
-  Tiles of `side` pixels show the centre of a PIL image, at its own resolution where it is large enough.
+  Tiles of `side` pixels show the centre of an image [h, w, 3] uint8, at its own resolution where it is large enough.
   """
   names = banks.names(bank)
-  image = image.convert("RGB")
+  kinds, image = list(kinds) or list(range(len(names))), Image.fromarray(image)
   if min(image.size) < side:
     scale = side / min(image.size)
     image = image.resize([max(side, round(length * scale)) for length in image.size])
   left, top = ((length - side) // 2 for length in image.size)
   tile = np.asarray(image.crop((left, top, left + side, top + side)))
+  rows = len(kinds) * banks.LEVELS
+  tiles = _distorted(
+    np.broadcast_to(tile, (rows, *tile.shape)), np.repeat(kinds, banks.LEVELS), np.arange(rows) % banks.LEVELS,
+    bank, compat, seed,
+  )  # fmt: skip
 
-  sheet = Image.new("RGB", (_LABEL_WIDTH + banks.LEVELS * (side + _GAP), (len(names) + 1) * (side + _GAP)), "white")
+  sheet = Image.new("RGB", (_LABEL_WIDTH + banks.LEVELS * (side + _GAP), (len(kinds) + 1) * (side + _GAP)), "white")
   draw = ImageDraw.Draw(sheet)
-  rows = _every_distortion(tile, len(names), bank, compat, seed)
-  for row, (name, tiles) in enumerate(zip(("undistorted", *names), ([tile], *rows), strict=True)):
-    number = "" if row == 0 else f"{row - 1:2d}  "
-    draw.text((6, row * (side + _GAP) + side // 2 - 6), number + name, fill="black", font_size=13)
-    for column, pixels in enumerate(tiles):
+  labels = ["undistorted", *(f"{kind:2d}  {names[kind]}" for kind in kinds)]
+  for row, (label, across) in enumerate(zip(labels, ([tile], *np.split(tiles, len(kinds))), strict=True)):
+    draw.text((6, row * (side + _GAP) + side // 2 - 6), label, fill="black", font_size=13)
+    for column, pixels in enumerate(across):
       sheet.paste(Image.fromarray(pixels), (_LABEL_WIDTH + column * (side + _GAP), row * (side + _GAP)))
   return sheet
 
 
-def _every_distortion(tile, count, bank, compat, seed):
-  """Every kind at every level of a tile [h, w, 3] uint8: [kinds, levels, h, w, 3] uint8."""
-  kinds, levels = jnp.divmod(jnp.arange(count * banks.LEVELS), banks.LEVELS)
-  images = jnp.broadcast_to(jnp.asarray(tile, jnp.float32) / 255, (count * banks.LEVELS, *tile.shape))
-  distort = jax.jit(banks.distort, static_argnames=("compat", "bank", "tile"))
-  out = distort(images, kinds, levels, jax.random.key(seed), compat=compat, bank=bank, tile=banks.LEVELS)
-  return np.rint(np.asarray(out) * 255).astype(np.uint8).reshape(count, banks.LEVELS, *tile.shape)
-
-
-def main(
-  image: Annotated[pathlib.Path, typer.Option(help="image to distort")],
-  out: Annotated[pathlib.Path, typer.Option(help="where to write the sheet; the ending chooses the format")],
-  side: Annotated[int, typer.Option(help="side of a tile in pixels")] = 160,
-  bank: Annotated[str, typer.Option(help="reiqa26 or kadid25")] = "reiqa26",
-  compat: Annotated[str, typer.Option(help="fixed or official")] = "fixed",
-):
-  """Renders every kind of distortion at every level into one image."""
-  try:
-    with Image.open(image) as opened:
-      sheet = render(opened, side, bank, compat)
-  except OSError as error:
-    raise UserError(f"{image}: not a readable image ({error})") from error
-  try:
-    sheet.save(out)
-  except (OSError, ValueError) as error:
-    hint = "give an existing folder and an ending such as .png"
-    raise UserError(f"{out}: cannot be written ({error}); {hint}") from error
-  print(f"wrote {out}, {sheet.width}x{sheet.height}")
-
-
-if __name__ == "__main__":
-  try:
-    typer.run(main)
-  except UserError as error:
-    raise SystemExit(f"error: {error}") from None
+def _distorted(images, kinds, levels, bank, compat, seed):
+  """[n, h, w, 3] uint8 to the same, see `banks.distort`."""
+  images = images.astype(np.float32) / 255
+  out = banks.distort(images, kinds, levels, jax.random.key(seed), compat=compat, bank=bank)
+  return np.rint(np.asarray(out) * 255).astype(np.uint8)
