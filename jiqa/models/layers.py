@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-
 WHOLE = (slice(None), slice(None))  # the window in which everything counts
 
 
