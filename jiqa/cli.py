@@ -226,11 +226,13 @@ def serve(
   max_files: int = Option(32, "--max_files", min=1, help="of one request"),
   max_megapixels: int = Option(50, "--max_megapixels", min=1, max=67, help="of one image"),
   queue: int = Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
+  deadline: float = Option(60.0, "--deadline", min=1, help="seconds that scoring a batch may take"),
 ):
   """Scores images in the browser: jiqa serve --weights=runs/mine --port=8000"""
   from jiqa.serve.command import serve as run
 
   sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
+  sizes["deadline"] = deadline
   run(model, weights or None, head, host=host, port=port, sizes=sizes)
 
 

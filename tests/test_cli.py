@@ -30,11 +30,11 @@ CALLS = {
   ),
   "serve": (
     "--model=lml --weights=w --head=h --host=::1 --port=81 --max_megabytes=3 --max_files=4 --max_megapixels=5 "
-    "--queue=6",
+    "--queue=6 --deadline=7",
     "jiqa.serve.command.serve",
     mock.call(
       "lml", ["w"], "h", host="::1", port=81,
-      sizes={"max_megabytes": 3, "max_files": 4, "max_megapixels": 5, "queue": 6},
+      sizes={"max_megabytes": 3, "max_files": 4, "max_megapixels": 5, "queue": 6, "deadline": 7.0},
     ),
   ),
   "explain": (
@@ -185,7 +185,7 @@ def test_convert_lists_every_checkpoint_and_asks_for_missing_arguments(capsys):
   run("convert list")
   assert capsys.readouterr().out.splitlines() == [f"{name}: {source_of(name).what}" for name in SOURCES]
   for arguments in ("convert resnet50", "convert resnet50 file.pth", "convert resnet50 file --back"):
-    with pytest.raises(UserError, match="SOURCE FILE OUT"):
+    with pytest.raises(UserError, match="SOURCE FILE OUT|name the FILE"):
       run(arguments)
 
 

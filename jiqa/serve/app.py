@@ -43,12 +43,12 @@ router = APIRouter()
 
 
 def create_app(backend, limits=None, *, local=True):
-  """The FastAPI application around a `Backend`; at its end it waits for the images that are still to be scored.
+  """The FastAPI application around a `Worker`; at its end it waits for the images that are still to be scored.
 
   `limits` None are the usual ones; for `local` see `Guard`.
   """
   limits = limits or Limits()
-  batcher = Batcher(backend.score, limits)
+  batcher = Batcher(backend, limits)
 
   @contextlib.asynccontextmanager
   async def lifespan(_):
@@ -156,8 +156,8 @@ async def about(request: Request) -> About:
 @router.get("/healthz")
 async def health(request: Request):
   batcher = request.app.state.batcher
-  state = {"status": "stopping" if batcher.closing else "ok", "unfinished": batcher.unfinished}
-  return JSONResponse(state, 503 if batcher.closing else 200)
+  state = {"status": batcher.status, "unfinished": batcher.unfinished}
+  return JSONResponse(state, 200 if batcher.status == "ok" else 503)
 
 
 @router.post("/api/score", openapi_extra=BODY)

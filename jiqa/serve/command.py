@@ -1,5 +1,6 @@
 """`jiqa serve`: loads a metric and serves it until it is told to stop."""
 
+import functools
 import importlib.util
 import ipaddress
 import os
@@ -33,22 +34,36 @@ def serve(model, weights, head, *, host, port, sizes):
   # The server takes compiled programs from where commands keep them, and adds none: it writes no file at all.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1e9")
   os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
-  startup.prepare()
+  startup.prepare()  # for the worker, which inherits the environment
+  run(functools.partial(make_backend, model, weights, head), host=host, port=port, limits=limits)
+
+
+def make_backend(model, weights, head):
+  """A Backend around the metric of `jiqa.load`."""
   from jiqa.inference.metric import load
   from jiqa.serve.backend import Backend
 
-  backend = Backend(load(model, weights, head))
-  backend.warm_up()
-  run(backend, host=host, port=port, limits=limits)
+  return Backend(load(model, weights, head))
 
 
-def run(backend, *, host, port, limits):
-  """Serves a backend; see `serve`."""
+def run(make, *, host, port, limits):
+  """Serves the backend that `make()` gives in a process of its own; see `serve`, and `Worker`."""
+  from jiqa.serve.worker import Worker
+
+  worker = Worker(make, limits.batch_seconds)
+  try:
+    listen(worker, host=host, port=port, limits=limits)
+  finally:
+    worker.stop()
+
+
+def listen(worker, *, host, port, limits):
+  """Serves a `Worker` until SIGINT or SIGTERM."""
   import uvicorn
 
   from jiqa.serve.app import create_app
 
-  app = create_app(backend, limits, local=is_loopback(host))
+  app = create_app(worker, limits, local=is_loopback(host))
   quiet = {"log_level": "warning", "server_header": False}
   config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=FAREWELL, **quiet)
   try:
@@ -57,7 +72,7 @@ def run(backend, *, host, port, limits):
     raise UserError(f"cannot listen on {host}:{port}; is the port taken? Choose another --port") from error
   listening.listen(config.backlog)  # from now on nobody is turned away
   shown = f"[{host}]" if ":" in host else host
-  print(f"{backend.name}: http://{shown}:{listening.getsockname()[1]}", flush=True)
+  print(f"{worker.name}: http://{shown}:{listening.getsockname()[1]}", flush=True)
   # Uvicorn raises the signal that stopped it once more when all is done; it has then served its purpose.
   earlier = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
   try:

@@ -46,13 +46,17 @@ class Limits:
   batch_images: int = 16  # decoded and scored at once
   batch_pixels: int = 16_000_000  # the same; a larger image is scored alone
   upload_seconds: float = 60.0  # for sending a request
+  batch_seconds: float = 60.0  # for scoring a batch; the process that takes longer is killed and started anew
   score_seconds: float = 120.0  # between the last byte of a request and its answer
 
   @classmethod
-  def of(cls, max_megabytes, max_files, max_megapixels, queue):
+  def of(cls, max_megabytes, max_files, max_megapixels, queue, deadline):
     """Limits from the options of `jiqa serve`; the others grow with them."""
     size, pixels = max_megabytes << 20, max_megapixels * 1_000_000
-    return cls(size, max_files, pixels, request_bytes=2 * size, bytes_in_flight=16 * size, images_waiting=queue)
+    return cls(
+      size, max_files, pixels, request_bytes=2 * size, bytes_in_flight=16 * size, images_waiting=queue,
+      batch_seconds=deadline, score_seconds=2 * deadline,
+    )  # fmt: skip
 
   def __post_init__(self):
     for name, value in vars(self).items():

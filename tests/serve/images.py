@@ -1,12 +1,18 @@
 """Images and a metric for the server's tests."""
 
 import io
+import os
+import signal
 import struct
 import threading
+import time
 import zlib
 
 import numpy as np
 from PIL import Image
+
+from jiqa.errors import UserError
+from jiqa.serve.worker import FACTS, score_files
 
 
 def encoded(size=(40, 30), kind="PNG", color=100):
@@ -37,6 +43,9 @@ class Brightness:
   scale = {"low": 0.0, "high": 1.0, "higher_is_better": True}
   card = {"method": "brightness", "licence": "none", "note": "<script>alert(1)</script>"}
 
+  def warm_up(self):
+    pass
+
   def __init__(self):
     self.calls, self.gate, self.entered = [], threading.Event(), threading.Event()
     self.gate.set()
@@ -58,3 +67,39 @@ class Brightness:
       "columns": {"distortion": "=blur", "level": 2},
       "saliency": map_as_png(np.eye(3)) if wanted else None,
     }
+
+
+class InProcess:
+  """A `Worker` without a process, around a backend."""
+
+  def __init__(self, backend):
+    self._backend = backend
+    for key in FACTS:
+      setattr(self, key, getattr(backend, key))
+
+  def score(self, files, saliency):
+    return score_files(self._backend.score, files, saliency)
+
+  def restart(self):
+    raise AssertionError("nothing was lost")
+
+  def stop(self):
+    pass
+
+
+class Slow(Brightness):
+  """Says when it scores, and takes a second; for ever where an image is of 6 x 6 pixels, and dies of 7 x 7."""
+
+  def score(self, images, saliency):
+    print("scoring", flush=True)
+    if any(image.shape[:2] == (7, 7) for image in images):
+      os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(3600 if any(image.shape[:2] == (6, 6) for image in images) else 1)
+    return super().score(images, saliency)
+
+
+class Refusing(Brightness):
+  """Cannot be warmed up."""
+
+  def warm_up(self):
+    raise UserError("gives features; a score needs a head")

@@ -22,11 +22,11 @@ from jiqa.serve import upload
 from jiqa.serve.app import create_app
 from jiqa.serve.backend import Backend, map_as_png
 from jiqa.serve.batcher import Batcher
-from jiqa.serve.command import check_extra, is_loopback, run
+from jiqa.serve.command import check_extra, is_loopback, listen
 from jiqa.serve.upload import Limits
 from jiqa.weights.store import save_weights
 from tests import brightness_method
-from tests.serve.images import Brightness, encoded
+from tests.serve.images import Brightness, InProcess, encoded
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def metric(tmp_path, monkeypatch):
 def test_serves_what_the_metric_says(metric, tmp_path):
   backend = Backend(metric)
   backend.warm_up()
-  with TestClient(create_app(backend), base_url="http://localhost") as client:
+  with TestClient(create_app(InProcess(backend)), base_url="http://localhost") as client:
     files = [("files", (f"{gray}.png", encoded((gray, 20), color=gray))) for gray in (51, 102)]
     told = client.post("/api/score?saliency=true", files=files).json()
     about = client.get("/api/about").text
@@ -111,10 +111,10 @@ def test_addresses_that_others_reach(host):
 
 
 def test_a_server_that_stops_says_so_to_whoever_asks_for_its_health():
-  app = create_app(Brightness())
+  app = create_app(InProcess(Brightness()))
   with TestClient(app, base_url="http://localhost") as client:
-    for closing, status, word in ((False, 200, "ok"), (True, 503, "stopping")):
-      app.state.batcher.closing = closing
+    for word, status in (("ok", 200), ("restarting", 503), ("stopping", 503)):
+      app.state.batcher.status = word
       answer = client.get("/healthz")
       assert answer.status_code == status and answer.json() == {"status": word, "unfinished": 0}
 
@@ -124,7 +124,7 @@ def test_maps_are_of_the_images_that_asked_for_them_though_one_before_is_broken(
   images = [upload.Image(f"{i}.png", data, 40, 30) for i, data in enumerate((b"broken", encoded(), encoded()))]
 
   async def scored():
-    batcher = Batcher(Brightness().score, limits)
+    batcher = Batcher(InProcess(Brightness()), limits)
     asked = zip(images, (False, True, False), strict=True)
     futures = [future for image, saliency in asked for future in batcher.submit([image], saliency)]
     rows = await asyncio.gather(*futures)
@@ -137,7 +137,7 @@ def test_maps_are_of_the_images_that_asked_for_them_though_one_before_is_broken(
 
 def test_a_link_on_another_site_opens_the_page():
   headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-  with TestClient(create_app(Brightness()), base_url="http://localhost") as client:
+  with TestClient(create_app(InProcess(Brightness())), base_url="http://localhost") as client:
     assert client.get("/", headers=headers).status_code == 200
     assert client.get("/", headers=headers | {"Sec-Fetch-Mode": "no-cors"}).status_code == 403
 
@@ -148,14 +148,14 @@ def test_a_server_that_others_reach_answers_to_any_name(host, local):
     pass
 
   with mock.patch("jiqa.serve.app.create_app", side_effect=Made) as create, pytest.raises(Made):
-    run("backend", host=host, port=0, limits="limits")
-  assert create.mock_calls == [mock.call("backend", "limits", local=local)]
+    listen("worker", host=host, port=0, limits="limits")
+  assert create.mock_calls == [mock.call("worker", "limits", local=local)]
 
 
 def test_the_options_of_the_command_are_limits_and_the_others_grow_with_them():
-  assert Limits.of(max_megabytes=3, max_files=4, max_megapixels=5, queue=60) == Limits(
+  assert Limits.of(max_megabytes=3, max_files=4, max_megapixels=5, queue=60, deadline=7) == Limits(
     file_bytes=3 * 2**20, files=4, pixels=5_000_000, request_bytes=6 * 2**20, bytes_in_flight=48 * 2**20,
-    images_waiting=60,
+    images_waiting=60, batch_seconds=7, score_seconds=14,
   )  # fmt: skip
 
 
@@ -167,14 +167,14 @@ def test_a_port_that_is_taken_is_named():
     taken.listen()
     port = taken.getsockname()[1]
     with pytest.raises(UserError, match=f"127.0.0.1:{port}"):
-      run(Brightness(), host="127.0.0.1", port=port, limits=Limits())
+      listen(InProcess(Brightness()), host="127.0.0.1", port=port, limits=Limits())
 
 
 def test_a_batch_holds_as_many_images_as_the_limits_say():
   metric = Brightness()
 
   async def scored():
-    batcher = Batcher(metric.score, Limits(batch_images=3))
+    batcher = Batcher(InProcess(metric), Limits(batch_images=3))
     await asyncio.gather(*batcher.submit([upload.Image("a.png", encoded(), 40, 30) for _ in range(8)]))
     await batcher.close()
 

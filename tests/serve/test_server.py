@@ -23,7 +23,7 @@ from starlette.datastructures import Headers  # noqa: E402
 from jiqa.errors import UserError  # noqa: E402
 from jiqa.serve.app import create_app  # noqa: E402
 from jiqa.serve.upload import MAX_SCANS, Limits, Refused, check_image, receive  # noqa: E402
-from tests.serve.images import Brightness, encoded, png_header  # noqa: E402
+from tests.serve.images import Brightness, InProcess, encoded, png_header  # noqa: E402
 
 SMALL = Limits(
   file_bytes=20_000, files=4, pixels=1_000_000, request_bytes=60_000, bytes_in_flight=200_000, images_waiting=4,
@@ -40,7 +40,7 @@ def metric():
 
 @pytest.fixture
 def client(metric):
-  with TestClient(create_app(metric, SMALL), base_url="http://localhost:8000") as client:
+  with TestClient(create_app(InProcess(metric), SMALL), base_url="http://localhost:8000") as client:
     yield client
 
 
@@ -186,7 +186,7 @@ def test_a_large_file_stays_in_memory(metric, monkeypatch):
   monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", rollover)
   data = encoded((900, 900), "BMP")
   assert len(data) > 2 << 20  # starlette's parser spills from 1 MiB on
-  with TestClient(create_app(metric), base_url="http://localhost") as client:
+  with TestClient(create_app(InProcess(metric)), base_url="http://localhost") as client:
     assert post(client, ("large.bmp", data)).json()["results"][0]["error"] is None
 
 
@@ -238,7 +238,7 @@ def test_requests_that_wait_together_are_scored_together(client, metric):
 
 def test_a_batch_holds_no_more_pixels_than_it_may(metric):
   limits = dataclasses.replace(SMALL, batch_pixels=2 * 40 * 30)
-  with TestClient(create_app(metric, limits), base_url="http://localhost") as client:
+  with TestClient(create_app(InProcess(metric), limits), base_url="http://localhost") as client:
     futures, pool = busy(client, metric, 4)
     metric.gate.set()
     assert [future.result(10).status_code for future in futures] == [200] * 4
@@ -251,7 +251,7 @@ def test_a_batch_holds_no_more_pixels_than_it_may(metric):
 
 def test_requests_that_wait_hold_no_more_bytes_than_they_may(metric):
   limits = dataclasses.replace(SMALL, file_bytes=3000, request_bytes=4000, bytes_in_flight=5000)
-  with TestClient(create_app(metric, limits), base_url="http://localhost") as client:
+  with TestClient(create_app(InProcess(metric), limits), base_url="http://localhost") as client:
     padded = ("a.png", encoded() + b"\0" * 2500)
     metric.gate.clear()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -306,7 +306,7 @@ def test_many_requests_at_once_are_each_answered_right(client):
 
 def test_scoring_that_takes_too_long_is_given_up(metric):
   limits = Limits(score_seconds=0.2)
-  with TestClient(create_app(metric, limits), base_url="http://localhost") as client:
+  with TestClient(create_app(InProcess(metric), limits), base_url="http://localhost") as client:
     metric.gate.clear()
     assert post(client, ("a.png", encoded())).status_code == 504
     assert post(client, ("b.png", encoded())).status_code == 504
@@ -333,7 +333,7 @@ def test_other_sites_are_not_served(client, headers, status):
 
 
 def test_a_server_for_others_answers_to_any_name_and_still_to_no_other_site(metric):
-  with TestClient(create_app(metric, SMALL, local=False), base_url="http://rated.example:8000") as client:
+  with TestClient(create_app(InProcess(metric), SMALL, local=False), base_url="http://rated.example:8000") as client:
     assert post(client, ("a.png", encoded())).status_code == 200
     for headers in ({"Origin": "http://localhost:8000"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}):
       assert post(client, ("a.png", encoded()), headers=headers).status_code == 403
@@ -364,16 +364,10 @@ def test_limits_that_contradict_each_other_are_refused():
 
 
 STOPPED = """
-import time
 from jiqa.serve.command import run
 from jiqa.serve.upload import Limits
-from tests.serve.images import Brightness
-class Slow(Brightness):
-  def score(self, images, saliency):
-    print("scoring", flush=True)
-    time.sleep(1)
-    return super().score(images, saliency)
-run(Slow(), host="127.0.0.1", port=0, limits=Limits())
+from tests.serve.images import Slow
+run(Slow, host="127.0.0.1", port=0, limits=Limits())
 print("stopped", flush=True)
 """
 
