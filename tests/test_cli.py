@@ -185,7 +185,7 @@ def test_convert_lists_every_checkpoint_and_asks_for_missing_arguments(capsys):
   run("convert list")
   assert capsys.readouterr().out.splitlines() == [f"{name}: {source_of(name).what}" for name in SOURCES]
   for arguments in ("convert resnet50", "convert resnet50 file.pth", "convert resnet50 file --back"):
-    with pytest.raises(UserError, match="SOURCE FILE OUT|name the FILE"):
+    with pytest.raises(UserError, match=r"SOURCE FILE OUT|name the FILE"):
       run(arguments)
 
 
