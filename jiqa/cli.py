@@ -122,6 +122,7 @@ def score(
   weights: Weights = (),
   head: HeadFile = None,
   out: str = Option(None, "--out", help=".csv, .json or .parquet; run again to go on after an interruption"),
+  overwrite: bool = Option(False, "--overwrite", help="keep nothing of what --out holds already"),
   shard: str = Option(None, "--shard", help="i/n: this process takes every n-th image"),
   fps: float = Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
 ):
@@ -132,7 +133,8 @@ def score(
   _before_jax()
   from jiqa.inference.command import score_files
 
-  code = score_files(paths, model, weights or None, head, out=out, shard=shard, frames_per_second=fps)
+  options = {"out": out, "overwrite": overwrite, "shard": shard, "frames_per_second": fps}
+  code = score_files(paths, model, weights or None, head, **options)
   if code:
     raise typer.Exit(code)
 

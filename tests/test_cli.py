@@ -19,9 +19,11 @@ CALLS = {
     mock.call(["koniq10k", "csiq"], "m", "d", strict=True, workers=3, beam="x"),
   ),
   "score": (
-    "a.png b --model=lml --weights=w1 --weights=w2 --head=h --out=o.csv --shard=1/3 --fps=2.5",
+    "a.png b --model=lml --weights=w1 --weights=w2 --head=h --out=o.csv --overwrite --shard=1/3 --fps=2.5",
     "jiqa.inference.command.score_files",
-    mock.call(["a.png", "b"], "lml", ["w1", "w2"], "h", out="o.csv", shard="1/3", frames_per_second=2.5),
+    mock.call(
+      ["a.png", "b"], "lml", ["w1", "w2"], "h", out="o.csv", overwrite=True, shard="1/3", frames_per_second=2.5
+    ),
   ),
   "export-weights": (
     "run out --head=biq2021 --dtype=float32 --data_dir=d --recipe=r --licence=l",

@@ -33,6 +33,10 @@ class Head:
   intercept: np.ndarray  # []
   card: dict
 
+  def __post_init__(self):
+    if wrong := [name for name in ARRAYS if not np.isfinite(getattr(self, name)).all()]:
+      raise ValueError(f"{wrong[0]} not finite")
+
   def __call__(self, features):
     """Scores [n] float64 of features [n, d], not limited to card['range']; a UserError for another encoder's."""
     features = np.asarray(features, np.float64)

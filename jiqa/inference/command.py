@@ -22,13 +22,14 @@ PROGRESS = (
 )  # fmt: skip
 
 
-def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads=None):
+def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_second=1.0, threads=None):
   """Scores images and videos, and writes or prints a row for each.
 
   Args:
     metric: Metric.
     names: list of str, see `inputs.expand`.
     out: file to write, .csv, .json or .parquet; None: scores are printed.
+    overwrite: keep nothing that OUT holds already.
     shard: "i/n": this process scores every n-th image; OUT becomes OUT-i-of-n.
     frames_per_second: of videos.
     threads: that decode; None: one a core.
@@ -44,14 +45,25 @@ def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads
       out = pathlib.Path(out)
       out = out.with_stem(f"{out.stem}-{shard.replace('/', '-of-')}")
   made_by = {"weights": metric.weights_sha256, "head": metric.head_sha256}
-  with contextlib.closing(Results(out, made_by)) if out else contextlib.nullcontext() as output:
+  with contextlib.closing(Results(out, made_by, overwrite)) if out else contextlib.nullcontext() as output:
     done = output.done if output else set()
-    if done:
-      print(f"jiqa: {out}: {len(done)} rows are done already", file=sys.stderr)
+    if output and (done or output.changed):
+      others = len({video.split_frame(path)[0] for path in done}.difference(names))
+      more = f", also of {others} files that are not named now" if others else ""
+      more += f"; {output.changed} are scored again, because their files have changed" if output.changed else ""
+      print(f"jiqa: {out}: {len(done)} rows are done already{more}", file=sys.stderr)
     # Frames are known one by one: those that are done are skipped as they come.
     left = [name for name in names if name not in done]
     items = (item for item in video.items(left, frames_per_second) if item.name not in done)
-    rows = _rows(metric, items, None if any(map(video.is_video, left)) else len(left), threads)
+    stamps = {}  # of the files that are being scored, from before they are read
+
+    def stamped():
+      for item in items:
+        stamps[item.name] = results.stamp(item.name)
+        yield item
+
+    rows = _rows(metric, stamped(), None if any(map(video.is_video, left)) else len(left), threads)
+    rows = ({**row, **stamps.pop(row["path"], {})} for row in rows)
     rows = _written(rows, output, names) if output else _printed(rows, names)
   errors = [row["error"] for row in rows if row["error"]]
   for error in errors[:10]:
@@ -61,13 +73,13 @@ def score(metric, names, *, out=None, shard=None, frames_per_second=1.0, threads
   return UNREADABLE if errors else 0
 
 
-def score_files(names, model=None, weights=None, head=None, *, out=None, shard=None, frames_per_second=1.0):
-  """`jiqa score`: loads a metric, says which, and scores; arguments of `metric.load` and `score`, exit code."""
+def score_files(names, model=None, weights=None, head=None, *, out=None, **options):
+  """`jiqa score`: loads a metric, says which, and scores; arguments of `metric.load` and of `score`, exit code."""
   if out is not None:
     results.check(out)  # before anything is loaded
   metric = load(model, weights, head)
   announce(metric, shipped=weights is None and metric.models[0].folder.is_relative_to(PRETRAINED))
-  return score(metric, names, out=out, shard=shard, frames_per_second=frames_per_second)
+  return score(metric, names, out=out, **options)
 
 
 def _rows(metric, items, total, threads):

@@ -36,9 +36,9 @@ def _of_run(path):
     with np.load(path) as file:
       arrays = [file[name].astype(np.float64)[0] for name in head_files.ARRAYS]
       card = {"regressor": "ridge", "alpha": float(file["alpha"][0])}
+    return head_files.Head(*arrays, {**card, **_facts(path), "split": 0, "direction": "higher is better"})
   except (KeyError, IndexError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(f"{path}: holds no heads ({error}); run launch.py --mode=evaluate again") from error
-  return head_files.Head(*arrays, {**card, **_facts(path), "split": 0, "direction": "higher is better"})
 
 
 def _facts(path):

@@ -16,7 +16,7 @@ from jiqa.inference.predictor import Network
 from jiqa.runtime.checkpoint import read_arrays
 from jiqa.runtime.sharding import make_mesh, replicated
 from jiqa.runtime.state import new_state
-from jiqa.weights.store import CARD, checksum, flatten, load_weights, misfit
+from jiqa.weights.store import CARD, check_finite, checksum, flatten, load_weights, misfit
 
 RUN_CONFIG = "config.json"
 
@@ -133,7 +133,9 @@ def _method(read, mesh):
 def _weights(method, read):
   """(params, stats) that predict, as NumPy arrays."""
   if read.is_run:
-    return jax.tree.map(np.asarray, method.weights(_state(method, read)))
+    params, stats = jax.tree.map(np.asarray, method.weights(_state(method, read)))
+    check_finite({"params": params, "stats": stats}, read.path)
+    return params, stats
   like = jax.eval_shape(lambda key: method.weights(method.init(key)), jax.random.key(0))
   return tuple(
     _fitted(tree, name, read, method.training_only) for tree, name in zip(like, ("params", "stats"), strict=True)

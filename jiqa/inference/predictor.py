@@ -135,7 +135,12 @@ def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
     share = (time.perf_counter() - started) / len(indices)
     for row, index in enumerate(indices):
       prediction, predicted = waiting.pop(index), {name: x[row] for name, x in outputs.items()}
-      yield prediction._replace(outputs=predicted, seconds=prediction.seconds + share)
+      prediction = prediction._replace(outputs=predicted, seconds=prediction.seconds + share)
+      wrong = [name for name in ("score", "features") if not np.isfinite(predicted.get(name, 0)).all()]
+      if wrong:
+        error = f"{prediction.name}: {wrong[0]} not finite: the image, or the weights, are out of the ordinary"
+        prediction = prediction._replace(outputs=None, error=error)
+      yield prediction
 
   # A CPU device computes in the thread that calls it and leaves cores idle. Accelerators compute one batch while the
   # results of the one before are fetched; several devices must get all programs in one order, from one thread.

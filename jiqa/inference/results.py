@@ -1,18 +1,22 @@
 """Rows of results that survive a kill: appended one by one, and continued where they end."""
 
+import contextlib
 import csv
+import datetime
 import fcntl
 import io
 import json
+import os
 import pathlib
 import types
 
 from jiqa.errors import UserError
 from jiqa.evaluation.outputs import write_bytes
+from jiqa.inference import video
 from jiqa.inference.inputs import is_address
 
-FIRST, LAST = ("path", "score"), ("width", "height", "seconds", "weights", "head", "error")
-TEXTS, INTEGERS = ("path", "weights", "head", "error"), ("width", "height")
+FIRST, LAST = ("path", "score"), ("width", "height", "seconds", "bytes", "modified", "weights", "head", "error")
+TEXTS, INTEGERS = ("path", "modified", "weights", "head", "error"), ("width", "height", "bytes")
 SUFFIXES = (".csv", ".json", ".parquet")
 
 
@@ -33,31 +37,49 @@ def check(out):
   raise UserError(f"--out={out}: {problem}")
 
 
+def stamp(path):
+  """What tells that the file behind a row (of a frame the video) has been replaced: its size and when it was written.
+
+  A dict of text, empty for what is no file.
+  """
+  try:
+    status = os.stat(video.split_frame(path)[0])
+  except (OSError, ValueError):
+    return {"bytes": "", "modified": ""}
+  modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
+  return {"bytes": str(status.st_size), "modified": modified.isoformat(timespec="microseconds")}
+
+
 class Results:
   """The rows of one output file; a UserError where it cannot be written or holds something else than scores.
 
   A CSV file is appended to as it is. JSON and Parquet cannot be appended to: their rows wait as CSV in FILE.part until
-  all are there. Rows with a score are `done` when the same command runs again, a set of paths; rows with an error are
-  not. `made_by` is a dict of 'weights' and 'head', the checksums that all rows must have.
+  all are there. Rows with a score are `done` when the same command runs again, a set of paths; rows with an error, or
+  whose file has changed since (`changed`, their number), are not. `made_by` is a dict of 'weights' and 'head', the
+  checksums that all rows must have. With `overwrite` nothing of an earlier run is kept.
   """
 
-  def __init__(self, path, made_by):
+  def __init__(self, path, made_by, overwrite=False):
     check(path)
     self.path, self._made_by = pathlib.Path(path), made_by
     self._journal = self.path if self.path.suffix == ".csv" else self.path.with_name(self.path.name + ".part")
     self._lock = _locked(self.path)
     try:
-      rows = self._resume()
+      with self._room():
+        rows = self._resume(overwrite)
+        self._file = open(self._journal, "ab")  # closed in `close`
     except BaseException:
-      self._lock.close()
+      self._unlock()
       raise
     self.done = {row["path"] for row in rows}
     self._columns, self._waiting = list(rows[0]) if rows else None, []
-    self._file = open(self._journal, "ab")  # closed in `close`
 
-  def _resume(self):
+  def _resume(self, overwrite):
     """The scored rows of an earlier run; the journal then holds them and nothing else."""
-    if self._journal.is_file():
+    self.changed = 0
+    if overwrite:
+      rows = []
+    elif self._journal.is_file():
       rows = _read_csv(self._journal)
     else:
       rows = _read_final(self.path) if self.path.is_file() else []
@@ -67,8 +89,10 @@ class Results:
         if row[key] != value:
           raise UserError(
             f"{self.path}: holds scores of other {key} ({row[key] or 'none'}; these are {value or 'none'}); choose "
-            "another --out, or delete the file"
+            "another --out, or --overwrite"
           )
+    current = [row for row in rows if stamp(row["path"]) in ({"bytes": "", "modified": ""}, _stamp_of(row))]
+    self.changed, rows = len(rows) - len(current), current
     write_bytes(self._journal, as_csv(rows[0], rows) if rows else b"")
     return rows
 
@@ -81,40 +105,67 @@ class Results:
   def _write_waiting(self, like=()):
     header = self._columns is None
     self._columns = self._columns or [*FIRST, *(key for key in like if key not in FIRST + LAST), *LAST]
-    self._file.write(as_csv(self._columns, self._waiting, header=header))
-    self._file.flush()
+    with self._room():
+      self._file.write(as_csv(self._columns, self._waiting, header=header))
+      self._file.flush()
     self._waiting = []
+
+  @contextlib.contextmanager
+  def _room(self):
+    """Says what to do where the disk is full, or fails."""
+    try:
+      yield
+    except OSError as error:
+      raise UserError(
+        f"{self._journal}: cannot be written ({error}); its complete rows are kept. Make room, and run the same "
+        "command again to go on"
+      ) from error
 
   def finish(self, key):
     """Writes the final file, its rows sorted by `key(path)`; returns them, dicts from column to text."""
     self._write_waiting()
     rows = sorted(_read_csv(self._journal), key=lambda row: key(row["path"]))
-    if self.path.suffix == ".csv":
-      write_bytes(self.path, as_csv(self._columns, rows))
-    else:
-      write_bytes(self.path, _typed_file(rows, self.path.suffix))
-      self._journal.unlink()
+    with self._room():
+      if self.path.suffix == ".csv":
+        write_bytes(self.path, as_csv(self._columns, rows))
+      else:
+        write_bytes(self.path, _typed_file(rows, self.path.suffix))
+        self._journal.unlink()
     return rows
 
   def close(self):
     """Ends the writing; the rows stay."""
-    self._file.close()
+    with contextlib.suppress(OSError):  # what is left on a full disk is half a row, which `add` has reported
+      self._file.close()
+    self._unlock()
+
+  def _unlock(self):
     pathlib.Path(self._lock.name).unlink(missing_ok=True)
     self._lock.close()
 
 
+def _stamp_of(row):
+  return {key: row[key] for key in ("bytes", "modified")}
+
+
 def _locked(path):
   """A file beside `path` that is locked as long as it is open, whatever ends this process."""
-  try:
-    lock = open(path.with_name(path.name + ".lock"), "ab")  # closed in `close`
-  except OSError as error:
-    raise UserError(f"--out={path}: cannot be written ({error})") from error
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:
+  while True:
+    try:
+      lock = open(path.with_name(path.name + ".lock"), "ab")  # closed in `Results.close`
+    except OSError as error:
+      raise UserError(f"--out={path}: cannot be written ({error})") from error
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      # Whoever held it may have removed the file since it was opened here: then this is a lock that nobody else sees.
+      if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+        return lock
+    except FileNotFoundError:
+      pass
+    except OSError:
+      lock.close()
+      raise UserError(f"{path}: another process is writing it; give every process its own --out") from None
     lock.close()
-    raise UserError(f"{path}: another process is writing it; give every process its own --out") from None
-  return lock
 
 
 def as_csv(columns, rows, header=True):
@@ -157,7 +208,9 @@ def _read_final(path):
       raise ValueError("columns are missing")
   except (ValueError, OSError, AttributeError, TypeError) as error:
     raise UserError(f"{path}: holds something else than scores ({error}); choose another --out") from error
-  return frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
+  rows = frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
+  # Whole numbers beside missing ones are floats to pandas.
+  return [{key: text.removesuffix(".0") if key in INTEGERS else text for key, text in row.items()} for row in rows]
 
 
 def _typed_file(rows, suffix):

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import pathlib
 
 import numpy as np
@@ -51,7 +50,11 @@ class Backend:
     rows = [None] * len(images)
     for scored in self._metric.stream([Item("the image", image) for image in images]):
       outputs = scored.outputs
-      rows[scored.index] = {"error": scored.error} if scored.error else _row(outputs, self._metric.likeliest(outputs))
+      rows[scored.index] = (
+        {"error": scored.error.removeprefix("the image: ")}
+        if scored.error
+        else _row(outputs, self._metric.likeliest(outputs))
+      )
     for image, row, wanted in zip(images, rows, saliency, strict=True):
       if wanted and self.saliency and "error" not in row:
         row["saliency"] = map_as_png(self._metric.explain(image)["map"])
@@ -59,16 +62,13 @@ class Backend:
 
 
 def _row(outputs, likeliest):
-  score = float(outputs["score"])
-  if not math.isfinite(score):
-    return {"error": f"the score is {score}: the image, or the weights, are out of the ordinary"}
   columns = {}
   for name, (label, probability) in likeliest.items():
     columns |= {name: label, f"{name}_probability": round(probability, 4)}
   for name, value in outputs.items():
     if name not in ("score", *columns) and np.ndim(value) == 0:
       columns[name] = np.asarray(value).item()
-  return {"score": score, "columns": columns, "saliency": None}
+  return {"score": float(outputs["score"]), "columns": columns, "saliency": None}
 
 
 def map_as_png(values):

@@ -105,7 +105,17 @@ def load_weights(directory):
   sha = checksum(params, stats)
   if sha != expected:
     raise UserError(f"{directory / WEIGHTS}: checksum {sha}, but {CARD} says {expected}; convert the checkpoint again")
+  check_finite(tree, directory / WEIGHTS)
   return params, stats, card
+
+
+def check_finite(tree, path):
+  """Raises a UserError, with the name of the first, where arrays of a tree hold NaN or infinity."""
+  for name, leaf in flatten(tree).items():
+    if not np.isfinite(leaf).all():
+      raise UserError(
+        f"{path}: {name} holds values that are not finite, with which nothing can be predicted; use others"
+      )
 
 
 def adopt(own, loaded, *, optional=()):

@@ -23,7 +23,9 @@ from jiqa.inference.results import Results
 from tests.inference import made
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COLUMNS = ["path", "score", "brightness", "width", "height", "seconds", "weights", "head", "error"]
+COLUMNS = [
+  "path", "score", "brightness", "width", "height", "seconds", "bytes", "modified", "weights", "head", "error",
+]  # fmt: skip
 
 
 @pytest.fixture

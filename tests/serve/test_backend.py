@@ -80,12 +80,6 @@ def test_the_method_that_explains_itself_gives_a_shade(metric):
   assert map_as_png(np.ones((3, 3)))  # a flat map divides by nothing
 
 
-def test_a_score_that_is_no_number_is_an_error(metric):
-  stream = metric.stream
-  metric.stream = lambda items: (row._replace(outputs={"score": np.nan}) for row in stream(items))
-  assert "nan" in str(Backend(metric).score([np.zeros((8, 8, 3), np.uint8)], [False])[0])
-
-
 def test_says_what_to_install_where_the_extra_is_missing(monkeypatch):
   check_extra()
   monkeypatch.setitem(sys.modules, "uvicorn", None)
