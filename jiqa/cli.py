@@ -175,6 +175,7 @@ def export_weights(
   data_dir: DataDir = None,
   recipe: str = Option(None, "--recipe", help="the command that trains such a run, for the card"),
   licence: str = Option(None, "--licence", help="for the card"),
+  note: Annotated[list[str], Option("--note", help="what people should know, for the card; repeat")] = (),
 ):
   """Makes a run small enough to give away, with what it is worth: jiqa export-weights RUN OUT --head=biq2021"""
   import json
@@ -182,7 +183,7 @@ def export_weights(
   _before_jax()
   from jiqa.inference.package import package
 
-  written = package(run, out, database=head, dtype=dtype, data_dir=data_dir, recipe=recipe, licence=licence)
+  written = package(run, out, database=head, dtype=dtype, data_dir=data_dir, recipe=recipe, licence=licence, notes=note)
   print(json.dumps({key: value for key, value in written.items() if key != "config"}, indent=2))
 
 
@@ -208,13 +209,16 @@ def card(
   model: str = Argument(None, help="a method; default the weights that come with jiqa"),
   weights: Weights = (),
   head: HeadFile = None,
+  as_json: bool = Option(False, "--json", help="everything that is known, as JSON"),
 ):
   """Says what a metric was trained on, how good it is and what its scores mean: jiqa card --weights=runs/mine"""
   import json
 
+  from jiqa.inference.card import as_text
   from jiqa.inference.metric import load
 
-  print(json.dumps(load(model, weights or None, head).card, indent=2))
+  known = load(model, weights or None, head).card
+  print(json.dumps(known, indent=2) if as_json else as_text(known))
 
 
 @app.command()
@@ -242,7 +246,7 @@ def serve(
 def explain(
   model: Annotated[str, Argument(help="a method that can explain its scores")],
   image: Annotated[str, Argument(help="an image")],
-  weights: str = Option(..., "--weights", help="folder of weights or workdir of a run"),
+  weights: str = Option(None, "--weights", help="folder of weights or workdir of a run; default those of jiqa"),
   out: str = Option("explained.png", "--out", help="image to write"),
 ):
   """Draws what a score is made of: jiqa explain METHOD photo.jpg --weights=runs/mine --out=explained.png"""

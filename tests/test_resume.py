@@ -19,6 +19,7 @@ RUNS = {
   "reiqa_content, in_batch": ("reiqa_content", {"loss": "in_batch"}),
   "lml": ("lml", {}),
   "liqe": ("liqe", {}),
+  "supervised": ("supervised", {}),
 }
 QUICK = ("lml", "reiqa_content, in_batch")
 TIMES = ("images_per_second", "input_wait", "tflops_per_second", "mfu", "device_memory_bytes")

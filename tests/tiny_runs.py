@@ -34,6 +34,14 @@ RUNS = {
       "evaluation.checkpoint": "newest",
     },
   ),
+  "supervised": (
+    "supervised",
+    "demo",
+    {
+      "levels": {"full": 1}, "window": 32, "crop": 16, "hidden": 4, "heads": 2, "batch_size": 8, "ranked": 2,
+      "kinds": ("JPEG", "darken"), "frozen": ("encoders/full/conv_stem",),
+    },
+  ),
 }  # fmt: skip
 COMMON = {
   "log_every": 1,

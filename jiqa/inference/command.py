@@ -169,9 +169,12 @@ def _digits(value):
 def announce(metric, shipped):
   """Says on standard error which weights are used, whether as those of the package, and what is known of them."""
   score = metric.card["score"]
-  weights, test = f"weights {metric.weights_sha256} ({metric.card['method']})", score.get("head", {}).get("test")
+  weights, test = f"weights {metric.weights_sha256} ({metric.card['method']})", score.get("head", score).get("test")
   if shipped:
-    weights = f"no --weights given: using the small {weights} that come with jiqa; `jiqa card` says how good they are"
-  head = f"; head fitted to {score['head'].get('database')}, SRCC {test['srcc']:.3f} on its test images" if test else ""
-  scale = ", about {:g} to {:g}".format(*score["range"]) if score["range"] else ""
-  print(f"jiqa: {weights}{head}; {score['direction']}{scale}", file=sys.stderr)
+    weights = f"no --weights given: using the {weights} that come with jiqa; `jiqa card` says how good they are"
+  known = "head fitted to" if "head" in score else "tested on"
+  database = score["head"].get("database") if "head" in score else test and test["database"]
+  test = f"; {known} {database}, SRCC {test['srcc']:.3f} on its test images" if test else ""
+  about = "about " if "head" in score else ""  # a linear head knows no bounds
+  scale = ", {}{:g} to {:g}".format(about, *score["range"]) if score["range"] else ""
+  print(f"jiqa: {weights}{test}; {score['direction']}{scale}", file=sys.stderr)

@@ -18,8 +18,8 @@ CHOSEN, OTHERS = "#ff3b30", "#ffffff"
 def explain(name, image, weights, out):
   """Draws where the network looks over an image, the crops that were scored, the salient one, and every crop's score.
 
-  `name` is the method's, `weights` a folder of weights or of a run, `out` a file of a format that matplotlib knows.
-  Returns one line of text: the score, and what made it.
+  `name` is the method's, `weights` a folder of weights or of a run, None for those that come with jiqa, `out` a file
+  of a format that matplotlib knows. Returns one line of text: the score, and what made it.
   """
   out, formats = pathlib.Path(out), Figure().canvas.get_supported_filetypes()
   if out.suffix[1:].lower() not in formats:
@@ -44,7 +44,8 @@ def draw(parts, title=""):
   """The figure of an explanation.
 
   Args:
-    parts: dict of arrays: 'image' [h, w, 3] uint8, 'score', 'map' [g, g]; and perhaps for n crops 'crops'
+    parts: dict of arrays: 'image' [h, w, 3] uint8, 'score', 'map' [g, g]; perhaps 'shows', text that says what the map
+      is, and for n crops 'crops'
       [n, s, s, 3] uint8, 'boxes' [n, 4] (top, left, bottom, right as fractions of the image), 'scores' [n] and
       'saliency' [n], the mean of the map in every box.
     title: name of the image.
@@ -61,7 +62,9 @@ def draw(parts, title=""):
   left.imshow(parts["image"])
   left.set_title("crops; in colour the salient one" if count else "image")
   _map(right, parts)
-  right.set_title("where the network looks")
+  low, high = parts["map"].min(), parts["map"].max()
+  shows = f"{parts['shows']}, {low:.0f} (dark) to {high:.0f}" if "shows" in parts else "where the network looks"
+  right.set_title(shows)
   cells = below.subplots(rows, math.ceil(count / rows), squeeze=False).ravel() if count else ()
   for axis in (left, right, *cells):
     axis.axis("off")

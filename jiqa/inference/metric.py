@@ -17,9 +17,10 @@ from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import CARD
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
+DEFAULT = "reiqa_small"  # the folder of PRETRAINED that scores where no weights are named
 JOINED = "+"  # between the checksums of several networks
 NO_LICENCE = "that of the images it was trained on; its own card names none"
-NOT_SHOWN = ("config", "left_out", "ignored")  # of a network's card
+NOT_SHOWN = ("config", "left_out", "ignored", "test")  # of a network's card; "test" stands beside its score
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -144,7 +145,8 @@ def load(model=None, weights=None, head=None, devices=None):
   """A metric, ready to score images.
 
   Args:
-    model: name of a method, or a folder as for `weights`; None: what the weights are of.
+    model: name of a method or of weights that come with jiqa ('reiqa-small'), or a folder as for `weights`; None: what
+      the weights are of.
     weights: folder of weights, the --workdir of a training run, or a list of several, whose features are joined; None:
       the weights that come with the package.
     head: file of a head, from `jiqa fit` or a run's heads_DATABASE.npz; None: the one that lies beside the weights.
@@ -159,7 +161,7 @@ def load(model=None, weights=None, head=None, devices=None):
   Example:
     >>> metric = load()                                # doctest: +SKIP
     >>> metric(["a.jpg", "b.png"]).score               # doctest: +SKIP
-    array([0.571, 0.314])
+    array([71.4, 23.9])
   """
   models = load_models(model, weights, devices)
   if head is None and len(models) == 1:
@@ -176,6 +178,8 @@ def load(model=None, weights=None, head=None, devices=None):
 
 def load_models(model=None, weights=None, devices=None):
   """The networks of `load`: list of Model."""
+  if weights is None and model in shipped():
+    model, weights = None, shipped()[model]
   if model is not None and model not in names() and ":" not in str(model):
     if weights is not None or not pathlib.Path(model).exists():
       raise UserError(f"{model!r} is neither a method ({', '.join(names())}) nor a folder of weights")
@@ -192,23 +196,31 @@ def load_models(model=None, weights=None, devices=None):
   return models
 
 
+def shipped():
+  """The folders of weights that come with the package: dict from name, such as 'reiqa-small'."""
+  return {path.parent.name.replace("_", "-"): path.parent for path in sorted(PRETRAINED.glob(f"*/{CARD}"))}
+
+
 def _shipped(model):
-  """The folder of weights of a method that comes with the package."""
-  folder = next((path.parent for path in sorted(PRETRAINED.glob(f"{model or ''}*/{CARD}"))), None)
-  if folder is None:
+  """The folder of weights of a method that comes with the package; of None the best."""
+  folders = [folder for folder in shipped().values() if folder.name.startswith(model or DEFAULT)]
+  if not folders:
     how = method_class(model).how_to_get or f"python launch.py --config=configs/{model}.py --workdir=runs/{model}"
     raise UserError(f"no weights of {model} come with the package; name a folder: --weights=FOLDER. To make one: {how}")
-  return folder
+  return folders[0]
 
 
 def describe(models, head, head_file):
   """The card of a metric, plain values: what a user must know before trusting its numbers.
 
   'method'; 'weights', a dict for every network: 'folder', 'trained_on', 'input', 'licence' and what its folder says;
-  'score': 'direction', 'range', and 'head' with what it was fitted to and how good it is on images it has not seen.
+  'score': 'direction', 'range', 'test', how good it is on images it has not seen, or 'head' with that and what it was
+  fitted to.
   """
   score_range = models[0].method.score_range if head is None else head.card.get("range")
   score = {"direction": "higher is better", "range": list(score_range) if score_range else None}
+  if head is None and "test" in models[0].card:
+    score["test"] = models[0].card["test"]
   if head is not None:
     score["head"] = {"file": head_file and head_file.name, **head.card}
   method = "+".join(model.name for model in models)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jiqa.data.source import open_database
-from jiqa.data.splits import TEST
+from jiqa.data.splits import TEST, VALIDATION
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
@@ -20,12 +20,15 @@ from jiqa.weights.store import flatten, save_weights, unflatten
 
 # Of the config, paths of a machine; the rest says how to build the network and how it was trained.
 PRIVATE = ("data_dir", "init_from", "data_sha256")
+PARTS = {VALIDATION: "validation", TEST: "test"}
+LEAST_PAIRS = 100  # of which a share is worth telling
+MOST_IMAGES = 2000  # that are paired with each other
 
 
-def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, licence=None):
+def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, licence=None, notes=()):
   """Writes a folder of weights from a run, and what exactly those weights are worth on images it has not trained on.
 
-  A method with a score of its own keeps it; to features a head is fitted.
+  A method with a score of its own keeps it, and is calibrated on the validation images; to features a head is fitted.
 
   Args:
     run: the --workdir of a finished run.
@@ -36,6 +39,7 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
     data_dir: where the prepared database lies; None: the default.
     recipe: command that trains such a run, for the card.
     licence: for the card.
+    notes: of str, what people should know of these weights, for the card.
 
   Returns:
     dict, the card that was written, and a head's under 'head'.
@@ -49,13 +53,16 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
     raise UserError(f"{run}: evaluates no database; name one to test the weights on: --head=DATABASE")
   source = open_database(tested, data_dir)
   params, stats, _ = model.weights
+  if "score" in model.outputs and model.config["split"] >= 0:
+    params, stats = _calibrated(model, source)
   smaller = {"stats": {}, **_smaller({"params": params, "stats": stats}, dtype, model.method.training_only)}
   config = {key: value for key, value in model.config.items() if key not in PRIVATE}
+  started = pathlib.Path(model.config.get("init_from") or "scratch").name
   card = {
     "method": model.name, "config": config | {"init_from": "", "data_dir": ""}, "dtype": dtype,
-    "step": model.card.get("step"), "trained_on": trained_on(model.config), "from": "trained from scratch by jiqa",
+    "step": model.card.get("step"), "trained_on": trained_on(model.config), "from": f"trained by jiqa from {started}",
   }  # fmt: skip
-  card |= {key: value for key, value in {"recipe": recipe, "licence": licence}.items() if value}
+  card |= {key: value for key, value in {"recipe": recipe, "licence": licence, "notes": list(notes)}.items() if value}
   written = save_weights(out, **smaller, card=card)
   written_model = Model(out, mesh)
   if "score" in model.outputs:
@@ -73,14 +80,50 @@ def _facts(source, config, splits):
   }  # fmt: skip
 
 
+def _part(model, source, part):
+  """(outputs, mos on the scale of the score, splits) of one part of the split that a run left out."""
+  splits = run_splits(model.config, source.table, source.name, model.config["evaluation"]["protocol"])[:1]
+  positions = np.flatnonzero(splits[0] == part)
+  mos = source.table.mos.to_numpy(np.float64)[positions]
+  if model.method.score_range:
+    (low, high), (lowest, highest) = source.metadata["range"], model.method.score_range
+    mos = lowest + (mos - low) / (high - low) * (highest - lowest)
+  outputs = predict_database(model, source, positions, f"{source.name}, {PARTS[part]} images") if len(positions) else {}
+  return outputs, mos, splits
+
+
+def _calibrated(model, source):
+  """(params, stats) of a method with a score, calibrated on the validation images; as they are where there are none."""
+  params, stats, _ = model.weights
+  outputs, mos, _ = _part(model, source, VALIDATION)
+  return model.method.calibrate(params, stats, outputs, mos) if outputs else (params, stats)
+
+
 def _own_score(model, source, config):
   """What the card says of a method's own score: measures on the test part of the split that the run left out."""
-  splits = run_splits(config, source.table, source.name, config["evaluation"]["protocol"])[:1]
-  positions = np.flatnonzero(splits[0] == TEST)
-  outputs = predict_database(model, source, positions, f"{source.name}, test images")
-  measured = protocol.measures(outputs["score"], source.table.mos.to_numpy()[positions])
-  facts = _facts(source, config, splits)
-  return {"test": {"images": len(positions), "split": max(config["split"], 0), **measured, **facts}}
+  outputs, mos, splits = _part(model, source, TEST)
+  score = outputs["score"].astype(np.float64)
+  measured = {**protocol.measures(score, mos), **_agreement(score, mos)}
+  if "score_std" in outputs:
+    measured["within_90_percent_intervals"] = float((np.abs(score - mos) <= 1.645 * outputs["score_std"]).mean())
+  return {"test": {"images": len(mos), "split": max(config["split"], 0), **measured, **_facts(source, config, splits)}}
+
+
+def _agreement(score, mos):
+  """Of pairs of images whose scores differ by about so many points, the share that people order the same way."""
+  chosen = np.random.default_rng(0).permutation(len(mos))[:MOST_IMAGES]
+  score, mos = score[chosen], mos[chosen]
+  first, second = np.triu_indices(len(mos), 1)
+  gap, agree = (
+    np.abs(score[first] - score[second]),
+    np.sign((score[first] - score[second]) * (mos[first] - mos[second])),
+  )
+  shares = {}
+  for points in (1, 2, 5, 10, 20, 40):
+    near = (gap > 0.8 * points) & (gap < 1.2 * points) & (agree != 0)
+    if near.sum() >= LEAST_PAIRS:
+      shares[points] = round(float((agree[near] > 0).mean()), 3)
+  return {"pairs_ordered_alike_by_points": shares} if shares else {}
 
 
 def _fit_head(model, source, config):

@@ -28,8 +28,8 @@ class Method:
     how_to_get: command that makes weights of this method; None: training.
     feature_order: networks whose features are joined stand in this order.
     explain: None; or function (params, stats, extra, image) -> dict of NumPy arrays, what a score is made of: 'map'
-      [g, g], where the network looks, and perhaps 'image', 'score', and for n crops 'crops', 'boxes', 'scores' and
-      'saliency', see `inference/explain.py`. `extra` is what `precompute` returned.
+      [g, g], where the network looks or what 'shows' says, perhaps 'image', 'score', and for n crops 'crops', 'boxes',
+      'scores' and 'saliency', see `inference/explain.py`. `extra` is what `precompute` returned.
   """
 
   score_range = None
@@ -101,6 +101,16 @@ class Method:
   def weights(self, state):
     """(params, stats): what predicts, and is exported, converted and checksummed."""
     return state.params, state.stats
+
+  def calibrate(self, params, stats, outputs, mos):
+    """(params, stats) whose stated uncertainty fits images that were not trained on; default: as they are.
+
+    Args:
+      params, stats: from `weights`.
+      outputs: what `predict` gave for n such images, NumPy arrays [n, ...].
+      mos: [n] float64, their human scores on the scale of the score.
+    """
+    return params, stats
 
   def preprocess_eval(self, image):
     """What prediction needs of one image [h, w, 3] uint8, on the host; a function of the image alone.

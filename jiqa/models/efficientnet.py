@@ -37,7 +37,8 @@ class Pointwise(nnx.Module):
 
   def __call__(self, x):
     kernel = self.kernel[...][0, 0].astype(self.dtype)
-    return jnp.matmul(x.astype(self.dtype), kernel, precision=precision_of(self.dtype))
+    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # of more axes the gradient would be transposed
+    return jnp.matmul(rows, kernel, precision=precision_of(self.dtype)).reshape(*x.shape[:-1], -1)
 
 
 class Depthwise(nnx.Module):

@@ -322,8 +322,10 @@ def test_videos_need_the_extra(monkeypatch, tmp_path):
 def test_the_commands(weights, tmp_path, capsys, monkeypatch):
   path = made.files(tmp_path)[0]
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAX_COMPILATION_CACHE_DIR"])
-  cli.app(["card", f"--weights={weights}"], standalone_mode=False)
+  cli.app(["card", f"--weights={weights}", "--json"], standalone_mode=False)
   assert json.loads(capsys.readouterr().out)["score"]["range"] == [0, 100]
+  cli.app(["card", f"--weights={weights}"], standalone_mode=False)
+  assert "higher is better, 0 to 100" in capsys.readouterr().out
   assert cli.app(["score", path, f"--weights={weights}"], standalone_mode=False) in (None, 0)
   told = capsys.readouterr()
   assert told.out.split()[1] == path
