@@ -83,7 +83,7 @@ def _mixture():
   c.weights = {"regression": 1.0, "correlation": 0.5, "likelihood": 0.1, "ranking": 0.3}
   c.average = 0.998  # momentum of the parameters that predict
   # The pretrained encoder learns slowly: at the pace of the heads it forgets what it knows.
-  c.optimizer = base.optimizer("adamw", "cosine", 1e-3, 0.01, clip_norm=1.0, slower={"encoders": 0.05})
+  c.optimizer = base.optimizer("adamw", "cosine", 1e-3, 0.01, clip_norm=1.0, slower={"encoders": 0.1})
   c.optimizer.warmup_steps = 100
   c.evaluation = base.evaluation(MIXTURE, "liqe", pixels_per_batch=2**24, untrained=False, checkpoint="newest")
   return c
