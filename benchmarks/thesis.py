@@ -19,8 +19,8 @@ training part with the first of these choices. Prints two tables in Markdown and
   corrected for all comparisons (Holm), and the z-test of Meng et al. for dependent correlations, on every image's mean
   validation prediction and on the test part.
 
-Features are kept beside --out and used again where images and weights are the same. On two cores features of BIQ2021
-take about 15 minutes (5,222 images), the regressors 25; --limit=300 tries everything in two minutes.
+Features are kept beside --out and used again where images and weights are the same. --limit=300 tries everything in
+two minutes of CPU time.
 """
 
 import argparse
