@@ -30,6 +30,7 @@ def training(method, data, *, split, batch_size, epochs, steps, checkpoint_every
 
   c.data = list(data)  # see `images`
   c.data_dir = ""  # where the prepared sets are; '' is $TFDS_DATA_DIR
+  c.damaged_records = 0  # of every set so many may be unreadable: others take their places, each with a warning
   c.threads = 16  # decoding threads of a host
   c.split = split  # of the protocols' splits, this one's training part; -1: no labels are trained on
   c.init_from = ""  # folder of converted weights to start from; '' starts from scratch

@@ -133,6 +133,8 @@ class Builder(FileReaderBuilder, skip_registration=True):
     del image_name
     return ""
 
+  locate_shards = staticmethod(shards.locate)
+
   @contextlib.contextmanager
   def root(self, manual_dir):
     """Yields the release's top folder, found in or below `manual_dir`."""

@@ -8,6 +8,7 @@ import pathlib
 
 from data_builders import builder_class, folders, make_builder, names
 from data_builders.image_files import check_image
+from jiqa.data.schema import passed_over
 from jiqa.errors import UserError
 
 # What any folder would be.
@@ -66,7 +67,7 @@ def examine(folder, database=None, *, data_dir=None, decode=False):
   report = Report(folder)
   likely = _by_marks(folder, variants(database)) if database else recognise(folder)
   if not likely:
-    _unknown(report, folder, data_dir)
+    _unknown(report, folder, data_dir, decode)
     return report
   report.database = likely[0]
   builder = make_builder(report.database, data_dir)
@@ -127,16 +128,21 @@ def _marks_present(folder, name):
   return 1 - missing / len(builder.MARKS), len(builder.MARKS)
 
 
-def _unknown(report, folder, data_dir):
+def _unknown(report, folder, data_dir, decode):
   files = [entry for entry in sorted(folder.iterdir()) if entry.is_file()]
   packed = [file.name for file in files if file.suffix.lower() in ARCHIVES]
-  images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+  inside = sorted(folder.rglob("*"))
+  names = [file.relative_to(folder).as_posix() for file in inside if file.suffix.lower() in IMAGE_SUFFIXES]
+  images = sum((folder / name).is_file() for name in names)
+  if unread := passed_over(inside):
+    report.remarks.append(unread)
   if packed:
     report.problems.append(f"not unpacked: {', '.join(packed[:NAMED])}")
     report.next = "unpack the archives, then run jiqa doctor again; `jiqa databases` lists what is known."
   elif images:
     table = any(file.suffix.lower() == ".csv" for file in files)
     report.facts.append(f"no known database, but {images:,} images" + (" and a table" if table else ""))
+    _check_images(report, folder, names, decode)
     report.next = make_builder("csv/NAME" if table else "image_folder/NAME", data_dir).prepare_command(folder)
   else:
     report.problems.append("no known database and no images")

@@ -50,6 +50,8 @@ def read_csv(path, columns):
     raise UserError(f"{path}: not a UTF-8 text file ({error}).") from error
   reader = csv.reader(io.StringIO(text, newline=""))
   header = [cell.strip() for cell in _without_empty_tail(next(reader, []))]
+  if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
+    raise UserError(f"{path}: its columns are separated by {mark!r}; expected commas: save it as such a CSV file.")
   absent = [column for column in columns if column not in header]
   if absent:
     raise UserError(f"{path}: no column {absent[0]!r}; the header is {header}, expected {list(columns)}.")

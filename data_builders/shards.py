@@ -24,6 +24,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_builders.image_files import check_image
+from jiqa.data.schema import AGAIN
 from jiqa.errors import UserError
 
 # One shard is one unit of parallel work and of resuming.
@@ -250,6 +251,25 @@ def _move(builder, shards, lengths):
       counts = [count for _, count in kept]
       infos.append(tfds.core.SplitInfo(name=split, shard_lengths=counts, num_bytes=size, filename_template=template))
   return infos
+
+
+def locate(info):
+  """(file, its first record, the end) of every shard of a prepared set, given its TFDS DatasetInfo.
+
+  A UserError names one that is missing, cut off or from somewhere else.
+  """
+  found, first = [], 0
+  for split in info.splits.values():
+    for file, count in zip(split.filepaths, split.shard_lengths, strict=True):
+      try:
+        records = ArrayRecordReader(os.fspath(file)).num_records()
+      except Exception as error:
+        raise UserError(f"{file}: this shard of a prepared set is missing or damaged ({error}); {AGAIN}") from error
+      if records != count:
+        raise UserError(f"{file}: this shard of a prepared set has {records:,} records instead of {count:,}; {AGAIN}")
+      found.append((file, first, first + count))
+      first += count
+  return found
 
 
 @contextlib.contextmanager

@@ -8,18 +8,44 @@ import grain
 import numpy as np
 
 from jiqa.data.decode import decode_rgb
+from jiqa.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
-  """Record to a training example: decodes the image, then calls `preprocess_train` of the method."""
+class Preprocess:
+  """Record with a decoded image to a training example, by `preprocess_train` of the method."""
 
   preprocess_train: Callable
 
   def __call__(self, record, rng):
     record = dict(record)
-    image = decode_rgb(record.pop("image"), record["image_name"])
-    return self.preprocess_train(image, record, rng)
+    return self.preprocess_train(record.pop("image"), record, rng)
+
+
+class Decoded:
+  """A source with decoded images; for each of up to `most` damaged records it gives the next whole one.
+
+  Which one that is depends on the records alone: the stream stays a function of the step.
+  """
+
+  def __init__(self, source, most):
+    self._source, self._most, self._damaged = source, min(most, len(source) - 1), set()
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, i):
+    while True:
+      try:
+        if i not in self._damaged:
+          record = self._source[i]
+          return {**record, "image": decode_rgb(record["image"], record["image_name"])}
+      except UserError as error:
+        self._damaged.add(i)
+        if len(self._damaged) > self._most:
+          raise UserError(f"{error} (damaged records passed over, by config.damaged_records: {self._most})") from error
+        print(f"warning: {error}\npassed over: {len(self._damaged)} of at most {self._most}", file=sys.stderr)
+      i = (i + 1) % len(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +101,19 @@ class Subset:
 
 
 def training_batches(
-  sources, weights, preprocess_train, *, batch_size, seed, start, host=0, hosts=1, threads=4, buffered=8, counts=None
+  sources,
+  weights,
+  preprocess_train,
+  *,
+  batch_size,
+  seed,
+  start,
+  host=0,
+  hosts=1,
+  threads=4,
+  buffered=8,
+  counts=None,
+  damaged=0,
 ):
   """Batches from step `start` on, for ever; the same ones whatever the number of hosts, threads or restarts.
 
@@ -91,6 +129,7 @@ def training_batches(
     host, hosts: this process and the number of processes; process i reads rows [i B/hosts, (i+1) B/hosts) of a batch.
     threads, buffered: decoding threads, examples decoded ahead.
     counts: how many examples of every source a batch holds, in this order; None: by weight.
+    damaged: how many records of every source may be damaged, see `Decoded`.
 
   Returns:
     iterator over dicts of stacked NumPy arrays, batch_size / hosts rows each.
@@ -105,14 +144,15 @@ def training_batches(
   if any(len(source) == 0 for source in sources):
     raise ValueError("a training source is empty")
   streams = tuple(
-    grain.MapDataset.source(source).seed(seed + 1000 * i).shuffle().repeat() for i, source in enumerate(sources)
+    grain.MapDataset.source(Decoded(source, damaged)).seed(seed + 1000 * i).shuffle().repeat()
+    for i, source in enumerate(sources)
   )
   if counts:
     mixed = grain.MapDataset.source(FixedComposition(streams, tuple(counts)))
   else:
     mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights=list(weights))
   local = batch_size // hosts
-  rows = HostRows(mixed.seed(seed).random_map(Decode(preprocess_train)), batch_size, host * local, local)
+  rows = HostRows(mixed.seed(seed).random_map(Preprocess(preprocess_train)), batch_size, host * local, local)
   # Examples are read ahead and batched afterwards: reading batches ahead would hold `buffered` of them in memory.
   examples = grain.MapDataset.source(rows)[start * local :]
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 import data_builders
 from jiqa.data.object_store import local_data_dir
-from jiqa.data.schema import COLUMNS, LABELS_FILE, NUMBER_COLUMNS
+from jiqa.data.schema import AGAIN, COLUMNS, LABELS_FILE, NUMBER_COLUMNS
 from jiqa.errors import UserError
 
 
@@ -50,6 +50,10 @@ def read_labels(path):
   return table.assign(**numbers, level=table.level.astype(int))[list(COLUMNS)]
 
 
+def _brief(error):
+  return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+
+
 class Database:
   """A prepared database: `len`, random access to records, and the labels of all of them without reading a pixel.
 
@@ -65,15 +69,19 @@ class Database:
 
   def __init__(self, name, path):
     self.name, self.path = name, pathlib.Path(path).absolute()
-    self.table = read_labels(self.path)
-    reader = tfds.builder_from_directory(self.path)
-    self.metadata = dict(reader.info.metadata)
-    self._records = reader.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
-    if len(self._records) != len(self.table):
-      raise UserError(
-        f"{self.path}: {len(self._records)} records but {len(self.table)} labels; delete the folder and prepare again."
-      )
     builder_class = data_builders.builder_class(name)
+    try:
+      self.table = read_labels(self.path)
+      reader = tfds.builder_from_directory(self.path)
+      self.metadata = dict(reader.info.metadata)
+      self._shards = builder_class.locate_shards(reader.info)
+      self._records = reader.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
+    except UserError:
+      raise
+    except Exception as error:  # readers of labels, metadata and records raise what they like
+      raise UserError(f"{self.path}: this prepared set is damaged ({_brief(error)}); {AGAIN}") from error
+    if len(self._records) != len(self.table):
+      raise UserError(f"{self.path}: {len(self._records)} records but {len(self.table)} labels; {AGAIN}")
     self.domains = [builder_class.domain(image_name) for image_name in self.table.image_name]
     self.label = ""
     if self.metadata["range"]:
@@ -87,10 +95,15 @@ class Database:
 
   def __getitem__(self, index):
     """One record: the label columns and `image`, the bytes of the image file."""
-    record = self._records[index]
     row = {column: values[index] for column, values in self._columns.items()}
-    if record["image_name"].decode() != row["image_name"]:
-      raise UserError(f"{self.path}: record {index} is not {row['image_name']}; delete the folder and prepare again.")
+    try:
+      record = self._records[index]
+      if record["image_name"].decode() != row["image_name"]:
+        raise ValueError(f"it is called {record['image_name']!r}")
+    except Exception as error:  # what a damaged shard makes the reader raise has no common type
+      file, first = next((file, first) for file, first, end in self._shards if first <= index < end)
+      place = f"{file}: record {index - first}, {row['image_name']}"
+      raise UserError(f"{place}, cannot be read ({_brief(error)}); {AGAIN}") from error
     return {"image": record["image"], **row}
 
   def __reduce__(self):

@@ -68,10 +68,14 @@ def _measure(name, prediction, target, compute, difference=False):
   return float("nan")
 
 
-class UndefinedCorrelationWarning(RuntimeWarning):
+class EvaluationWarning(RuntimeWarning):
+  """What whoever reads the results has to know."""
+
+
+class UndefinedCorrelationWarning(EvaluationWarning):
   """A correlation was asked for where none exists; the result is nan and the message says why."""
 
 
 def reasons(caught):
-  """What the `UndefinedCorrelationWarning`s among recorded warnings say, each once."""
-  return list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UndefinedCorrelationWarning)))
+  """What the `EvaluationWarning`s among recorded warnings say, each once."""
+  return list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EvaluationWarning)))

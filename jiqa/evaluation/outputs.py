@@ -5,6 +5,7 @@ import io
 import math
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -18,10 +19,16 @@ def write_bytes(path, data):
   os.replace(partial, path)
 
 
+def plain_text(value):
+  """A cell that no spreadsheet runs: text that begins like a formula, and is no number, gets a ' before it."""
+  formula = isinstance(value, str) and re.match(r"'*(?:[=@\t\r]|[+\-](?!([\d.]+(e[-+]?\d+)?|inf)$))", value)
+  return f"'{value}" if formula else value
+
+
 def write_csv(path, rows):
-  """Writes rows of text and numbers as CSV, the first one the head; see `write_bytes`."""
+  """Writes rows of text and numbers as CSV, the first one the head; see `write_bytes` and `plain_text`."""
   buffer = io.StringIO()
-  csv.writer(buffer, lineterminator="\n").writerows(rows)
+  csv.writer(buffer, lineterminator="\n").writerows([map(plain_text, row) for row in rows])
   write_bytes(path, buffer.getvalue().encode())
 
 

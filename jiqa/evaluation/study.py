@@ -1,6 +1,7 @@
 """Everything that is said about one or more methods on one set of images, as plain data for `report.write`."""
 
 import itertools
+import warnings
 
 import numpy as np
 
@@ -81,6 +82,9 @@ def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **
       raise UserError(f"{path}: column {splits[int(tested.any(1).argmin())]!r} holds no 'test'")
     methods = {name: np.where(tested, values, np.nan) for name, values in methods.items()}
   names = tables.words(table, tables.NAME, path) if tables.NAME in table else None
+  if names is not None and (twice := table[tables.NAME].duplicated()).any():
+    what = f"{twice.sum():,} row(s) are of images that stand in another row too, such as {str(names[twice][0])!r}"
+    warnings.warn(f"{path}: {what}; each row counts", correlation.EvaluationWarning, stacklevel=2)
   groups = None if group is None else tables.words(table, group, path)
   labels = {column: tables.words(table, column, path) for column in labels}
   return compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)

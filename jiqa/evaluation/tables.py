@@ -21,7 +21,12 @@ def read(path):
     raise UserError(f"{path}: not a readable table: {error}") from error
   if not len(table):
     raise UserError(f"{path}: the table has no rows")
-  return table.rename(columns=str)
+  table = table.rename(columns=str)
+  if len(table.columns) == 1 and (found := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
+    raise UserError(
+      f"{path}: its columns are separated by {found!r}; expected commas: save the table as such a CSV file"
+    )
+  return table
 
 
 def numbers(table, column, path, empty=False):

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jiqa.errors import UserError
 from jiqa.evaluation.outputs import write_bytes
 from jiqa.inference import inputs, results, video
 from jiqa.inference.metric import PRETRAINED, load
@@ -45,7 +46,7 @@ def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_se
       out = pathlib.Path(out)
       out = out.with_stem(f"{out.stem}-{shard.replace('/', '-of-')}")
   made_by = {"weights": metric.weights_sha256, "head": metric.head_sha256}
-  with contextlib.closing(Results(out, made_by, overwrite)) if out else contextlib.nullcontext() as output:
+  with _room(out), contextlib.closing(Results(out, made_by, overwrite)) if out else contextlib.nullcontext() as output:
     done = output.done if output else set()
     if output and (done or output.changed):
       others = len({video.split_frame(path)[0] for path in done}.difference(names))
@@ -56,14 +57,9 @@ def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_se
     left = [name for name in names if name not in done]
     items = (item for item in video.items(left, frames_per_second) if item.name not in done)
     stamps = {}  # of the files that are being scored, from before they are read
-
-    def stamped():
-      for item in items:
-        stamps[item.name] = results.stamp(item.name)
-        yield item
-
-    rows = _rows(metric, stamped(), None if any(map(video.is_video, left)) else len(left), threads)
-    rows = ({**row, **stamps.pop(row["path"], {})} for row in rows)
+    items = (stamps.update({item.name: results.stamp(item.name)}) or item for item in items)
+    rows = _rows(metric, items, None if any(map(video.is_video, left)) else len(left), threads)
+    rows = ({**row, "file": stamps.pop(row["path"], "")} for row in rows)
     rows = _written(rows, output, names) if output else _printed(rows, names)
   errors = [row["error"] for row in rows if row["error"]]
   for error in errors[:10]:
@@ -71,6 +67,18 @@ def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_se
   if len(errors) > 10:
     print(f"jiqa: ... and {len(errors) - 10} more" + (f", see column 'error' of {out}" if out else ""), file=sys.stderr)
   return UNREADABLE if errors else 0
+
+
+@contextlib.contextmanager
+def _room(out):
+  """Says what to do where the disk of an output file is full, or fails."""
+  try:
+    yield
+  except OSError as error:
+    if out is None:
+      raise
+    again = "its complete rows are kept. Make room, and run the same command again to go on"
+    raise UserError(f"{out}: cannot be written ({error}); {again}") from error
 
 
 def score_files(names, model=None, weights=None, head=None, *, out=None, **options):

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from jiqa.data.decode import check_size, decode_rgb, to_rgb
+from jiqa.data.schema import passed_over
 from jiqa.errors import UserError
 
 # What folders and patterns are searched for; a file that is named itself may have any ending.
@@ -175,7 +176,10 @@ def _expand(name, from_list=False):
     pattern = name
   else:
     return [name]
-  paths = filter(os.path.isfile, glob.iglob(pattern, recursive=True))
+  paths = list(glob.iglob(pattern, recursive=True))
+  if unread := passed_over(paths):
+    print(f"jiqa: {name}: {unread}", file=sys.stderr)
+  paths = filter(os.path.isfile, paths)
   return _media(paths, name, otherwise=[name] if from_list and pattern == name else ())
 
 

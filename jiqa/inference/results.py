@@ -11,12 +11,12 @@ import pathlib
 import types
 
 from jiqa.errors import UserError
-from jiqa.evaluation.outputs import write_bytes
+from jiqa.evaluation.outputs import plain_text, write_bytes
 from jiqa.inference import video
 from jiqa.inference.inputs import is_address
 
-FIRST, LAST = ("path", "score"), ("width", "height", "seconds", "bytes", "modified", "weights", "head", "error")
-TEXTS, INTEGERS = ("path", "modified", "weights", "head", "error"), ("width", "height", "bytes")
+FIRST, LAST = ("path", "score"), ("width", "height", "seconds", "file", "weights", "head", "error")
+TEXTS, INTEGERS = ("path", "file", "weights", "head", "error"), ("width", "height")
 SUFFIXES = (".csv", ".json", ".parquet")
 
 
@@ -38,16 +38,13 @@ def check(out):
 
 
 def stamp(path):
-  """What tells that the file behind a row (of a frame the video) has been replaced: its size and when it was written.
-
-  A dict of text, empty for what is no file.
-  """
+  """Text that changes when the file behind a row (of a frame the video) is replaced; '' for what is no file."""
   try:
     status = os.stat(video.split_frame(path)[0])
   except (OSError, ValueError):
-    return {"bytes": "", "modified": ""}
+    return ""
   modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
-  return {"bytes": str(status.st_size), "modified": modified.isoformat(timespec="microseconds")}
+  return f"{status.st_size} bytes, {modified:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 class Results:
@@ -65,9 +62,8 @@ class Results:
     self._journal = self.path if self.path.suffix == ".csv" else self.path.with_name(self.path.name + ".part")
     self._lock = _locked(self.path)
     try:
-      with self._room():
-        rows = self._resume(overwrite)
-        self._file = open(self._journal, "ab")  # closed in `close`
+      rows = self._resume(overwrite)
+      self._file = open(self._journal, "ab")  # closed in `close`
     except BaseException:
       self._unlock()
       raise
@@ -91,7 +87,7 @@ class Results:
             f"{self.path}: holds scores of other {key} ({row[key] or 'none'}; these are {value or 'none'}); choose "
             "another --out, or --overwrite"
           )
-    current = [row for row in rows if stamp(row["path"]) in ({"bytes": "", "modified": ""}, _stamp_of(row))]
+    current = [row for row in rows if stamp(row["path"]) in ("", row["file"])]
     self.changed, rows = len(rows) - len(current), current
     write_bytes(self._journal, as_csv(rows[0], rows) if rows else b"")
     return rows
@@ -105,37 +101,24 @@ class Results:
   def _write_waiting(self, like=()):
     header = self._columns is None
     self._columns = self._columns or [*FIRST, *(key for key in like if key not in FIRST + LAST), *LAST]
-    with self._room():
-      self._file.write(as_csv(self._columns, self._waiting, header=header))
-      self._file.flush()
+    self._file.write(as_csv(self._columns, self._waiting, header=header))
+    self._file.flush()
     self._waiting = []
-
-  @contextlib.contextmanager
-  def _room(self):
-    """Says what to do where the disk is full, or fails."""
-    try:
-      yield
-    except OSError as error:
-      raise UserError(
-        f"{self._journal}: cannot be written ({error}); its complete rows are kept. Make room, and run the same "
-        "command again to go on"
-      ) from error
 
   def finish(self, key):
     """Writes the final file, its rows sorted by `key(path)`; returns them, dicts from column to text."""
     self._write_waiting()
     rows = sorted(_read_csv(self._journal), key=lambda row: key(row["path"]))
-    with self._room():
-      if self.path.suffix == ".csv":
-        write_bytes(self.path, as_csv(self._columns, rows))
-      else:
-        write_bytes(self.path, _typed_file(rows, self.path.suffix))
-        self._journal.unlink()
+    if self.path.suffix == ".csv":
+      write_bytes(self.path, as_csv(self._columns, rows))
+    else:
+      write_bytes(self.path, _typed_file(rows, self.path.suffix))
+      self._journal.unlink()
     return rows
 
   def close(self):
     """Ends the writing; the rows stay."""
-    with contextlib.suppress(OSError):  # what is left on a full disk is half a row, which `add` has reported
+    with contextlib.suppress(OSError):  # what is left on a full disk is half a row, which is known already
       self._file.close()
     self._unlock()
 
@@ -144,39 +127,32 @@ class Results:
     self._lock.close()
 
 
-def _stamp_of(row):
-  return {key: row[key] for key in ("bytes", "modified")}
-
-
 def _locked(path):
   """A file beside `path` that is locked as long as it is open, whatever ends this process."""
   while True:
     try:
       lock = open(path.with_name(path.name + ".lock"), "ab")  # closed in `Results.close`
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"{path}: another process is writing it; give every process its own --out") from None
     except OSError as error:
       raise UserError(f"--out={path}: cannot be written ({error})") from error
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      # Whoever held it may have removed the file since it was opened here: then this is a lock that nobody else sees.
-      if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
-        return lock
-    except FileNotFoundError:
-      pass
-    except OSError:
-      lock.close()
-      raise UserError(f"{path}: another process is writing it; give every process its own --out") from None
-    lock.close()
+    if os.fstat(lock.fileno()).st_nlink:  # else its holder has removed it since: a lock that nobody else sees
+      return lock
 
 
 def as_csv(columns, rows, header=True):
-  """Rows, dicts from column to text, as the bytes of a CSV file; names that are not UTF-8 keep their bytes."""
+  """Rows, dicts from column to text, as the bytes of a CSV file; names that are not UTF-8 keep their bytes.
+
+  Text that begins like a formula gets a ' before it, see `plain_text`.
+  """
   lines = []
   # Lines end in \n, but csv quotes both \r and \n inside a value only if lines end in both.
   file = types.SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
   writer = csv.DictWriter(file, columns, restval="", lineterminator="\r\n")
   if header:
     writer.writeheader()
-  writer.writerows(rows)
+  writer.writerows({key: plain_text(value) for key, value in row.items()} for row in rows)
   return "".join(lines).encode("utf-8", "surrogateescape")
 
 
@@ -194,7 +170,8 @@ def _read_csv(path):
     return []
   if not {*FIRST, *LAST} <= set(header):
     raise UserError(f"{path}: holds something else than scores; choose another --out")
-  return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+  rows = ([cell[plain_text(cell[1:]) == cell :] for cell in row] for row in rows if len(row) == len(header))
+  return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _read_final(path):
@@ -208,9 +185,7 @@ def _read_final(path):
       raise ValueError("columns are missing")
   except (ValueError, OSError, AttributeError, TypeError) as error:
     raise UserError(f"{path}: holds something else than scores ({error}); choose another --out") from error
-  rows = frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
-  # Whole numbers beside missing ones are floats to pandas.
-  return [{key: text.removesuffix(".0") if key in INTEGERS else text for key, text in row.items()} for row in rows]
+  return frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
 
 
 def _typed_file(rows, suffix):

@@ -145,3 +145,22 @@ def test_one_failure_does_not_keep_the_others_from_being_prepared(tmp_path):
   assert result.exit_code != 0
   assert "not the csiq release" in str(result.exception)
   assert len(open_database("kadid10k", tmp_path / "out")) == 3
+
+
+def test_a_folder_of_broken_and_unread_images_is_not_fine(tmp_path):
+  dummy_trees.write_images(tmp_path, ["1.png"])
+  assert examine(tmp_path).problems == [] and examine(tmp_path).remarks == []
+  (tmp_path / "a.bmp").write_bytes(b"BM")
+  for name in ("b.heic", "c.HEIC", "inner.svg"):
+    (tmp_path / name).write_bytes(b"x")
+  (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+  report = examine(tmp_path)
+  assert any("a.bmp" in problem for problem in report.problems)
+  assert report.remarks == ["4 files that are not read: 2 .heic, 1 .svg, 1 dangling link"]
+
+
+def test_a_table_with_semicolons_is_named(tmp_path):
+  dummy_trees.write_images(tmp_path, ["1.png"])
+  (tmp_path / "scores.csv").write_text("image_name;mos\n1.png;3\n")
+  (problem,) = examine(tmp_path, "csv").problems
+  assert "scores.csv: its columns are separated by ';'; expected commas" in problem

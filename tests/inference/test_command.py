@@ -24,7 +24,7 @@ from tests.inference import made
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COLUMNS = [
-  "path", "score", "brightness", "width", "height", "seconds", "bytes", "modified", "weights", "head", "error",
+  "path", "score", "brightness", "width", "height", "seconds", "file", "weights", "head", "error",
 ]  # fmt: skip
 
 

@@ -124,3 +124,12 @@ def test_shards_share_everything_out():
   for wrong in ("3/3", "a/2", "1", "-1/2", "1/2/3"):
     with pytest.raises(UserError, match="expected i/n"):
       inputs.shard(names, wrong)
+
+
+def test_what_a_search_passes_over_is_counted(tmp_path, capsys):
+  made.files(tmp_path, [(4, 4)])
+  assert len(inputs.expand([str(tmp_path)])) == 1 and capsys.readouterr().err == ""
+  (tmp_path / "a.heic").touch()
+  (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere")
+  assert len(inputs.expand([str(tmp_path)])) == 1
+  assert capsys.readouterr().err == f"jiqa: {tmp_path}: 2 files that are not read: 1 .heic, 1 dangling link\n"
