@@ -69,7 +69,10 @@ def plain(error):
   if "Traceback" in message:
     message = message.strip().splitlines()[-1].partition(": ")[2]
   meant = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', message)
-  return f"the config has no key {meant[2]!r}; did you mean {meant[1]!r}?" if meant else message
+  if meant:
+    return f"the config has no key {meant[2]!r}; did you mean {meant[1]!r}?"
+  bare = re.fullmatch(r"""["']*(\w+)["']*""", message)
+  return f"the config has no key {bare[1]!r}" if bare else message
 
 
 def main(_):
@@ -85,6 +88,7 @@ def main(_):
   from jiqa.errors import UserError
   from jiqa.evaluate import evaluate
   from jiqa.runtime import distributed
+  from jiqa.runtime.sharding import check_devices
   from jiqa.train import train
 
   workdir = WORKDIR.value
@@ -93,6 +97,7 @@ def main(_):
       distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     else:
       use_every_core(CONFIG.value.batch_size)
+    check_devices()
     if CONFIG.value.method == "regress":  # heads on frozen features: nothing to train
       from jiqa.inference.regress import regress
 
@@ -108,7 +113,15 @@ def main(_):
   except UserError as error:
     print(f"launch.py: {error}", file=sys.stderr)
     sys.exit(2)
-  except RuntimeError:
+  except (RuntimeError, MemoryError) as error:
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+      print(
+        f"launch.py: out of memory ({str(error).partition(chr(10))[0][:200]}); use a smaller config.batch_size, "
+        "config.accumulate or config.remat",
+        file=sys.stderr,
+        flush=True,
+      )
+      os._exit(2)  # other processes of the run may wait for this one for ever
     if not DISTRIBUTED.value:
       raise
     traceback.print_exc()

@@ -27,7 +27,7 @@ from jiqa.methods import method_class
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import is_main
 from jiqa.runtime.sharding import make_mesh
-from jiqa.runtime.workdir import Workdir, check
+from jiqa.runtime.workdir import Workdir, check, read_config
 from jiqa.train import build, build_optimizer, defaults_of, init_state
 from jiqa.weights.store import checksum
 
@@ -55,7 +55,7 @@ def _evaluate(config, folder, mesh, overrides):
   checkpoints = newest_or_best(config, folder.remote)
   plain_config = json.loads(config.to_json_best_effort())
   # What the training data were is known from the run that trained on them; they need not be there any more.
-  trained_on = json.loads((folder.local / "config.json").read_text())["data_sha256"]
+  trained_on = read_config(folder.local / "config.json").get("data_sha256", {})
   claimed = plain_config | {"data_sha256": trained_on}
   try:
     free = method_class(config.method).prediction_keys

@@ -23,6 +23,7 @@ from jiqa.inference.validation import Validation
 from jiqa.methods import build_method
 from jiqa.runtime import optimizer
 from jiqa.runtime.accumulate import accumulated
+from jiqa.runtime.bounds import check_bounds
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import StopNotice, barrier, on_main
 from jiqa.runtime.prefetch import Prefetch
@@ -111,6 +112,21 @@ def open_sources(config):
   return sources, weights, checksums
 
 
+def check_evaluation(config):
+  """Raises a UserError where the run could be trained, but not be evaluated at its end."""
+  first, last, count = config.evaluation.get("alphas", (1, 1, 1))
+  if not (0 < first <= last < math.inf and 1 <= count <= 1000):
+    raise UserError(f"config.evaluation.alphas is {(first, last, count)}; expected two penalties above 0 and a number")
+  for name in config.evaluation.databases:
+    table = open_database(name, config.data_dir or None).table
+    if not np.isfinite(table.mos).any():
+      raise UserError(f"{name} has no scores to be evaluated by; take it out of config.evaluation.databases")
+    least = (run_splits(config, table, name, config.evaluation.protocol) == TEST).sum(1).min()
+    if least < 3:
+      shares = f"config.evaluation.fractions is {tuple(config.evaluation.fractions)}"
+      raise UserError(f"{name}: a split has {least} test image(s), at least 3 are needed; {shares}")
+
+
 def init_state(config, method, tx, mesh):
   """The state before the first step: from config.init_from, if given, else fresh; the same on any number of devices."""
   weights = load_weights(config.init_from)[:2] if config.init_from else None
@@ -147,13 +163,8 @@ def build_optimizer(config, images):
 
 
 def check_numbers(config):
-  """Raises a UserError for a number with which no run can be made."""
-  for key, least in (
-    ("batch_size", 1), ("steps", 0), ("epochs", 0), ("checkpoint_every", 1), ("checkpoints_kept", 1), ("log_every", 1),
-    ("validate_every", 0), ("threads", 1), ("accumulate", 1),
-  ):  # fmt: skip
-    if config[key] < least:
-      raise UserError(f"config.{key} is {config[key]}; expected at least {least}")
+  """Raises a UserError for numbers with which no run can be made."""
+  check_bounds(config)
   if (config.steps > 0) == (config.epochs > 0):
     raise UserError(f"config.steps is {config.steps} and config.epochs {config.epochs}: exactly one must be positive")
   counts = [entry.count for entry in config.data]
@@ -199,7 +210,7 @@ def batches_from(config, sources, weights, method, start):
   return training_batches(
     sources, weights, method.preprocess_train, batch_size=config.batch_size, seed=config.seed, start=start,
     host=jax.process_index(), hosts=hosts, threads=config.threads, buffered=2 * config.batch_size // hosts,
-    counts=counts if any(counts) else None,
+    counts=counts if any(counts) else None, damaged=config.get("damaged_records", 0),
   )  # fmt: skip
 
 
@@ -241,6 +252,7 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
   """
   method = build(config, make_mesh(devices))
   sources, weights, checksums = open_sources(config)
+  check_evaluation(config)
   tx, schedule, steps = build_optimizer(config, sum(len(source) for source in sources))
   with Workdir(workdir) as folder, contextlib.ExitStack() as stack:
     claimed = json.loads(config.to_json_best_effort()) | {"data_sha256": checksums}

@@ -1,5 +1,6 @@
 """launch.py without --workdir."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -75,3 +76,35 @@ def test_what_a_mode_calls_and_the_status_it_ends_with(mode, reached, flags, tmp
   evaluating = ("evaluate", str(tmp_path), {"overrides": overrides})
   expected = {True: [training, evaluating], False: [training], None: [evaluating]}[reached]
   assert called == [7, *expected]
+
+
+def test_a_missing_accelerator_is_one_line(tmp_path):
+  environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
+  for command in ([ROOT / "launch.py", f"--config={ROOT}/configs/lml.py:demo", f"--workdir={tmp_path / 'run'}"],):
+    done = subprocess.run(
+      [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "jax finds no device for JAX_PLATFORMS='cuda'" in done.stderr and "JAX_PLATFORMS=cpu" in done.stderr
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")])
+def test_too_little_memory_is_one_line(error, tmp_path, monkeypatch, capsys):
+  def ended(status):
+    raise SystemExit(status)
+
+  def train(*_, **__):
+    raise error
+
+  monkeypatch.setattr(host_memory, "keep_freed", lambda: True)
+  monkeypatch.setattr(launch, "use_every_core", lambda _: None)
+  monkeypatch.setattr("jiqa.train.train", train)
+  monkeypatch.setattr(launch.os, "_exit", ended)
+  arguments = ["launch.py", f"--config={ROOT}/configs/lml.py:demo", f"--workdir={tmp_path}"]
+  monkeypatch.setattr(sys, "argv", arguments)
+  with flagsaver.flagsaver(), pytest.raises(SystemExit, match="2"):
+    launch.parse_flags(arguments)
+    launch.main([])
+  told = capsys.readouterr().err
+  assert "out of memory" in told and "config.batch_size" in told and told.count("\n") == 1

@@ -61,9 +61,10 @@ def data_dir(tmp_path_factory):
 def tiny_config(**changes):
   config = config_file.get_config("demo")
   with config.unlocked():
-    config.update(TINY | changes)
+    config.update(TINY)
     config.data[0].update(name="image_folder/tiny", distortion="")
     config.evaluation.databases = ()
+    config.update_from_flattened_dict(changes)
   return config
 
 
@@ -313,6 +314,8 @@ def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environm
     ("--config=configs/reiqa.py:smal",): ("no variant 'smal'; expected one of quality, ",),
     ("--config=configs/reiqa.py", "--config.sede=1"): ("no key 'sede'; did you mean 'seed'",),
     ("--config=configs/reiqa.py", "--config.seed=abc"): ("seed", "'abc'"),
+    ("--config=configs/reiqa.py", "--config.nope=1"): ("the config has no key 'nope'",),
+    ("--config=configs/reiqa.py", "--config.optimizer.nope=1"): ("the config has no key 'nope'",),
     ("--config=configs/none.py",): ("configs/none.py",),
     ("--config=configs/reiqa.py", "stray"): ("unexpected argument 'stray'",),
     ("--config=configs/reiqa.py", "--config.data[7].name=x"): ("index out of range",),
@@ -344,6 +347,19 @@ def test_what_the_entries_of_the_data_ask_for_must_be_possible(data_dir, tmp_pat
     ({"steps": 5, "epochs": 1}, "config.steps is 5 and config.epochs 1: exactly one must be positive"),
     ({"batch_size": 3}, "not a multiple of 8 devices"),
     ({"batch_size": 0}, "config.batch_size is 0; expected at least 1"),
+    ({"batch_size": 10**9}, "config.batch_size is 1000000000; expected at least 1, at most 1,048,576"),
+    ({"seed": -1}, "config.seed is -1; expected at least 0"),
+    ({"seed": 2**31}, "config.seed is 2147483648; expected at least 0, at most 2,147,483,647"),
+    ({"width": 0}, "config.width is 0"),
+    ({"width": 10**6}, "config.width is 1000000; .* at most 16,384"),
+    ({"crop": 10**6}, "config.crop is 1000000"),
+    ({"optimizer.learning_rate": -0.1}, "config.optimizer.learning_rate is -0.1; expected at least 0"),
+    ({"optimizer.learning_rate": float("nan")}, "config.optimizer.learning_rate is nan"),
+    ({"evaluation.splits": 10**9}, "config.evaluation.splits is 1000000000; .*at most 1,000"),
+    ({"evaluation.splits": 0}, "config.evaluation.splits is 0; expected at least 1"),
+    ({"evaluation.databases": ("biq2021",)}, "biq2021 is not prepared"),
+    ({"evaluation.databases": ("image_folder/tiny",)}, "image_folder/tiny has no scores to be evaluated by"),
+    ({"evaluation.alphas": (-1.0, 10.0, 3)}, "config.evaluation.alphas is"),
     ({"checkpoint_every": 0}, "config.checkpoint_every is 0; expected at least 1"),
     ({"steps": -5, "epochs": 1}, "config.steps is -5; expected at least 0"),
     ({"loss": "nce"}, "expected one of queue"),

@@ -16,6 +16,7 @@ from jiqa.inference.predictor import Network
 from jiqa.runtime.checkpoint import read_arrays
 from jiqa.runtime.sharding import make_mesh, replicated
 from jiqa.runtime.state import new_state
+from jiqa.runtime.workdir import read_config
 from jiqa.weights.store import CARD, check_finite, checksum, flatten, load_weights, misfit
 
 RUN_CONFIG = "config.json"
@@ -52,10 +53,7 @@ def read_folder(folder):
   if not (folder / RUN_CONFIG).is_file():
     neither = f"neither a folder of weights ({CARD} is missing) nor the --workdir of a run ({RUN_CONFIG} is missing)"
     raise UserError(f"{folder}: {neither}")
-  try:
-    config = json.loads((folder / RUN_CONFIG).read_text())
-  except ValueError as error:
-    raise UserError(f"{folder / RUN_CONFIG}: is damaged ({error})") from error
+  config = read_config(folder / RUN_CONFIG)
   which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
   step, trees = read_arrays(folder / {"best": "best", "newest": "checkpoints"}[which])
   return Folder(folder, config, trees, {"run": folder.name, "step": step, "checkpoint": which})

@@ -21,6 +21,7 @@ from jiqa.evaluation import outputs, protocol
 from jiqa.inference.loading import Model
 from jiqa.inference.metric import Metric
 from jiqa.inference.predictor import predict_database
+from jiqa.runtime.bounds import check_bounds
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import Workdir, claim
 
@@ -40,6 +41,7 @@ def regress(config, workdir):
   Returns:
     dict, the contents of results.json.
   """
+  check_bounds(config)
   folders = {name: folder for name, folder in config.weights.items() if folder}
   if not folders:
     keys = [f"config.weights.{name}" for name in config.weights]

@@ -14,6 +14,9 @@ from jiqa.errors import UserError
 from jiqa.runtime.distributed import is_main
 from jiqa.runtime.workdir import as_path
 
+# What the runtime says when it waits in vain for the coordinator or another process.
+GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
+
 
 class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one run, `DIRECTORY/STEP`: `keep` of the newest, or of those with the largest metric `best`.
@@ -102,9 +105,15 @@ class Checkpoints(contextlib.AbstractContextManager):
       yield
     except Exception as error:  # disks, buckets and the writers between them raise what they like
       self._manager.reload()
+      gone = jax.process_count() > 1 and any(word in str(error) for word in GONE)
+      cure = (
+        "Another process of the run is gone: start all of them again"
+        if gone
+        else "Make room or put right what the message says"
+      )
       raise UserError(
         f"{self.directory}: a checkpoint could not be written ({_brief(error)}). The last complete one is step "
-        f"{self.latest_step()}. Make room or put right what the message says; the same command then goes on from there."
+        f"{self.latest_step()}. {cure}; the same command then goes on from there."
       ) from error
 
   def __exit__(self, kind, *_):

@@ -4,9 +4,20 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jiqa.errors import UserError
+
 SHARDINGS = ("replicated", "fsdp")
 # Arrays of fewer elements are cheaper to replicate than to gather.
 SMALL = 2**14
+
+
+def check_devices():
+  """Raises a UserError where jax has no device, such as JAX_PLATFORMS=cuda without its build for CUDA."""
+  try:
+    jax.devices()
+  except Exception as error:  # RuntimeError, AssertionError, ... by the version
+    message = f"jax finds no device for JAX_PLATFORMS={jax.config.jax_platforms!r}; install its build for it, as in"
+    raise UserError(f"{message} pip install 'jax[cuda12]', or set JAX_PLATFORMS=cpu ({error})"[:500]) from error
 
 
 def make_mesh(devices=None):

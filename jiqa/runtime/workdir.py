@@ -20,7 +20,7 @@ from jiqa.runtime.distributed import is_main, on_main
 # which every run fits anew.
 FREE_KEYS = (
   "checkpoint_every", "checkpoints_kept", "log_every", "threads", "data_dir", "evaluation", "sharding", "remat",
-  "features", "regressors",
+  "damaged_records", "features", "regressors",
 )  # fmt: skip
 LOCK = "lock.json"
 # Beginnings of what libraries that know buckets write themselves, or what is of one machine alone.
@@ -85,6 +85,19 @@ def _copy(source, target):
       copy.write_bytes(path.read_bytes())
 
 
+def read_config(path):
+  """What config.json of a run holds, a dict; a UserError where it is damaged."""
+  try:
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise ValueError(f"it holds a {type(config).__name__}")
+  except (ValueError, RecursionError) as error:
+    raise UserError(
+      f"{path}: is damaged ({error}); put back a copy of it, or delete the run and start it in another --workdir"
+    ) from error
+  return config
+
+
 def check(config, workdir, free=(), defaults=()):
   """Raises a UserError, which names every change, for a workdir in which another config or other data have trained.
 
@@ -103,7 +116,7 @@ def check(config, workdir, free=(), defaults=()):
     return {key: value for key, value in values.items() if key not in {*FREE_KEYS, *free}}
 
   if (path := workdir / "config.json").exists():
-    was, now = fixed(json.loads(path.read_text())), fixed(config)
+    was, now = fixed(read_config(path)), fixed(config)
     if changed := sorted(key for key in {*now, *was} if now.get(key) != was.get(key)):
       lines = "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in changed)
       raise UserError(f"{path}: this run was started with another config: {lines}. Choose another --workdir.")
@@ -186,7 +199,7 @@ class Lock:
       if host == self._run["host"]:
         with contextlib.suppress(PermissionError):  # another user's process
           os.kill(pid, 0)
-    except (FileNotFoundError, ValueError, KeyError, ProcessLookupError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, OverflowError, ProcessLookupError):
       return None
     return holder
 

@@ -62,14 +62,12 @@ class Writer(contextlib.ExitStack):
 
 
 def _drop_records(path, start):
-  """Removes the records of steps >= start, which a resumed run writes again, and a line cut short by a crash."""
+  """Removes the records of steps >= start, which a resumed run writes again, and lines that are damaged."""
   if not path.exists():
     return
   kept = []
-  for line in path.read_text().splitlines():
-    try:
+  for line in path.read_bytes().splitlines():
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       if json.loads(line)["step"] < start:
-        kept.append(line)
-    except ValueError:
-      break
+        kept.append(line.decode())
   replace_text(path, "".join(line + "\n" for line in kept))

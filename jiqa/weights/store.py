@@ -99,7 +99,7 @@ def load_weights(directory):
     card = json.loads((directory / CARD).read_text())
     expected = card["weights_sha256"]
     tree = unflatten(safetensors.numpy.load_file(directory / WEIGHTS))
-  except (ValueError, LookupError, TypeError, OSError, safetensors.SafetensorError) as error:
+  except (ValueError, LookupError, TypeError, OSError, RecursionError, safetensors.SafetensorError) as error:
     raise UserError(f"{directory}: cannot be read as weights ({error}); convert the checkpoint again") from error
   params, stats = tree.get("params", {}), tree.get("stats", {})
   sha = checksum(params, stats)

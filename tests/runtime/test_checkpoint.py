@@ -133,3 +133,24 @@ def test_checksums_see_values_and_places_but_not_shardings():
   assert digest(state) == digest(spread_out)
   for changed in (state.params["a"].at[3, 4].add(1e-3), state.params["a"][::-1], state.params["a"].T):
     assert digest(state.replace(params=state.params | {"a": changed})) != digest(state)
+
+
+@pytest.mark.parametrize(
+  ("processes", "error", "cure"),
+  [
+    (2, "UNAVAILABLE: failed to connect to all addresses", "Another process of the run is gone"),
+    (2, "DEADLINE_EXCEEDED: Barrier timed out", "Another process of the run is gone"),
+    (2, "No space left on device", "Make room"),
+    (1, "UNAVAILABLE: the bucket does not answer", "Make room"),
+  ],
+)
+def test_a_process_that_is_gone_is_not_blamed_on_the_disk(folder, monkeypatch, processes, error, cure):
+  def fail(*_, **__):
+    raise RuntimeError(error)
+
+  with Checkpoints(folder) as checkpoints:
+    monkeypatch.setattr(checkpoints._manager, "save", fail)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    with pytest.raises(UserError, match=rf"could not be written \({error[:20]}.*step 8\. {cure}"):
+      checkpoints.save(12, state_of(12))
+    monkeypatch.undo()

@@ -5,6 +5,7 @@ Who may work is told by what the holder of a lock does, not by clocks or names.
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from etils import epath
 
 from jiqa import train as loop
 from jiqa.errors import UserError
+from jiqa.inference.loading import read_folder
 from jiqa.runtime import workdir as workdirs
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.workdir import LOCK, Lock, Workdir, check, claim
@@ -173,3 +175,26 @@ def test_half_a_lock_is_none(tmp_path, text):
   (tmp_path / LOCK).write_text(text)
   with Lock(tmp_path) as lock:
     lock.check()
+
+
+@pytest.mark.parametrize("text", ["7", "[]", "null", '"x"', '{"host": 3}', "{", "\udcff", '{"host": null, "pid": "x"}'])
+def test_a_lock_that_says_nothing_is_nobodys(tmp_path, text):
+  (tmp_path / LOCK).write_bytes(text.encode("utf-8", "surrogateescape"))
+  with Lock(tmp_path) as lock:
+    lock.check()
+
+
+@pytest.mark.parametrize("pid", [10**30, "x", -1.5])
+def test_a_lock_of_an_impossible_process_is_nobodys(tmp_path, pid):
+  holder = {"host": platform.node(), "pid": pid, "token": "t", "turn": 1}
+  (tmp_path / LOCK).write_text(json.dumps(holder))
+  with Lock(tmp_path) as lock:
+    lock.check()
+
+
+@pytest.mark.parametrize("text", ['{"seed": 1, "da', "", "7", "[" * 10_000, "\udcff"])
+def test_a_damaged_config_is_named(tmp_path, text):
+  (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+  for reads in (lambda: check({"seed": 1}, tmp_path), lambda: read_folder(tmp_path)):
+    with pytest.raises(UserError, match=r"config\.json: is damaged.*another --workdir"):
+      reads()

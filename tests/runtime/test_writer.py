@@ -26,3 +26,20 @@ def test_a_resumed_run_replaces_what_it_does_again(tmp_path):
   records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [record["step"] for record in records] == list(range(8)) and records[7] == {"step": 7, **values, "loss": 1.0}
   assert board.call_args.kwargs["purge_step"] == 7
+
+
+def test_damaged_lines_are_dropped_and_hide_nothing(tmp_path):
+  lines = [
+    b'{"step": 1, "loss": 0.5}',
+    b'{"step": 2, "lo',
+    b"\xff\xfe\x00",
+    b"7",
+    b"[" * 10_000,
+    b"{}",
+    b"",
+    b'{"step": 3}',
+  ]
+  (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines, b'{"step": 8}', b'{"step": 4', b""]))
+  with mock.patch("jiqa.runtime.writer.SummaryWriter"), Writer(tmp_path, 7, 10):
+    pass
+  assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1, "loss": 0.5}\n{"step": 3}\n'

@@ -125,3 +125,10 @@ def test_adopted_weights_keep_what_is_outside_and_refuse_misfits():
   assert store.adopt(own, other, optional=("head", "encoder/layer1[10]"))["encoder"]["layer1"][10][
     "kernel"
   ].tolist() == [1, 1]
+
+
+def test_a_card_that_is_nested_without_end_is_a_message(tmp_path):
+  store.save_weights(tmp_path / "w", {"a": np.zeros(2, np.float32)}, {}, {"method": "x"})
+  (tmp_path / "w" / "card.json").write_text('{"a":' + "[" * 100_000)
+  with pytest.raises(UserError, match="cannot be read as weights"):
+    store.load_weights(tmp_path / "w")
