@@ -41,14 +41,20 @@ def prepare(
 
 @app.command()
 def doctor(
-  folder: Annotated[str, Argument(help="an unpacked release")],
+  folder: Annotated[str, Argument(help="an unpacked release, a prepared set, or the data_dir of prepared sets")],
   database: str = Argument(None, help="which one it is meant to be; recognised if not given"),
   data_dir: DataDir = None,
   decode: bool = Option(False, "--decode", help="decode every image; slower, finds every damage"),
 ):
   """Says what an unpacked release is, what is wrong with it and what to do next: jiqa doctor Downloads/koniq10k"""
   from data_builders.doctor import as_text, examine
+  from data_builders.prepared import examine_prepared, prepared_sets
 
+  if sets := [] if database else prepared_sets(folder):
+    damage = {path: examine_prepared(path, decode) for path in sets}
+    for path, problems in damage.items():
+      print(f"{path}: {'damaged' if problems else 'complete'}", *problems, sep="\n  !! ")
+    raise typer.Exit(int(any(damage.values())))
   report = examine(folder, database, data_dir=data_dir, decode=decode)
   print(as_text(report))
   if report.problems:
@@ -232,6 +238,7 @@ def serve(
   max_files: int = Option(32, "--max_files", min=1, help="of one request"),
   max_megapixels: int = Option(50, "--max_megapixels", min=1, max=67, help="of one image"),
   queue: int = Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
+  access_log: bool = Option(False, "--access_log", help="print a line for every request"),
   deadline: float = Option(60.0, "--deadline", min=1, help="seconds that scoring a batch may take"),
 ):
   """Scores images in the browser: jiqa serve --weights=runs/mine --port=8000"""
@@ -239,7 +246,7 @@ def serve(
 
   sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
   sizes["deadline"] = deadline
-  run(model, weights or None, head, host=host, port=port, sizes=sizes)
+  run(model, weights or None, head, host=host, port=port, sizes=sizes, access_log=access_log)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The application: who may ask, one page, what the metric is, scores, health."""
 
 import asyncio
+import collections
 import contextlib
 import importlib.resources
 import time
@@ -14,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 import jiqa
 from jiqa.serve import upload
 from jiqa.serve.batcher import Batcher
-from jiqa.serve.upload import Limits, Refused, busy
+from jiqa.serve.upload import Limits, Refused
 
 PAGE = {
   "/": ("index.html", "text/html; charset=utf-8"),
@@ -59,6 +60,7 @@ def create_app(backend, limits=None, *, local=True):
   options = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
   app = FastAPI(title="jiqa", version=jiqa.__version__, lifespan=lifespan, **options)
   app.state.backend, app.state.limits, app.state.batcher, app.state.bytes_in_flight = backend, limits, batcher, 0
+  app.state.clients = collections.Counter()
   app.add_middleware(Guard, local=local)
 
   @app.exception_handler(Refused)
@@ -154,27 +156,30 @@ async def about(request: Request) -> About:
 
 
 @router.get("/healthz")
+@router.get("/readyz")
 async def health(request: Request):
-  batcher = request.app.state.batcher
-  state = {"status": batcher.status, "unfinished": batcher.unfinished}
-  return JSONResponse(state, 200 if batcher.status == "ok" else 503)
+  batcher, limits = request.app.state.batcher, request.app.state.limits
+  status = batcher.status
+  if request.url.path == "/readyz" and status == "ok" and batcher.unfinished >= limits.images_waiting:
+    status = "full"
+  return JSONResponse({"status": status, "unfinished": batcher.unfinished}, 200 if status == "ok" else 503)
+
+
+@router.get("/livez")
+async def alive():
+  return JSONResponse({"status": "ok"})
 
 
 @router.post("/api/score", openapi_extra=BODY)
 async def score(request: Request, saliency: bool = False) -> Scores:
   server, stream = request.app.state, request.stream()
-  size = upload.declared_bytes(request.headers, server.limits)
+  upload.check_declared(request.headers, server.limits)
   try:
     server.batcher.check_room()
-    if server.bytes_in_flight + size > server.limits.bytes_in_flight:
-      raise busy(1)
-    server.bytes_in_flight += size
-    try:
-      images = await upload.receive(stream, request.headers, server.limits)
+    with upload.intake(server, request.client and request.client.host) as counted:
+      images = await upload.receive(counted(stream), request.headers, server.limits)
       started = time.perf_counter()
       results = await _results(server, images, saliency and server.backend.saliency)
-    finally:
-      server.bytes_in_flight -= size
   except Refused:
     await upload.drain(stream, server.limits)
     raise

@@ -20,7 +20,7 @@ def check_extra():
     raise UserError(f"jiqa serve needs {missing.replace(' ', ', ')}, which is not installed: {command}")
 
 
-def serve(model, weights, head, *, host, port, sizes):
+def serve(model, weights, head, *, host, port, sizes, access_log=False):
   """Serves a metric, as of `jiqa.load`, until SIGINT or SIGTERM; requests that are being answered then are finished.
 
   Port 0 takes any free one; `sizes` are the arguments of `Limits.of`. What cannot be served raises a UserError: a
@@ -29,13 +29,15 @@ def serve(model, weights, head, *, host, port, sizes):
   check_extra()
   from jiqa.inference import startup
   from jiqa.serve.upload import Limits
+  from jiqa.serve.worker import Worker
 
   limits = Limits.of(**sizes)  # before the metric is loaded, which takes seconds
   # The server takes compiled programs from where commands keep them, and adds none: it writes no file at all.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1e9")
   os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
   startup.prepare()  # for the worker, which inherits the environment
-  run(functools.partial(make_backend, model, weights, head), host=host, port=port, limits=limits)
+  worker = Worker(functools.partial(make_backend, model, weights, head), limits.batch_seconds)
+  run(worker, host=host, port=port, limits=limits, access_log=access_log)
 
 
 def make_backend(model, weights, head):
@@ -46,26 +48,18 @@ def make_backend(model, weights, head):
   return Backend(load(model, weights, head))
 
 
-def run(make, *, host, port, limits):
-  """Serves the backend that `make()` gives in a process of its own; see `serve`, and `Worker`."""
-  from jiqa.serve.worker import Worker
-
-  worker = Worker(make, limits.batch_seconds)
-  try:
-    listen(worker, host=host, port=port, limits=limits)
-  finally:
-    worker.stop()
-
-
-def listen(worker, *, host, port, limits):
-  """Serves a `Worker` until SIGINT or SIGTERM."""
+def run(worker, *, host, port, limits, access_log=False):
+  """Serves a `Worker`; see `serve`."""
   import uvicorn
 
   from jiqa.serve.app import create_app
+  from jiqa.serve.protocol import Protocol
 
   app = create_app(worker, limits, local=is_loopback(host))
-  quiet = {"log_level": "warning", "server_header": False}
-  config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=FAREWELL, **quiet)
+  config = uvicorn.Config(
+    app, host=host, port=port, http=Protocol, ws="none", server_header=False, limit_concurrency=limits.connections,
+    timeout_graceful_shutdown=FAREWELL, access_log=access_log, log_level="info" if access_log else "warning",
+  )  # fmt: skip
   try:
     listening = config.bind_socket()
   except (OSError, SystemExit) as error:

@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"
 # minutes. Encoders write about ten.
 MAX_SCANS = 100
 NAME_LENGTH = 255
+GRACE = 10.0  # seconds
 EXAMPLE = "such as: curl -F files=@photo.jpg"
 
 
@@ -41,11 +42,14 @@ class Limits:
   files: int = 32  # of one request
   pixels: int = 50_000_000  # of one image, read in its header before anything is decoded
   request_bytes: int = 64 << 20  # of one request, all files together
-  bytes_in_flight: int = 512 << 20  # of all requests that are being received or scored
+  bytes_in_flight: int = 512 << 20  # that have arrived, of all requests that are being received or scored
+  requests_per_client: int = 32  # of one address, at once
+  connections: int = 512  # open at once
   images_waiting: int = 256  # received and not yet scored; what would exceed it is refused with 503
   batch_images: int = 16  # decoded and scored at once
   batch_pixels: int = 16_000_000  # the same; a larger image is scored alone
   upload_seconds: float = 60.0  # for sending a request
+  bytes_per_second: int = 8192  # that a request brings at least on average, once GRACE is over
   batch_seconds: float = 60.0  # for scoring a batch; the process that takes longer is killed and started anew
   score_seconds: float = 120.0  # between the last byte of a request and its answer
 
@@ -125,15 +129,46 @@ class Parser(MultiPartParser):
     self.complete = True
 
 
-def declared_bytes(headers, limits):
-  """The length of a body by its header: what cannot be counted beforehand (411), or is too long (413), is Refused."""
+@contextlib.contextmanager
+def intake(server, client):
+  """A request's share of what `server` (`app.state`) holds, until its answer: yields a function that counts its body.
+
+  Refused where the client has too many requests, or all together bring too many bytes; a TimeoutError where they come
+  too slowly.
+  """
+  limits, started, received = server.limits, asyncio.get_running_loop().time(), 0
+  if server.clients[client] >= limits.requests_per_client:
+    raise Refused(429, f"more than {limits.requests_per_client} requests at once; wait for their answers")
+
+  async def counted(stream):
+    nonlocal received
+    while True:
+      async with asyncio.timeout_at(started + GRACE + received / limits.bytes_per_second):
+        chunk = await anext(stream, None)
+      if chunk is None:
+        return
+      if server.bytes_in_flight + len(chunk) > limits.bytes_in_flight:
+        raise busy(1)
+      server.bytes_in_flight += len(chunk)
+      received += len(chunk)
+      yield chunk
+
+  server.clients[client] += 1
+  try:
+    yield counted
+  finally:
+    server.bytes_in_flight -= received
+    server.clients -= {client: 1}  # forgets clients without requests
+
+
+def check_declared(headers, limits):
+  """Refuses a body that does not say its length (411), or says that it is too long (413)."""
   length = headers.get("content-length", "")
   if not length.isdecimal():
     raise Refused(411, "the request does not say how long it is; send a Content-Length")
   if int(length) > limits.request_bytes:
     most = f"at most {limits.request_bytes:,} are taken, send fewer files"
     raise Refused(413, f"the request has {int(length):,} bytes; {most}")
-  return int(length)
 
 
 async def receive(stream, headers, limits):
@@ -154,7 +189,8 @@ async def receive(stream, headers, limits):
   except ClientDisconnect as error:
     raise Refused(400, "the connection ended before the body did") from error
   except TimeoutError as error:
-    raise Refused(408, f"the body did not arrive within {limits.upload_seconds:g} s") from error
+    least = f"or at less than {limits.bytes_per_second:,} bytes a second"
+    raise Refused(408, f"the body did not arrive within {limits.upload_seconds:g} s, {least}") from error
   if not parser.complete:
     raise Refused(400, "the body ends before its last boundary")
   if not files:

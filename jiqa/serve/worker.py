@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 import signal
 
 from jiqa.data.decode import decode_rgb
@@ -12,11 +11,11 @@ from jiqa.serve.upload import formats
 LOG = logging.getLogger("jiqa.serve")
 START_SECONDS = 300  # for loading a metric and compiling its first program
 FACTS = ("name", "weights_sha256", "card", "scale", "saliency")  # of a backend
-# A forked process would share locks of threads that it does not have.
+# A forked process would inherit locks of threads that it does not have.
 CONTEXT = multiprocessing.get_context("spawn")
 
 
-class Lost(Exception):
+class Lost(UserError):
   """The process was over its deadline, or is gone; the message is for whoever sent the images."""
 
 
@@ -40,16 +39,11 @@ class Worker:
     facts = self._answer(START_SECONDS)
     if isinstance(facts, UserError):
       raise facts
-    for key, value in facts.items():
-      setattr(self, key, value)
+    vars(self).update(facts)
 
   def score(self, files, saliency):
     """What `score_files` gives; raises Lost, after which `restart` is needed."""
-    try:
-      self._pipe.send((files, saliency))
-    except OSError as error:
-      raise Lost("the process that scores ended") from error
-    return self._answer(self._seconds)
+    return self._answer(self._seconds, (files, saliency))
 
   def stop(self):
     """Ends the process at once; a `score` that waits for it raises Lost."""
@@ -57,13 +51,15 @@ class Worker:
       self._process.kill()
       self._process.join()
 
-  def _answer(self, seconds):
+  def _answer(self, seconds, question=None):
     try:
-      if not self._pipe.poll(seconds):
-        raise Lost(f"took longer than {seconds:g} s")
-      return self._pipe.recv()
+      if question:
+        self._pipe.send(question)
+      if self._pipe.poll(seconds):
+        return self._pipe.recv()
     except (EOFError, OSError) as error:
       raise Lost("the process that scores ended") from error
+    raise Lost(f"took longer than {seconds:g} s")
 
 
 def _work(pipe, make):
@@ -72,37 +68,33 @@ def _work(pipe, make):
     backend = make()
     backend.warm_up()
     pipe.send({key: getattr(backend, key) for key in FACTS})
-  except UserError as error:
-    pipe.send(error)
-    return
-  try:
     while True:
       pipe.send(score_files(backend.score, *pipe.recv()))
-  except (EOFError, OSError):  # the server is gone
-    os._exit(0)
+  except UserError as error:
+    pipe.send(error)
+  except (EOFError, ConnectionError):
+    pass  # the server is gone
 
 
 def score_files(score, files, saliency):
-  """Decodes the bytes of files and scores them with `score`, see `Backend.score`; a dict for every file."""
+  """Decodes the bytes of files and scores them with `score`, see `Backend.score`.
+
+  A dict for every file; an empty list where several fail together, which may be the fault of one.
+  """
   rows, images = {}, {}
   for i, data in enumerate(files):
     try:
       images[i] = decode_rgb(data, "image", formats())
     except Exception as error:
       rows[i] = failure(error)
-  scored = _scored(score, list(images.values()), [saliency[i] for i in images])
+  try:
+    scored = score(list(images.values()), [saliency[i] for i in images]) if images else []
+  except Exception as error:
+    if len(files) > 1:
+      return []
+    scored = [failure(error)]
   rows |= zip(images, scored, strict=True)
   return [rows[i] for i in range(len(files))]
-
-
-def _scored(score, images, saliency):
-  """Scores decoded images together, or one by one where that fails."""
-  try:
-    return score(images, saliency) if images else []
-  except Exception as error:
-    if len(images) == 1:
-      return [failure(error)]
-  return [row for pair in zip(images, saliency, strict=True) for row in _scored(score, *([one] for one in pair))]
 
 
 def failure(error):

@@ -22,7 +22,7 @@ from jiqa.serve import upload
 from jiqa.serve.app import create_app
 from jiqa.serve.backend import Backend, map_as_png
 from jiqa.serve.batcher import Batcher
-from jiqa.serve.command import check_extra, is_loopback, listen
+from jiqa.serve.command import check_extra, is_loopback, run
 from jiqa.serve.upload import Limits
 from jiqa.weights.store import save_weights
 from tests import brightness_method
@@ -142,8 +142,8 @@ def test_a_server_that_others_reach_answers_to_any_name(host, local):
     pass
 
   with mock.patch("jiqa.serve.app.create_app", side_effect=Made) as create, pytest.raises(Made):
-    listen("worker", host=host, port=0, limits="limits")
-  assert create.mock_calls == [mock.call("worker", "limits", local=local)]
+    run("worker", host=host, port=0, limits=Limits())
+  assert create.mock_calls == [mock.call("worker", Limits(), local=local)]
 
 
 def test_the_options_of_the_command_are_limits_and_the_others_grow_with_them():
@@ -161,7 +161,7 @@ def test_a_port_that_is_taken_is_named():
     taken.listen()
     port = taken.getsockname()[1]
     with pytest.raises(UserError, match=f"127.0.0.1:{port}"):
-      listen(InProcess(Brightness()), host="127.0.0.1", port=port, limits=Limits())
+      run(InProcess(Brightness()), host="127.0.0.1", port=port, limits=Limits())
 
 
 def test_a_batch_holds_as_many_images_as_the_limits_say():

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.skipif(
 SERVER = """
 from jiqa.serve.command import run
 from jiqa.serve.upload import Limits
+from jiqa.serve.worker import Worker
 from tests.serve.images import Brightness
-run(Brightness, host="127.0.0.1", port=0, limits=Limits(pixels=10_000_000))
+run(Worker(Brightness, 60), host="127.0.0.1", port=0, limits=Limits(pixels=10_000_000))
 """
 # What a file manager does: files arrive as a drop on the page, not through its button.
 DROP = """

@@ -366,8 +366,9 @@ def test_limits_that_contradict_each_other_are_refused():
 STOPPED = """
 from jiqa.serve.command import run
 from jiqa.serve.upload import Limits
+from jiqa.serve.worker import Worker
 from tests.serve.images import Slow
-run(Slow, host="127.0.0.1", port=0, limits=Limits())
+run(Worker(Slow, 60), host="127.0.0.1", port=0, limits=Limits())
 print("stopped", flush=True)
 """
 
