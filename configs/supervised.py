@@ -92,8 +92,8 @@ def _mixture():
 def _small(c):
   c.data = [base.images("biq2021", protocol="official")]
   c.evaluation.update(databases=("biq2021",), protocol="official")
-  c.batch_size, c.epochs, c.steps = 16, 0, 1800
-  c.checkpoint_every, c.validate_every = 300, 300
+  c.batch_size, c.epochs, c.steps = 16, 0, 1600
+  c.checkpoint_every, c.validate_every = 100, 300
   c.threads = 2
   c.window, c.at_once, c.ranked = 512, 1, 8
   c.dtype = "float32"

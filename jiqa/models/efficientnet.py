@@ -74,7 +74,7 @@ class Stem(nnx.Module):
     windows = [cells[:, i : i + rows, j : j + columns] for i in (0, 1) for j in (0, 1)]
     windows = jnp.concatenate(windows, -1).reshape(x.shape[0], rows * columns, 48)
     kernel = kernel.reshape(-1, 2, 2, 2, 2, 3, kernel.shape[-1]).transpose(0, 1, 3, 2, 4, 5, 6)
-    y = jnp.matmul(windows, kernel.reshape(len(kernel), 48, -1), precision=precision_of(self.dtype))
+    y = jnp.matmul(windows, kernel.reshape(kernel.shape[0], 48, -1), precision=precision_of(self.dtype))
     return y.reshape(x.shape[0], rows, columns, -1)
 
 
@@ -152,7 +152,7 @@ def _products_backward(stride, saved, gradient):
   ]
   spread = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
   by_x = shifted_products(spread, kernel[:, ::-1, ::-1], 1)
-  axes = (1, 2) if len(kernel) > 1 else (0, 1, 2)
+  axes = (0, 1, 2) if kernel.shape[0] == 1 else (1, 2)
   sums = [(image * gradient).sum(axes) for _, image in _shifts(x, size, stride, rows, columns)]
   return by_x, jnp.moveaxis(jnp.stack(sums).reshape(size, size, -1, x.shape[-1]), 2, 0).astype(kernel.dtype)
 

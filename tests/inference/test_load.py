@@ -165,7 +165,10 @@ def test_other_refusals(weights, tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"no weights of liqe come with the package; .* jiqa convert liqe LIQE.pt"):
     load("liqe")
   shutil.copytree(weights, tmp_path / "reiqa_small")
-  assert float(load()(IMAGE)) == float(load("reiqa")(IMAGE))
+  assert float(load("reiqa-small")(IMAGE)) == float(load("reiqa")(IMAGE))
+  monkeypatch.setattr(metric_module, "DEFAULT", "other")
+  with pytest.raises(UserError, match=r"other: the weights that come with jiqa are missing"):
+    load()
 
 
 def test_importing_is_light_and_quick():
@@ -188,17 +191,23 @@ def test_loading_is_quick(weights):
   assert time.process_time() - started < 5  # nothing is initialised or compiled
 
 
-def test_the_weights_that_come_with_the_package_say_how_good_they_are():
-  metric = load()
-  folder = metric_module.PRETRAINED / "reiqa_small"
-  assert sorted(path.name for path in folder.iterdir()) == ["card.json", "head.safetensors", "weights.safetensors"]
-  assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
-  head, network = metric.card["score"]["head"], metric.card["weights"][0]
-  assert head["weights_sha256"] == network["weights_sha256"] == metric.weights_sha256
-  assert head["test"]["images"] == 299 and 0 < head["test"]["srcc"] < 1 and head["database"] == "biq2021"
-  assert network["recipe"] and network["licence"] and "without the test images" in network["trained_on"]
-  # On the scale of its database, for an image of a size that others are compiled for.
-  assert -0.5 < float(metric(made.images([(48, 60)])[0])) < 1.5
+@pytest.mark.parametrize(("name", "megabytes"), [(None, 12), ("reiqa-small", 6)])
+def test_the_weights_that_come_with_the_package_say_how_good_they_are(name, megabytes):
+  metric = load(name)
+  files = [path for path in metric.models[0].folder.iterdir() if path.is_file()]
+  assert {"card.json", "weights.safetensors"} <= {path.name for path in files}
+  assert sum(path.stat().st_size for path in files) < 1e6 * megabytes
+  network = metric.card["weights"][0]
+  known = metric.card["score"] if name is None else metric.card["score"]["head"]
+  assert known["test"]["images"] == 299 and known["test"]["srcc"] > (0.8 if name is None else 0.6)
+  assert network["recipe"] and network["licence"]
+  # Of sizes that others are compiled for.
+  image = made.images([(48, 60)])[0]
+  if name is None:
+    scores = metric([image, np.zeros_like(image), 255 - image])
+    assert ((scores.score >= 0) & (scores.score <= 100)).all() and (scores.columns["score_std"] > 0).all()
+  else:
+    assert network["weights_sha256"] == known["weights_sha256"] and -0.5 < float(metric(image)) < 1.5
 
 
 @pytest.mark.parametrize(("which", "slope"), [("best", 3.0), ("newest", 1.0)])

@@ -1,7 +1,6 @@
 """Supervised regression: a pretrained encoder, fitted to human scores and to an order on which people agree.
 
-An image is seen at half scale by the whole encoder and at full scale by its first levels. Beside the human scores of
-one or several databases the network learns that an image is better than a distorted version of itself, and this one
+An image is seen at full scale, at half scale or at both. Beside the human scores of one or several databases the network learns that an image is better than a distorted version of itself, and this one
 better than a version of the same kind at a higher level. Every score has a standard deviation.
 """
 
@@ -86,7 +85,7 @@ class Supervised(NetworkMethod):
   """Scores of 0 to 100, with `score_std`, behind the contract of `methods/base.py`."""
 
   score_range = (0.0, 100.0)
-  input = "RGB of any size, at half scale and, by the first levels of the encoder, at full scale"
+  input = "RGB of any size, neither cropped nor brought to a common size; levels of the encoder at each scale: {levels}"
   training_only, optional = ("params/databases",), ("heads", "databases")
   how_to_get = "python launch.py --config=configs/supervised.py:small --config.init_from=weights/lite0"
 
