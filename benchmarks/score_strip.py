@@ -2,8 +2,8 @@
 
     python -m benchmarks.score_strip --out=docs/images/scores.jpg
 
-Every photograph is rendered in the kinds of KADID-10k's bank at all levels and scored; for each of the scores the one that
-comes nearest is drawn, no kind and photograph twice. Two CPU cores: 3 minutes.
+Every photograph is rendered in the kinds of KADID-10k's bank at all levels and scored; for each of the scores the one
+that comes nearest is drawn, no kind and photograph twice. Two CPU cores: 3 minutes.
 """
 
 import argparse

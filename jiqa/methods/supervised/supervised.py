@@ -1,7 +1,8 @@
 """Supervised regression: a pretrained encoder, fitted to human scores and to an order on which people agree.
 
-An image is seen at full scale, at half scale or at both. Beside the human scores of one or several databases the network learns that an image is better than a distorted version of itself, and this one
-better than a version of the same kind at a higher level. Every score has a standard deviation.
+An image is seen at full scale, at half scale or at both. Beside the human scores of one or several databases the
+network learns that an image is better than a distorted version of itself, and this one better than a version of the
+same kind at a higher level. Every score has a standard deviation.
 """
 
 import functools
