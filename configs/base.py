@@ -31,6 +31,7 @@ def training(method, data, *, split, batch_size, epochs, steps, checkpoint_every
   c.data = list(data)  # see `images`
   c.data_dir = ""  # where the prepared sets are; '' is $TFDS_DATA_DIR
   c.damaged_records = 0  # of every set so many may be unreadable: others take their places, each with a warning
+  c.score = "mos"  # trained on and tested against; or 'raw_score', the release's own scale (KonIQ-10k's z-scores)
   c.threads = 16  # decoding threads of a host
   c.split = split  # of the protocols' splits, this one's training part; -1: no labels are trained on
   c.init_from = ""  # folder of converted weights to start from; '' starts from scratch
@@ -64,7 +65,7 @@ def optimizer(name, schedule, learning_rate, weight_decay, *, clip_norm=0.0, **f
   )
 
 
-def evaluation(databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.2), **further):
+def evaluation(databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.2), resize=0, **further):
   """What is measured after training.
 
   Args:
@@ -72,6 +73,7 @@ def evaluation(databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.
     protocol: 'official', 'folds' or a published one, see docs/databases.md.
     pixels_per_batch: of padded images that are predicted at once.
     fractions: of 'folds': train, validation, test.
+    resize: pixels of the shorter side of every image tested; -1: the database's own (512 for SPAQ), 0: as it is.
     **further: keys of one method.
   """
   return ConfigDict(
@@ -80,6 +82,8 @@ def evaluation(databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.
       "protocol": protocol,
       "splits": 10,
       "fractions": fractions,
+      "resize": resize,
+      "standardise": True,  # features, before a head is fitted; False: as scikit-learn by itself
       "alphas": (1e-2, 1e6, 25),  # of the ridge, a geometric grid: first, last, number
       "pixels_per_batch": pixels_per_batch,
       **further,

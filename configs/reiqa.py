@@ -29,7 +29,7 @@ a step. Needs KADIS-700k's pristine images. `quality,loss=queue` has the publish
 
     python launch.py --config=configs/reiqa.py --workdir=runs/reiqa_quality
 
-  The paper reports a median SRCC of 0.914 on KonIQ-10k for both experts together. This variant differs: it trains the
+  Later papers quote an SRCC of 0.914 on KonIQ-10k for both experts together. This variant differs: it trains the
   quality expert alone, on KADIS-700k alone, and contrasts every pair with all others of its step. It has not been run
   yet.
   AVA, COCO, VOC and CERTH, which the authors add, are folders: `jiqa prepare image_folder/ava --manual_dir=AVA` and one
@@ -48,6 +48,9 @@ published splits; no training. Takes converted weights (`jiqa convert`) or workd
     python launch.py --config=configs/reiqa.py:regress --workdir=runs/reiqa_head \\
       --config.weights.quality=weights/quality --config.weights.content=weights/content
 
+arniqa: the same by the protocol of ARNIQA's code (Agnolucci et al. 2024): ridge, one penalty a database, unscaled
+features of five crops. What differs from `regress` is listed in docs/protocols.md.
+
 Ablations are written behind the variant, which may be left out: `configs/reiqa.py:small,loss=queue,swap=false`,
 `configs/reiqa.py:versions=8,scales=1` (several scales: `scales=1+2`). Everything else is a `--config.key=value`.
 """
@@ -56,7 +59,7 @@ from ml_collections import ConfigDict, config_dict
 
 from configs import base
 
-VARIANTS = ("quality", "content", "regress", "small", "small_content", "demo")
+VARIANTS = ("quality", "content", "regress", "arniqa", "small", "small_content", "demo")
 # A simple part of the 26 distortions: blurs, noises, JPEG, saturation, tone and resizes.
 SIMPLE_KINDS = (0, 1, 4, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 25)
 
@@ -79,8 +82,8 @@ def get_config(variant="quality"):
   if "=" in first:
     first, changes = "quality", [first, *changes]
   base.check_variant("reiqa", first, VARIANTS)
-  config = _regress() if first == "regress" else _quality()
-  further = {"content": _content, "small": _small, "small_content": _small_content, "demo": _demo}
+  config = _regress() if first in ("regress", "arniqa") else _quality()
+  further = {"arniqa": _arniqa, "content": _content, "small": _small, "small_content": _small_content, "demo": _demo}
   if first in further:
     further[first](config)
   for change in changes:
@@ -141,6 +144,7 @@ def _quality():
     ("koniq10k",),
     "official",
     pixels_per_batch=16 * 1024 * 768,
+    resize=-1,
     untrained=True,  # also score the encoder as initialised
     checkpoint="newest",
   )
@@ -165,6 +169,7 @@ def _regress():
   c.method = "regress"
   c.seed = 0
   c.data_dir = ""
+  c.score = "mos"  # or 'raw_score', the release's own scale
   c.batch_size = 16  # images are spread over so many devices at most
   # Folders of converted weights, or workdirs of runs; '' leaves an expert out.
   c.weights = ConfigDict({"quality": "", "content": ""})
@@ -175,10 +180,27 @@ def _regress():
     ("koniq10k",),
     "official",
     pixels_per_batch=4 * 1024 * 1024,
+    resize=-1,
+    five_crops=False,  # True: of 224 pixels, as ARNIQA, instead of whole images
+    refit=True,  # the tested head on the training and the validation part
+    per_split=True,  # every split chooses its penalty; False: one for a database
     net_alphas=(1e-4, 1.0, 9),  # of the elastic net, in units of the standard deviation of the scores
     l1_ratios=(0.1, 0.5, 0.9),
   )
   return c
+
+
+def _arniqa(c):
+  c.regressors = ("ridge",)
+  c.evaluation.update(
+    databases=("live", "csiq", "tid2013", "kadid10k", "flive", "spaq"),
+    protocol="arniqa",
+    alphas=(1e-3, 1e3, 100),
+    standardise=False,
+    refit=False,
+    per_split=False,
+    five_crops=True,
+  )
 
 
 def _on_biq2021(c):

@@ -53,6 +53,7 @@ class Builder(FileReaderBuilder, skip_registration=True):
     LICENCE: terms, as far as they are stated.
     CITATION: authors, title, venue, year.
     SCORE: what `raw_score` is; '' for a set without scores.
+    SHORTER_SIDE: pixels that the field's evaluations resize the shorter side of an image to; 0: none.
     UNIT: what `mos` counts, in a word or two.
     DIRECTION: "higher" or "lower": which raw score means better quality.
     RAW_RANGE: (low, high), which a raw score can never leave.
@@ -78,6 +79,7 @@ class Builder(FileReaderBuilder, skip_registration=True):
   STD_MAX = np.inf
   IMAGES = REFERENCES = MEAN = None
   OFFICIAL_SPLIT = False
+  SHORTER_SIDE = 0
   LABEL_SHA256 = ()
   TOP = ()
   MARKS = ()

@@ -24,6 +24,7 @@ class Builder(base.Builder):
   RAW_RANGE = (0.0, 100.0)
   IMAGES = 11_125
   MEAN = 50.32
+  SHORTER_SIDE = 512
   TOP = ("SPAQ",)
   MARKS = (("TestImage", "Dataset/TestImage"), LABEL_FILE)
 

@@ -80,7 +80,7 @@ def convert(
   out: str = Argument(None, help="folder of weights to write"),
   back: bool = Option(False, "--back", help="FILE is a folder of weights or a run, OUT as published"),
 ):
-  """Converts published weights, strict about every tensor: jiqa convert resnet50 resnet50.pth weights/resnet50"""
+  """Converts published weights, all that predict and no other: jiqa convert resnet50 resnet50.pth weights/resnet50"""
   from jiqa.weights import convert as weights
 
   if source == "list":
@@ -284,8 +284,8 @@ def distort(
 
 @app.command()
 def evaluate(
-  scores: Annotated[str, Argument(help="CSV or Parquet, one row an image, one column a method")],
-  mos: Annotated[str, Option("--mos", help="column of human scores, or a file with image_name and mos")],
+  scores: Annotated[list[str], Argument(help="CSV or Parquet, one row an image, one column a method; or workdirs")],
+  mos: str = Option(None, "--mos", help="column of human scores, or a file with image_name and mos"),
   group: str = Option(None, "--group", help="column of references, or a file with image_name, reference_name"),
   score: Annotated[
     list[str], Option("--score", help="column of a method; repeat; default all columns of numbers")
@@ -299,11 +299,15 @@ def evaluate(
   resamples: int = Option(1000, "--resamples", min=100, help="of the bootstrap"),
   seed: int = Option(0, "--seed", help="of the bootstrap"),
 ):
-  """Evaluates scores with intervals and tests: jiqa evaluate scores.csv --mos=mos --group=reference --by=distortion"""
+  """Evaluates scores: jiqa evaluate scores.csv --mos=mos --group=reference; or aggregates runs: jiqa evaluate RUN..."""
   from jiqa.evaluation import console
 
+  if mos is None:
+    return console.aggregate(scores, out)
+  if len(scores) > 1:
+    raise UserError(f"--mos={mos} belongs to one table of scores, not to {' '.join(scores)}")
   console.evaluate(
-    scores, mos, methods=score, group=group, by=by, split=split, cross=cross, out=out, title=title, unit=unit,
+    scores[0], mos, methods=score, group=group, by=by, split=split, cross=cross, out=out, title=title, unit=unit,
     resamples=resamples, seed=seed,
   )  # fmt: skip
 

@@ -11,8 +11,6 @@ import warnings
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import jiqa
 from jiqa.data.source import open_database
@@ -20,9 +18,10 @@ from jiqa.data.splits import TEST
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, outputs, protocol, report, study
+from jiqa.evaluation import console, correlation, outputs, protocol, report, study
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.inference.validation import BEST
+from jiqa.inference.views import views
 from jiqa.methods import method_class
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.distributed import is_main
@@ -40,9 +39,9 @@ def evaluate(config, workdir, devices=None, overrides=()):
   The arguments are those of `jiqa.train.train`.
 
   Returns:
-    dict, the contents of results.json: `srcc`, `plcc` (a value for every split) and their `median` for the trained
-    encoder, the same under `untrained`, and what it takes to repeat the run. Of several databases the first stands at
-    the top, all of them under `databases`. None in any process but the main one.
+    dict, the contents of results.json: `srcc`, `plcc`, `plcc_logistic` (a value for every split) and their `median` for
+    the trained encoder, the same under `untrained`, and what it takes to repeat the run. Of several databases the first
+    stands at the top, all of them under `databases`. None in any process but the main one.
 
   Raises:
     UserError: the run has no checkpoint or a database is not prepared.
@@ -93,7 +92,11 @@ def _evaluate(config, folder, mesh, overrides):
   }
   text = json.dumps(results, indent=2, allow_nan=False) + "\n"
   outputs.write_bytes(folder.local / "results.json", text.encode())
-  print_table(results, folder.remote)
+  if databases:
+    console.print_medians(databases)
+    for name, result in databases.items():
+      print(f"{name}: scores are {result['label']}")
+    print(f"results: {folder.remote / 'results.json'}, report: {folder.remote / 'report'}")
   return results
 
 
@@ -104,7 +107,7 @@ def evaluate_database(config, name, networks, workdir):
     dict: `protocol.summarise` of the trained network, the untrained one's under 'untrained', and what was used; empty
     in any process but the main one.
   """
-  database = open_database(name, config.data_dir or None)
+  database = open_database(name, config.data_dir or None, config.get("score", "mos"))
   table, evaluation = database.table, config.evaluation
   splits = run_splits(config, table, name, evaluation.protocol)
   # A run with a split of its own has trained on the rest: only its test part says anything.
@@ -112,7 +115,8 @@ def evaluate_database(config, name, networks, workdir):
   domains, results, summaries = np.array(database.domains), {}, {}
   for label, network in networks.items():
     title, started = f"{name}, {label} network", time.perf_counter()
-    predicted = predict_database(network, database, positions, title, evaluation.pixels_per_batch)
+    (shown,) = views(network, evaluation, database)
+    predicted = predict_database(shown, database, positions, title, evaluation.pixels_per_batch)
     seconds = time.perf_counter() - started
     if not is_main():  # the others have done their share of the predictions
       continue
@@ -158,7 +162,8 @@ def test(config, name, table, splits, positions, predicted):
     raise UserError(f"{name}: method {config.method!r} predicts features, which need config.split=-1")
   first, last, count = config.evaluation.alphas
   alphas, groups = np.geomspace(first, last, int(count)), table.reference_name.to_numpy()
-  return protocol.fit_heads(predicted["features"], mos, splits, alphas, groups=groups)
+  options = {"groups": groups, "standardise": config.evaluation.get("standardise", True)}
+  return protocol.fit_heads(predicted["features"], mos, splits, alphas, **options)
 
 
 def write_report(config, database, results, workdir):
@@ -221,26 +226,3 @@ def newest_or_best(config, workdir):
   if checkpoints.latest_step() is None:
     raise UserError(f"{folders[which]}: no complete checkpoint; {missing}")
   return checkpoints
-
-
-def print_table(results, workdir):
-  """Prints the medians over splits, trained beside untrained; nothing where no database was asked for."""
-  if not results["databases"]:
-    return
-  table = Table(title="median over splits, test parts only", title_justify="left")
-  for column in ("database", "network", "SRCC", "PLCC", "splits"):
-    table.add_column(column, justify="right" if column in ("SRCC", "PLCC", "splits") else "left")
-  for name, result in results["databases"].items():
-    for label, summary in (("untrained", result.get("untrained")), ("trained", result)):
-      if summary:
-        rows = {name: summary["median"]} | {f"  {domain}": inside for domain, inside in summary["domains"].items()}
-        for row, measured in rows.items():
-          cells = [f"{measured[key]:.3f}" if measured[key] is not None else "undefined" for key in ("srcc", "plcc")]
-          table.add_row(row, label, *cells, str(len(summary["srcc"])))
-        for measure, value in summary.get("further", {}).items():
-          table.add_row(f"  {measure}", label, f"{value:.3f}", "", "")
-  console = Console(width=100)
-  console.print(table)
-  for name, result in results["databases"].items():
-    console.print(f"{name}: scores are {result['label']}", highlight=False)
-  console.print(f"results: {workdir / 'results.json'}, report: {workdir / 'report'}", highlight=False)

@@ -96,7 +96,7 @@ def open_sources(config):
   """
   sources, weights, checksums = [], [], {}
   for number, entry in enumerate(config.data):
-    database = open_database(entry.name, config.data_dir or None)
+    database = open_database(entry.name, config.data_dir or None, config.get("score", "mos"))
     positions = np.arange(len(database))
     if entry.protocol:
       splits = run_splits(config, database.table, entry.name, entry.protocol)

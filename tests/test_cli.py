@@ -203,3 +203,11 @@ def test_the_status_says_that_an_image_could_not_be_read_or_nothing_was_done(ans
     cli.main()
   assert ended.value.code == status
   assert capsys.readouterr().err == ("jiqa: no such head\n" if status == 2 else "")
+
+
+def test_evaluate_without_human_scores_takes_workdirs():
+  with mock.patch("jiqa.evaluation.console.aggregate", return_value=None) as called:
+    cli.app(["evaluate", "runs/a", "runs/b", "--out=o"], standalone_mode=False)
+  assert called.mock_calls == [mock.call(["runs/a", "runs/b"], "o")]
+  with pytest.raises(UserError, match=r"--mos=m belongs to one table .*not to a\.csv b\.csv"):
+    cli.app(["evaluate", "a.csv", "b.csv", "--mos=m"], standalone_mode=False)

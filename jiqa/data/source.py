@@ -13,13 +13,15 @@ from jiqa.data.schema import AGAIN, COLUMNS, LABELS_FILE, NUMBER_COLUMNS
 from jiqa.errors import UserError
 
 
-def open_database(name, data_dir=None):
+def open_database(name, data_dir=None, score="mos"):
   """Opens a prepared database; one that needs no download (demo) is prepared on first use.
 
   Args:
     name: "koniq10k", a variant such as "koniq10k/512x384", or a set of your own such as "image_folder/crops".
     data_dir: where prepared sets lie; None takes $TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets. Of an object store
       (gs://...) a copy is made on this host.
+    score: what the column mos then holds: "mos", or "raw_score" where the release has another scale than its mean
+      opinion (KonIQ-10k's z-scores); elsewhere the two agree up to the direction.
 
   Raises:
     UserError: unknown name, or not prepared; says where the release can be had and the command that prepares it.
@@ -34,7 +36,7 @@ def open_database(name, data_dir=None):
       f"Download page: {builder.PAGE or 'none'}\n"
       f"Then: {builder.prepare_command()}"
     )
-  return Database(name, builder.data_dir)
+  return Database(name, builder.data_dir, score)
 
 
 def check_name(name):
@@ -65,10 +67,11 @@ class Database:
     metadata: dict: title, kind, score, direction and raw_range (of raw_score), range (of mos), licence, citation, page,
       images, references, complete, labels_sha256, skipped.
     label: what `mos` is, such as "DMOS, turned: higher is better, [0, 1]", '' for a set without scores.
+    shorter_side: pixels that the field's evaluations resize the shorter side to, 0 for none.
   """
 
-  def __init__(self, name, path):
-    self.name, self.path = name, pathlib.Path(path).absolute()
+  def __init__(self, name, path, score="mos"):
+    self.name, self.path, self._score = name, pathlib.Path(path).absolute(), score
     builder_class = data_builders.builder_class(name)
     try:
       self.table = read_labels(self.path)
@@ -82,6 +85,12 @@ class Database:
       raise UserError(f"{self.path}: this prepared set is damaged ({_brief(error)}); {AGAIN}") from error
     if len(self._records) != len(self.table):
       raise UserError(f"{self.path}: {len(self._records)} records but {len(self.table)} labels; {AGAIN}")
+    self.shorter_side = builder_class.SHORTER_SIDE
+    if score not in ("mos", "raw_score"):
+      raise UserError(f"config.score is {score!r}; expected mos or raw_score")
+    if score == "raw_score" and builder_class.MOS_RANGE:  # the deviations are of the other scale
+      self.table = self.table.assign(mos=self.table.raw_score, mos_std=float("nan"))
+      self.metadata["range"] = self.metadata["raw_range"]
     self.domains = [builder_class.domain(image_name) for image_name in self.table.image_name]
     self.label = ""
     if self.metadata["range"]:
@@ -107,7 +116,7 @@ class Database:
     return {"image": record["image"], **row}
 
   def __reduce__(self):
-    return Database, (self.name, self.path)
+    return Database, (self.name, self.path, self._score)
 
   def __repr__(self):
     return f"Database({self.name!r}, {len(self)} images, {str(self.path)!r})"

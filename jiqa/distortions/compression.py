@@ -226,17 +226,10 @@ def _unshear(sheared, w):
 
 
 def dither(planes, palette, alive):
-  """Replaces every colour by the nearest of a palette; its error goes on to the neighbours (Floyd & Steinberg 1976).
+  """Floyd and Steinberg's error diffusion (1976): planes [b, h, 3, w] in the colours of palettes [b, k, 3] float32.
 
-  Row y runs two columns behind row y - 1, so that all rows advance together: w + 2 h - 2 steps instead of w h.
-
-  Args:
-    planes: [b, h, 3, w] float32.
-    palette: [b, k, 3] float32.
-    alive: [b, k] bool, entries in use.
-
-  Returns:
-    [b, h, 3, w] float32, colours of the palette. No gradient flows through the errors.
+  Row y runs two columns behind row y - 1, so that all rows advance together: w + 2 h - 2 steps instead of w h. Entries
+  that are not alive [b, k] bool are not used. No gradient flows through the errors.
   """
   squares = jnp.where(alive, 0.5 * jnp.sum(palette**2, axis=-1), jnp.inf)[:, None]
   product = functools.partial(jnp.einsum, precision="highest")
@@ -270,15 +263,10 @@ def color_quantization(planes, levels, seeds=None, compat="fixed", strengths=(64
 
 
 def otsu_thresholds(histogram, count, most):
-  """Thresholds between the classes of values that have the least variance within (Otsu 1979), found exactly.
+  """The `count` [b] thresholds whose classes vary least (Otsu 1979), found exactly: [b, most] int32, rising.
 
-  Args:
-    histogram: [b, n] float32, how often every value 0..n - 1 occurs.
-    count: [b] int32, thresholds, at least 1; there is one class more.
-    most: the greatest count.
-
-  Returns:
-    [b, most] int32, rising: the greatest value of every class but the last; those beyond `count` repeat the last one.
+  Each is the greatest value of its class that occurs in the histogram [b, n] float32, how often the values 0..n - 1 do;
+  those beyond `count`, which is at least 1, repeat the last one.
   """
   values = jnp.arange(histogram.shape[1], dtype=jnp.float32) / histogram.shape[1]
   size, total = (jnp.pad(jnp.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in (histogram, histogram * values))

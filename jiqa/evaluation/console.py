@@ -1,5 +1,6 @@
-"""What the `jiqa` command runs for score tables: evaluate, gmad and realign. Prints a table, writes the rest."""
+"""What the `jiqa` command runs for score tables and runs: evaluate, gmad, realign. Prints a table, writes the rest."""
 
+import json
 import os
 import pathlib
 import shlex
@@ -11,7 +12,7 @@ import rich.console
 import rich.table
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, outputs, realignment, report, study, tables
+from jiqa.evaluation import correlation, outputs, protocol, realignment, report, study, tables
 from jiqa.evaluation.gmad import run as run_competition
 
 
@@ -40,6 +41,54 @@ def evaluate(
   page = report.write(out, found, title=title, command=command, unit=unit, warnings=notes, extra=extra)
   _print_results(title, found)
   print(f"report: {page}")
+
+
+def print_medians(databases):
+  """Prints the medians over splits, and inside domains, of every network that results.json has under 'databases'."""
+  rows = []
+  for name, result in databases.items():
+    for network, of in _networks(result).items():
+      kept = " (kept)" if network == result.get("chosen") else ""
+      rows.append([name, network + kept, *protocol.cells(of["median"]), str(len(of["srcc"]))])
+      rows += [[f"  {domain}", network, *protocol.cells(inside)] for domain, inside in of["domains"].items()]
+      rows += [[f"  {measure}", network, f"{value:.3f}"] for measure, value in of.get("further", {}).items()]
+      if "chosen" in result:
+        rows.append(["  validation", network, f"{np.median(of['validation_srcc']):.3f}"])
+  _print("median over splits, test parts only", ["database", "network", *protocol.SHOWN.values(), "splits"], rows)
+
+
+def aggregate(runs, out):
+  """Prints median, mean and standard deviation over all splits of several runs, and writes them to OUT/runs.csv."""
+  values, tested = {}, {}
+  for run in runs:
+    path = pathlib.Path(run) / "results.json"
+    try:
+      databases = json.loads(path.read_text())["databases"]
+    except (OSError, ValueError, KeyError) as error:
+      hint = "evaluate it first with --mode=evaluate; a table of scores needs --mos"
+      raise UserError(f"{path}: no results of a run ({error!r}); {hint}") from error
+    for name, result in databases.items():
+      if (other := tested.setdefault((name, result["split_sha256"]), run)) != run:
+        print(f"jiqa: warning: {other} and {run} test the same images of {name}", file=sys.stderr)
+      for network, of in _networks(result).items():
+        splits = values.setdefault((name, result["protocol"], network), {key: [] for key in protocol.SHOWN})
+        for key in protocol.SHOWN:
+          splits[key] += of.get(key) or [None] * len(of["srcc"])
+  rows = []
+  for labels, splits in values.items():
+    numbers = np.array([splits[key] for key in protocol.SHOWN], float)  # None becomes nan
+    deviation = numbers.std(1, ddof=1) if numbers.shape[1] > 1 else np.full(len(numbers), np.nan)
+    for statistic, of in (("median", np.median(numbers, 1)), ("mean", numbers.mean(1)), ("deviation", deviation)):
+      rows.append([*labels, statistic, *(f"{value:.4f}" for value in of), str(numbers.shape[1])])
+  head = ["database", "protocol", "network", "over splits", *protocol.SHOWN.values(), "splits"]
+  outputs.write_csv(pathlib.Path(out) / "runs.csv", [head, *rows])
+  _print(f"{len(runs)} runs, test parts only", head, rows)
+
+
+def _networks(result):
+  """What results.json says of a database by network, or by features and regressor."""
+  untrained = {"untrained": result["untrained"]} if "untrained" in result else {}
+  return result.get("candidates") or untrained | {"trained": result}
 
 
 def gmad(score_files, out, **options):

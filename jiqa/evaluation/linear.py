@@ -1,7 +1,8 @@
 """Linear regression on frozen features for every split and every alpha: float32 work, float64 answers.
 
-The ridge minimises |y - Z w|^2 + alpha |w|^2 over the standardised features Z of a split's rows: by (Z'Z + alpha I) w =
-Z'y, or where these are fewer than the features by (ZZ' + alpha I) c = y, w = Z'c.
+The ridge minimises |y - Z w|^2 + alpha |w|^2 over the centred features Z of a split's rows, of unit variance unless
+told otherwise: by (Z'Z + alpha I) w = Z'y, or where these are fewer than the features by (ZZ' + alpha I) c = y and w =
+Z'c.
 
 Alphas within a factor of `SPAN` share one float32 Cholesky factor. As a preconditioner it leaves a condition number of
 at most sqrt(SPAN), so that conjugate gradients (Hestenes and Stiefel 1952) solve all of them in a few steps: first on
@@ -41,8 +42,8 @@ class Heads(NamedTuple):
   error: np.ndarray
 
 
-def ridge(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
-  """Fits ridge regressors (Hoerl and Kennard 1970) to standardised features for every split and every alpha.
+def ridge(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300, standardise=True):
+  """Fits ridge regressors (Hoerl and Kennard 1970) for every split and every alpha.
 
   The objective and the unpenalised intercept are those of scikit-learn's `Ridge`.
 
@@ -54,6 +55,7 @@ def ridge(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
     tolerance: relative error at which the float64 steps end, in the norm of the system; 1e-6 is enough to choose
       alpha, 1e-11 gives float64 answers.
     max_steps: bound of the float64 steps; where it ends them, a RuntimeWarning says so.
+    standardise: bring the features of the rows to unit variance; scikit-learn's `Ridge` by itself only centres them.
 
   Returns:
     `Heads`.
@@ -74,20 +76,21 @@ def ridge(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300):
     for row, size, of_split in zip(rows, count, groups, strict=True):
       x, y = np.zeros((count.max(), features.shape[1]), features.dtype), np.zeros(count.max())
       x[:size], y[:size] = features[row], target[row]
-      fitted.append(jax.device_get(_ridge(x, y, size, of_split, tolerance, dual=dual, max_steps=max_steps)))
+      options = {"standardise": standardise, "dual": dual, "max_steps": max_steps}
+      fitted.append(jax.device_get(_ridge(x, y, size, of_split, tolerance, **options)))
   weights, *moments, error = map(np.stack, zip(*fitted, strict=True))
   given = np.s_[:, : alphas.shape[1]]  # without what has filled the last group
   _warn_if_unsettled(error[given], tolerance)
   return Heads(weights[given], *moments, error[given])
 
 
-def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_sweeps=10_000):
+def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_sweeps=10_000, standardise=True):
   """Fits the elastic net for every split and every alpha, by scikit-learn's path (Zou and Hastie 2005).
 
   Minimises |y - Z w|^2 / (2 n) + alpha l1_ratio |w|_1 + alpha (1 - l1_ratio) |w|^2 / 2.
 
   Args:
-    features, target, rows, alphas: as for `ridge`.
+    features, target, rows, alphas, standardise: as for `ridge`.
     l1_ratio: share of the absolute values in the penalty, in (0, 1], else a ValueError; or [k], each split its own.
     tolerance: the descent ends where the duality gap is below this share of the variance of the target.
     max_sweeps: bound of the sweeps over all features; where it ends them, a RuntimeWarning says so.
@@ -105,7 +108,7 @@ def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8,
   for row, of_split, share in zip(rows, alphas, np.broadcast_to(l1_ratio, len(rows)), strict=True):
     falling, place = np.unique(-of_split, return_inverse=True)
     with jax.enable_x64(True):
-      z, mean, scale = jax.device_get(_standardise(features[row], row.sum()))
+      z, mean, scale = jax.device_get(_standardise(features[row], row.sum(), standardise))
     y = target[row] - target[row].mean()
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", ConvergenceWarning)  # said below, for all splits together
@@ -157,16 +160,16 @@ def _checked(features, target, rows, alphas):
   return features, target, rows, np.broadcast_to(alphas, (len(rows), alphas.shape[-1]))
 
 
-def _standardise(x, count):
-  """z = (x - mean) / scale [m, d], mean [d], standard deviation [d] (1 of a constant), float64, of features x [m, d].
+def _standardise(x, count, scaled):
+  """z = (x - mean) / scale [m, d], mean [d], scale [d], float64, of features x [m, d].
 
-  Rows from `count` on are padding, where z is 0.
+  Unless `scaled`, and of a constant, the scale is 1; else the deviation. Rows from `count` on are padding: z is 0.
   """
   valid = (jnp.arange(len(x)) < count)[:, None]
   mean = jnp.where(valid, x, 0).sum(0, dtype=jnp.float64) / count
   z = jnp.where(valid, x.astype(jnp.float64) - mean, 0)
   varies = jnp.where(valid, x, -jnp.inf).max(0) > jnp.where(valid, x, jnp.inf).min(0)
-  scale = jnp.where(varies, jnp.sqrt((z**2).sum(0) / count), 1)
+  scale = jnp.where(scaled & varies, jnp.sqrt((z**2).sum(0) / count), 1)
   return z / scale, mean, scale
 
 
@@ -180,9 +183,9 @@ def _grouped(alphas):
 
 
 @functools.partial(jax.jit, static_argnames=("dual", "max_steps"))
-def _ridge(x, y, count, groups, tolerance, *, dual, max_steps):
+def _ridge(x, y, count, groups, tolerance, *, standardise, dual, max_steps):
   """One split: weights [g * w, d], intercept, mean, scale, error [g * w]."""
-  z, mean, scale = _standardise(x, count)
+  z, mean, scale = _standardise(x, count, standardise)
   intercept = y.sum() / count
   y = jnp.where(jnp.arange(len(y)) < count, y - intercept, 0)
   a = z.T if dual else z

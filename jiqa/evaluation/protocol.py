@@ -1,28 +1,36 @@
 """Evaluation inside one database: head on train, penalty on validation, one look at test, median of the splits.
 
 For every split a head is fitted to the training part for every penalty; the one with the highest SRCC on the validation
-part is refitted on both parts, and the test part is predicted once.
+part is refitted on both parts, and the test part is predicted once. With `standardise`, `refit` and `per_split` False
+it is the protocol of ARNIQA (Agnolucci et al., WACV 2024), whose features are of five crops.
 """
 
 import dataclasses
+import functools
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, linear, outputs
+from jiqa.evaluation import correlation, linear, logistic, outputs
 from jiqa.evaluation.head import Head
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 ALPHAS = np.geomspace(1e-3, 1e6, 19)
 MEASURES = ("srcc", "krcc", "plcc", "rmse", "mae")
+SHOWN = {"srcc": "SRCC", "plcc": "PLCC", "plcc_logistic": "PLCC (logistic)"}  # in every table
 
 
-def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_ratios=(), groups=None):
+def fit_heads(
+  features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_ratios=(), groups=None, standardise=True, refit=True,
+  per_split=True,
+):  # fmt: skip
   """Fits a head on every split and tests it: the `Result`.
 
   Args:
-    features: [n, d] float32, one row an image.
+    features: [n, d] float32, one row an image; or [n, c, d], of c crops, each of which is fitted with the image's score
+      while an image's prediction is the mean over its crops.
     mos: [n] float, higher is better.
     splits: [k, n] int8: 0 train, 1 validation, 2 test, -1 unused.
     alphas: [a] float > 0; for the elastic net in units of the standard deviation of the scores. One penalty needs no
@@ -30,6 +38,9 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
     regressor: 'ridge' or 'elastic_net'.
     l1_ratios: [r] float in (0, 1], the shares of absolute values that the elastic net tries.
     groups: [n] str, the reference of every image; a reference on both sides of a split is warned about.
+    standardise: as for `linear.ridge`.
+    refit: fit the head that is tested to the validation part, too.
+    per_split: every split chooses its penalty; else one serves all, by the median SRCC on the validation parts.
 
   Raises:
     UserError: a value is not finite, a part is too small, or no penalty has a defined SRCC on the validation part.
@@ -54,29 +65,32 @@ def fit_heads(features, mos, splits, alphas=ALPHAS, *, regressor="ridge", l1_rat
   if regressor == "elastic_net":
     alphas = falling = falling * mos[(splits != UNUSED).any(0)].std()
   chosen, validation_srcc = np.zeros(len(splits), int), np.full(len(splits), np.nan)
+  fit = functools.partial(_fit, features, mos, standardise=standardise)
+  seen = features if features.ndim == 2 else features.mean(1, dtype=np.float64)
   if search:
-    chosen, validation_srcc = _search(features, mos, splits, falling, ratios)
+    chosen, validation_srcc = _search(fit, seen, mos, splits, falling, ratios, per_split)
   alpha, ratio = np.array([(alpha, ratio) for ratio in ratios for alpha in falling])[chosen].T
-  heads = _fit(features, mos, np.isin(splits, (TRAIN, VALIDATION)), alpha[:, None], ratio)
-  predictions = np.where(splits == TEST, linear.predict(features, heads)[:, 0], np.nan)
+  fitted = np.isin(splits, (TRAIN, VALIDATION) if refit else (TRAIN,))
+  heads = fit(fitted, alpha[:, None], ratio)
+  predictions = np.where(splits == TEST, linear.predict(seen, heads)[:, 0], np.nan)
   chosen = {"alphas": alphas, "alpha": alpha, "l1_ratio": ratio, "validation_srcc": validation_srcc}
-  return Result(**_tested(predictions, mos, splits), **chosen, features=features, heads=heads)
+  return Result(**_tested(predictions, mos, splits), **chosen, fitted=fitted, fit=fit, heads=heads)
 
 
 def head_of(result, split, card):
   """One head of a `Result` as a `Head`.
 
-  That of a split (int) was fitted to its training and validation part. With None it is fitted to all images with the
-  median of the penalties chosen, and what it is worth is the median over the splits. Of its card (dict) what is missing
-  is filled in: 'alpha', 'images', 'test', 'direction' and 'split' or 'tested'.
+  That of a split (int) is the one tested. With None it is fitted to all images with the median of the penalties
+  chosen, and what it is worth is the median over the splits. Of its card (dict) what is missing is filled in: 'alpha',
+  'images', 'test', 'direction' and 'split' or 'tested'.
   """
   if split is None:
     k = np.argsort(result.alpha, kind="stable")[len(result.alpha) // 2]
     rows, parts = np.ones((1, len(result.mos)), bool), slice(None)
-    heads = _fit(result.features, result.mos, rows, result.alpha[[k]], result.l1_ratio[[k]])
+    heads = result.fit(rows, result.alpha[[k]], result.l1_ratio[[k]])
     origin = {"tested": f"median of {len(result.alpha)} random splits; the head itself is fitted to all ratings"}
   else:
-    k, rows, parts = split, np.isin(result.splits[[split]], (TRAIN, VALIDATION)), split
+    k, rows, parts = split, result.fitted[split], split
     heads, origin = linear.Heads(*(array[[k]] for array in result.heads)), {"split": k}
   test = {key: outputs.plain(np.median(getattr(result, key)[parts])) for key in ("srcc", "plcc")}
   facts = {"alpha": float(result.alpha[k]), "images": int(rows.sum()), "test": test, "direction": "higher is better"}
@@ -103,6 +117,11 @@ def measures(prediction, mos):
   return {key: getattr(correlation, key)(prediction, mos) for key in MEASURES}
 
 
+def cells(measured):
+  """A table's cells for the measures that are `SHOWN`, of a dict in which what is undefined is None."""
+  return ["undefined" if measured[key] is None else f"{measured[key]:.3f}" for key in SHOWN]
+
+
 def breakdown(prediction, mos, labels):
   """Dict from every label, such as a distortion, to its number of `images` and the `measures` inside it.
 
@@ -115,12 +134,12 @@ def breakdown(prediction, mos, labels):
 
 
 def summarise(result, domains):
-  """`result.summary()`, and under 'domains' the median SRCC and PLCC inside each; domains is [n] str, '' for none."""
+  """`result.summary()`, and under 'domains' the `SHOWN` medians inside each; domains is [n] str, '' for none."""
   inside = {}
   for domain in sorted(set(domains) - {""}):
     parts = [np.isfinite(row) & (domains == domain) for row in result.predictions]
-    measured = [measures(row[part], result.mos[part]) for row, part in zip(result.predictions, parts, strict=True)]
-    inside[domain] = {key: outputs.plain(np.median([m[key] for m in measured])) for key in ("srcc", "plcc")}
+    measured = [_measured(row[part], result.mos[part]) for row, part in zip(result.predictions, parts, strict=True)]
+    inside[domain] = {key: outputs.plain(np.median([m[key] for m in measured])) for key in SHOWN}
   return {**result.summary(), "domains": inside}
 
 
@@ -131,16 +150,17 @@ class Scored:
   predictions: np.ndarray  # [k, n] float64, nan outside the test part
   mos: np.ndarray  # [n]
   splits: np.ndarray  # [k, n] int8
-  srcc: np.ndarray  # [k] on the test part, like the next four
+  srcc: np.ndarray  # [k] on the test part, like the next five
   krcc: np.ndarray
   plcc: np.ndarray
   rmse: np.ndarray
   mae: np.ndarray
+  plcc_logistic: np.ndarray
 
   def summary(self):
     """For a results file: every measure of every split, their `median`, and `images`, the counts of the three parts."""
     counts = [[int((split == part).sum()) for part in (TRAIN, VALIDATION, TEST)] for split in self.splits]
-    values = {key: getattr(self, key) for key in MEASURES}
+    values = {key: getattr(self, key) for key in (*MEASURES, "plcc_logistic")}
     median = {key: np.median(of_split) for key, of_split in values.items()}
     return outputs.plain({**values, "median": median, "images": counts})
 
@@ -153,7 +173,8 @@ class Scored:
 class Result(Scored):
   """What the features of one method reached with fitted heads: besides `Scored`, `a` alphas and `d` features."""
 
-  features: np.ndarray  # [n, d]
+  fit: Callable  # from (rows [k, n], alphas [k, a], l1_ratio [k]) to the `Heads` of these features
+  fitted: np.ndarray  # [k, n] bool, the rows of the heads that were tested
   alphas: np.ndarray  # [a] searched
   alpha: np.ndarray  # [k] chosen
   l1_ratio: np.ndarray  # [k] chosen; 0 is ridge
@@ -172,11 +193,14 @@ class Result(Scored):
     outputs.write_npz(directory / f"heads_{stem}.npz", **arrays, alpha=self.alpha)
 
 
-def _search(features, mos, splits, alphas, ratios):
-  """The first of the equally best penalties of every split on its validation part, and the SRCC that it has there."""
+def _search(fit, features, mos, splits, alphas, ratios, per_split):
+  """The best penalty of every split on its validation part, and the SRCC that it has there.
+
+  The first of the equally best; where one serves all splits the last, as ARNIQA's grid rises.
+  """
   columns = []
   for ratio in ratios:
-    heads = _fit(features, mos, splits == TRAIN, alphas, ratio, final=False)
+    heads = fit(splits == TRAIN, alphas, ratio, final=False)
     scores = zip(linear.predict(features, heads), splits == VALIDATION, strict=True)
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", correlation.UndefinedCorrelationWarning)
@@ -189,20 +213,33 @@ def _search(features, mos, splits, alphas, ratios):
       "An elastic net may need smaller net_alphas"
     )
   chosen = (srcc >= np.nanmax(srcc, axis=1, keepdims=True) - 1e-12).argmax(1)
+  if not per_split:
+    median = np.median(np.nan_to_num(srcc, nan=-1), axis=0)
+    chosen[:] = np.flatnonzero(median == median.max())[-1]
   return chosen, srcc[np.arange(len(srcc)), chosen]
 
 
-def _fit(features, mos, rows, alphas, ratio, final=True):
+def _fit(features, mos, rows, alphas, ratio, *, standardise, final=True):
   """Heads of rows [k, n], by ridge where the share of absolute values is 0; the final ones are more exact."""
+  if features.ndim == 3:
+    mos, rows = np.repeat(mos, features.shape[1]), np.repeat(rows, features.shape[1], axis=1)
+    features = features.reshape(-1, features.shape[2])
   if np.any(ratio):
-    return linear.elastic_net(features, mos, rows, alphas, l1_ratio=ratio, tolerance=1e-8 if final else 1e-5)
-  return linear.ridge(features, mos, rows, alphas, tolerance=1e-10 if final else 1e-6)
+    options = {"l1_ratio": ratio, "tolerance": 1e-8 if final else 1e-5}
+    return linear.elastic_net(features, mos, rows, alphas, standardise=standardise, **options)
+  return linear.ridge(features, mos, rows, alphas, standardise=standardise, tolerance=1e-10 if final else 1e-6)
+
+
+def _measured(prediction, mos):
+  """`measures`, and the PLCC after the curve that fits best, nan where none exists."""
+  curve = logistic.fit(prediction, mos)
+  return measures(prediction, mos) | {"plcc_logistic": correlation.plcc(curve(prediction), mos)}
 
 
 def _tested(predictions, mos, splits):
   """The fields of `Scored`."""
-  measured = [measures(row[part], mos[part]) for row, part in zip(predictions, splits == TEST, strict=True)]
-  by_key = {key: np.array([m[key] for m in measured]) for key in MEASURES}
+  measured = [_measured(row[part], mos[part]) for row, part in zip(predictions, splits == TEST, strict=True)]
+  by_key = {key: np.array([m[key] for m in measured]) for key in measured[0]}
   return {"predictions": predictions, "mos": mos, "splits": splits, **by_key}
 
 

@@ -123,7 +123,8 @@ def print_results(results, out, report_folder):
   """Prints the medians of what `fit` returned, and whether joined features beat the best single ones."""
   for name, result in results.items():
     median = result.summary()["median"]
-    print(f"{name}: SRCC {median['srcc']:.4f}, PLCC {median['plcc']:.4f}, median of {len(result.alpha)} split(s)")
+    measured = ", ".join(f"{title} {median[key]:.4f}" for key, title in protocol.SHOWN.items())
+    print(f"{name}: {measured}, median of {len(result.alpha)} split(s)")
   if CONCAT in results:
     srcc = {name: float(np.median(result.srcc)) for name, result in results.items()}
     best = max((name for name in srcc if name != CONCAT), key=srcc.get)

@@ -15,6 +15,7 @@ from jiqa.inference import heads
 from jiqa.inference.loading import Model
 from jiqa.inference.metric import trained_on
 from jiqa.inference.predictor import predict_database
+from jiqa.inference.views import views
 from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import flatten, save_weights, unflatten
 
@@ -51,7 +52,7 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
   tested = database or next(iter(model.config["evaluation"]["databases"]), None)
   if tested is None:
     raise UserError(f"{run}: evaluates no database; name one to test the weights on: --head=DATABASE")
-  source = open_database(tested, data_dir)
+  source = open_database(tested, data_dir, model.config.get("score", "mos"))
   params, stats, _ = model.weights
   if "score" in model.outputs and model.config["split"] >= 0:
     params, stats = _calibrated(model, source)
@@ -88,7 +89,8 @@ def _part(model, source, part):
   if model.method.score_range:
     (low, high), (lowest, highest) = source.metadata["range"], model.method.score_range
     mos = lowest + (mos - low) / (high - low) * (highest - lowest)
-  outputs = predict_database(model, source, positions, f"{source.name}, {PARTS[part]} images") if len(positions) else {}
+  (shown,) = views(model, model.config["evaluation"], source)
+  outputs = predict_database(shown, source, positions, f"{source.name}, {PARTS[part]} images") if len(positions) else {}
   return outputs, mos, splits
 
 
@@ -137,11 +139,12 @@ def _fit_head(model, source, config):
     )
   table = source.table
   splits = run_splits(config, table, source.name, config["evaluation"]["protocol"])
-  features = predict_database(model, source, np.arange(len(table)), f"{source.name}, features")["features"]
+  (shown,) = views(model, config["evaluation"], source)
+  features = predict_database(shown, source, np.arange(len(table)), f"{source.name}, features")["features"]
   first, last, count = config["evaluation"]["alphas"]
   result = protocol.fit_heads(
     features, table.mos.to_numpy(), splits, np.geomspace(first, last, int(count)),
-    groups=table.reference_name.to_numpy(),
+    groups=table.reference_name.to_numpy(), standardise=config["evaluation"].get("standardise", True),
   )  # fmt: skip
   measures = {key: getattr(result, key) for key in protocol.MEASURES}
   card = {

@@ -82,6 +82,10 @@ class Network:
     weights = params, stats, programs.precompute(params, stats, state.extra)
     return cls(method, on_local_devices(weights, mesh), programs.mesh, programs)
 
+  def preprocess(self, image):
+    """What it needs of an image, see `Method.preprocess_eval`; a protocol may show it something else: views.py."""
+    return self.method.preprocess_eval(image)
+
   def program(self, batch):
     """Future of a function from such a batch to dict of jax arrays [b, ...], which are still being computed."""
     return self.programs(self.weights, batch)
@@ -241,7 +245,7 @@ def _preprocess(networks, index, item):
     inputs = {
       f"{number}:{name}": array
       for number, network in enumerate(networks)
-      for name, array in network.method.preprocess_eval(image).items()
+      for name, array in network.preprocess(image).items()
     }
   except UserError as refusal:
     error = str(refusal) if size == (0, 0) else f"{item.name}: {refusal}"

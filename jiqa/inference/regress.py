@@ -9,18 +9,17 @@ import json
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import jiqa
 from jiqa.data.source import open_database
 from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
-from jiqa.evaluation import outputs, protocol
+from jiqa.evaluation import console, outputs, protocol
 from jiqa.inference.loading import Model
 from jiqa.inference.metric import Metric
 from jiqa.inference.predictor import predict_database
+from jiqa.inference.views import views
 from jiqa.runtime.bounds import check_bounds
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import Workdir, claim
@@ -55,7 +54,9 @@ def regress(config, workdir):
     results = {"databases": databases, "experts": experts}
     results |= {"config": plain_config, "versions": {"jiqa": jiqa.__version__}}
     outputs.write_bytes(folder.local / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    _print(results, folder.remote)
+    console.print_medians(databases)
+    for name, result in databases.items():
+      print(f"{name}: head {folder.remote / result['head']}")
   return results
 
 
@@ -71,7 +72,7 @@ def _models(folders):
 
 
 def _regress_database(config, name, models, workdir):
-  database = open_database(name, config.data_dir or None)
+  database = open_database(name, config.data_dir or None, config.get("score", "mos"))
   table, stem, evaluation = database.table, name.replace("/", "_"), config.evaluation
   splits = assign(
     table, name, evaluation.protocol, num_splits=evaluation.splits, seed=config.seed,
@@ -90,9 +91,10 @@ def _regress_database(config, name, models, workdir):
       continue
     first, last, count = evaluation.alphas if regressor == "ridge" else evaluation.net_alphas
     result = protocol.fit_heads(
-      np.concatenate([features[part] for part in parts], 1), table.mos.to_numpy(), splits,
+      np.concatenate([features[part] for part in parts], -1), table.mos.to_numpy(), splits,
       np.geomspace(first, last, int(count)), regressor=regressor, l1_ratios=tuple(evaluation.l1_ratios),
-      groups=table.reference_name.to_numpy(str),
+      groups=table.reference_name.to_numpy(str), standardise=evaluation.standardise, refit=evaluation.refit,
+      per_split=evaluation.per_split,
     )  # fmt: skip
     candidate = f"{what} {regressor}"
     candidates[candidate] = {**protocol.summarise(result, domains), "l1_ratio": result.l1_ratio.tolist()}
@@ -120,32 +122,16 @@ def _parts(what, config, features):
 def _features(config, database, models, path):
   """Features of all images by encoder; kept in a file with what they depend on."""
   checksums = [model.card["weights_sha256"] for model in models.values()]
-  key = json.dumps([database.metadata["labels_sha256"], checksums])
+  evaluation = config.evaluation
+  key = json.dumps([database.metadata["labels_sha256"], checksums, evaluation.resize, evaluation.five_crops])
   if path.exists():
     with np.load(path) as kept:
       if str(kept["key"]) == key:
         return {name: kept[name] for name in kept.files if name != "key"}
   features, everything = {}, np.arange(len(database))
   for name, model in models.items():
-    features[name] = predict_database(model, database, everything, f"{database.name}, {name} features")["features"]
+    title, shown = f"{database.name}, {name} features", views(model, evaluation, database)
+    crops = [predict_database(view, database, everything, title)["features"] for view in shown]
+    features[name] = np.stack(crops, axis=1) if evaluation.five_crops else crops[0]
   outputs.write_npz(path, key=np.array(key), **features)
   return features
-
-
-def _print(results, workdir):
-  table = Table(title="median over splits, test parts only", title_justify="left")
-  for column in ("database", "features and regressor", "SRCC", "PLCC", "validation SRCC"):
-    table.add_column(column)
-  for name, result in results["databases"].items():
-    for candidate, summary in result["candidates"].items():
-      rows = {candidate: summary["median"]} | {f"  {part}": inside for part, inside in summary["domains"].items()}
-      for label, measured in rows.items():
-        cells = [f"{measured[key]:.3f}" if measured[key] is not None else "undefined" for key in ("srcc", "plcc")]
-        whole = label == candidate
-        kept = " (kept)" if whole and candidate == result["chosen"] else ""
-        validation = f"{np.median(summary['validation_srcc']):.3f}" if whole else ""
-        table.add_row(name if whole else "", label + kept, *cells, validation)
-  console = Console(width=110)
-  console.print(table)
-  for name, result in results["databases"].items():
-    console.print(f"{name}: head {workdir / result['head']}", highlight=False)

@@ -27,7 +27,7 @@ class Validation:
     self._method, self._mesh, self._programs = method, mesh, None
     self._parts = {}
     for name in config.evaluation.databases:
-      database = open_database(name, config.data_dir or None)
+      database = open_database(name, config.data_dir or None, config.get("score", "mos"))
       positions = np.flatnonzero(run_splits(config, database.table, name, config.evaluation.protocol)[0] == VALIDATION)
       if len(positions) < 3:
         raise UserError(f"{name}: split {config.split} has {len(positions)} validation image(s); at least 3 are needed")

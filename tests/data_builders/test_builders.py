@@ -1,5 +1,6 @@
 """Every database from a small tree in its official layout, quirks included: prepare, read, check."""
 
+import pickle
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from data_builders.prepare import prepare
 from jiqa.data.decode import decode_rgb
 from jiqa.data.schema import COLUMNS
 from jiqa.data.source import open_database
+from jiqa.errors import UserError
 from tests.data_builders import dummy_trees
 
 
@@ -87,6 +89,27 @@ def test_koniq10k_keeps_its_scales_apart(tmp_path):
   assert table.mos.tolist() == [3.75, 2.5, 1.0]
   assert table.mos_std.tolist() == [0.44, 0.5, 0.3]
   assert table.split.tolist() == ["train", "validation", "test"]
+
+
+def test_a_run_may_take_koniq10ks_z_scores_for_its_mos(tmp_path):
+  _prepared(dummy_trees.koniq10k, tmp_path)
+  database = pickle.loads(pickle.dumps(open_database("koniq10k", tmp_path / "prepared", "raw_score")))
+  assert database.table.mos.tolist() == [75.1, 41.0, 3.9] == [database[i]["mos"] for i in range(3)]
+  assert database.table.mos_std.isna().all() and database.metadata["range"] == [0.0, 100.0]
+  assert database.label == "MOS: higher is better, [0, 100]"
+  with pytest.raises(UserError, match=r"score is 'z'; expected mos or raw_score"):
+    open_database("koniq10k", tmp_path / "prepared", "z")
+
+
+def test_a_raw_score_that_mos_only_turns_is_left_turned(tmp_path):
+  _, given, _ = _prepared(dummy_trees.live, tmp_path)
+  database = open_database("live", tmp_path / "prepared", "raw_score")
+  assert database.table.mos.tolist() == given.table.mos.tolist() and database.label == given.label
+
+
+def test_spaq_is_evaluated_at_the_published_size(tmp_path):
+  _, database, _ = _prepared(dummy_trees.spaq, tmp_path)
+  assert database.shorter_side == 512
 
 
 def test_bid_deviation_leaves_blanks_out(tmp_path):

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.linear_model import Ridge
 
 from jiqa.errors import UserError
@@ -144,3 +144,51 @@ def test_domains_are_summarised_by_their_median(data, result):
   expected = np.median([stats.spearmanr(row[p], mos[p])[0] for row, p in zip(result.predictions, parts, strict=True)])
   assert summary["domains"]["first"]["srcc"] == pytest.approx(expected)
   assert summary["median"] == result.summary()["median"] and list(summary["domains"]) == ["first"]
+
+
+def test_arniqas_protocol_is_scikit_learns_ridge_on_five_crops():
+  rng = np.random.default_rng(1)
+  mos, grid = rng.uniform(1, 100, 90), np.geomspace(1e-3, 1e3, 100)
+  features = (mos[:, None, None] * rng.normal(size=40) / 30 + rng.normal(0, 3, (90, 5, 40))).astype(np.float32)
+  splits = np.stack([rng.permutation(90) % 4 for _ in range(5)]).astype(np.int8)
+  splits[splits == 3] = 0
+  result = protocol.fit_heads(features, mos, splits, grid[::-1], standardise=False, refit=False, per_split=False)
+
+  x = features.astype(np.float64)
+  regressor = lambda alpha, part: Ridge(alpha).fit(x[part].reshape(-1, 40), np.repeat(mos[part], 5))  # noqa: E731
+  scores = lambda ridge, part: ridge.predict(x[part].reshape(-1, 40)).reshape(-1, 5).mean(1)  # noqa: E731
+  srcc = np.array([
+    [stats.spearmanr(scores(regressor(alpha, split == 0), split == 1), mos[split == 1])[0] for alpha in grid]
+    for split in splits
+  ])  # fmt: skip
+  best = int(np.argmax(np.median(srcc, axis=0)))
+  assert len(set(np.argmax(srcc, axis=1))) > 1  # splits by themselves would choose otherwise
+  np.testing.assert_allclose(result.alpha, grid[best])
+  np.testing.assert_allclose(result.validation_srcc, srcc[:, best], atol=1e-10)
+  for k, split in enumerate(splits):
+    expected = scores(regressor(grid[best], split == 0), split == 2)
+    np.testing.assert_allclose(result.predictions[k, split == 2], expected, rtol=1e-6)
+    assert result.plcc[k] == pytest.approx(stats.pearsonr(expected, mos[split == 2])[0], abs=1e-7)
+  tested = protocol.head_of(result, 2, {})
+  np.testing.assert_allclose(tested(x.mean(1)[splits[2] == 2]), result.predictions[2, splits[2] == 2], rtol=1e-6)
+  assert tested.card["images"] == int((splits[2] == 0).sum())
+
+
+def test_of_equally_good_penalties_one_for_all_is_the_smallest():
+  mos = np.arange(30.0)
+  result = protocol.fit_heads(mos[:, None], mos, np.arange(30)[None] % 3, [0.1, 1.0, 10.0], per_split=False)
+  assert result.alpha.tolist() == [0.1]
+
+
+def test_plcc_after_the_logistic_is_scipys_beside_the_raw_one():
+  rng = np.random.default_rng(0)
+  score = rng.normal(size=200)
+  mos = 20 + 60 / (1 + np.exp(-3 * score)) + rng.normal(0, 2, 200)
+  split = np.where(np.arange(200) < 150, 2, 0)[None]
+  summary = protocol.scored(score, mos, split).summary()
+  x, y = score[:150], mos[:150]
+  logistic = lambda x, b1, b2, b3, b4: b2 + (b1 - b2) / (1 + np.exp(-(x - b3) / abs(b4)))  # noqa: E731
+  curve, _ = optimize.curve_fit(logistic, x, y, [y.max(), y.min(), 0, 1])
+  assert summary["plcc"][0] == pytest.approx(stats.pearsonr(x, y)[0])
+  assert summary["plcc_logistic"][0] == pytest.approx(stats.pearsonr(logistic(x, *curve), y)[0], abs=1e-6)
+  assert summary["median"]["plcc_logistic"] == summary["plcc_logistic"][0] > summary["plcc"][0] + 0.01

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import ElasticNet, Ridge
 
 from jiqa.errors import UserError
 from jiqa.evaluation import linear
@@ -39,6 +39,20 @@ def test_equals_scikit_learn_for_every_alpha(n, d):
       # A huge alpha leaves less spread than float64 has digits after the mean.
       close = bound * expected.std() + 1e-13 * np.abs(expected).max()
       assert np.abs(found[k, a] - expected).max() < close, (k, ALPHAS[a])
+
+
+@pytest.mark.parametrize(("n", "d"), [(150, 40), (120, 300)])
+def test_unscaled_features_are_those_of_scikit_learn_by_itself(n, d):
+  x, y, rows = problem(n, d)
+  x = (x * np.geomspace(0.1, 10, d)).astype(np.float32)
+  found = linear.predict(x, linear.ridge(x, y, rows, [0.1, 10.0], tolerance=1e-12, standardise=False))
+  net = linear.predict(x, linear.elastic_net(x, y, rows, [0.3], l1_ratio=0.4, standardise=False))
+  x = x.astype(np.float64)
+  for k, row in enumerate(rows):
+    for a, alpha in enumerate((0.1, 10.0)):
+      np.testing.assert_allclose(found[k, a], Ridge(alpha=alpha).fit(x[row], y[row]).predict(x), rtol=1e-7, atol=1e-8)
+    expected = ElasticNet(alpha=0.3, l1_ratio=0.4, tol=1e-9, max_iter=10**5).fit(x[row], y[row]).predict(x)
+    np.testing.assert_allclose(net[k, 0], expected, rtol=1e-3, atol=1e-3 * y.std())
 
 
 def test_several_panels_and_chunks(monkeypatch):

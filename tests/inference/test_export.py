@@ -75,7 +75,7 @@ def test_views_of_one_shape_and_scores_of_the_method(brightness, tmp_path):
 class Rated:
   """A prepared database as far as packaging looks."""
 
-  name, label = "demo", "spread of the pixels"
+  name, label, shorter_side = "demo", "spread of the pixels", 0
   metadata = {"range": [0.0, 1.0], "score": "spread of the pixels", "labels_sha256": "ab"}
 
   def __init__(self, folder, table):
@@ -102,7 +102,7 @@ def test_packaged_weights_say_how_good_they_are(weights, tmp_path, monkeypatch):
   with Checkpoints(run / "checkpoints") as checkpoints:
     checkpoints.save(1, jax.device_put(new_state(params, stats)))
   (run / "config.json").write_text(json.dumps({**card["config"], "data_dir": "/home/me", "data_sha256": {}}))
-  monkeypatch.setattr(package, "open_database", lambda name, data_dir: Rated(tmp_path / "images", table))
+  monkeypatch.setattr(package, "open_database", lambda name, data_dir, score: Rated(tmp_path / "images", table))
   package.package(run, tmp_path / "small", database="demo", recipe="launch.py ...", licence="Apache-2.0")
   small = jiqa.load(tmp_path / "small", devices=jax.devices()[:1])
   assert {leaf.dtype.name for leaf in jax.tree.leaves(small.models[0].weights)} == {"float32"}  # to compute with

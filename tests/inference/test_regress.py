@@ -7,12 +7,15 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.linear_model import Ridge
 
 from configs import reiqa as config_file
 from jiqa.data.source import open_database
+from jiqa.data.splits import assign
 from jiqa.errors import UserError
 from jiqa.evaluation import head
 from jiqa.inference import regress as room
+from jiqa.inference import views
 from jiqa.runtime.sharding import make_mesh
 from tests import tiny_experts
 from tests.test_evaluate import data_dir  # noqa: F401, a fixture: ten scenes at six strengths of noise
@@ -69,8 +72,6 @@ def test_the_head_file_scores_as_reported(run):
   with np.load(workdir / "features_csv_noisy.npz") as file:
     features = np.concatenate([file[expert] for expert in kept.card["features"]], 1)
   scores, mos = kept(features), database.table.mos.to_numpy()
-  from jiqa.data.splits import assign
-
   splits = assign(database.table, "csv/noisy", "folds", num_splits=3, seed=0, fractions=(0.7, 0.1, 0.2))
   test = splits[0] == 2
   assert found["candidates"][found["chosen"]]["srcc"][0] == pytest.approx(
@@ -110,7 +111,7 @@ def test_features_are_kept_for_the_same_weights_and_labels_alone(tmp_path, monke
     return {"features": np.full((len(positions), 2), float(len(computed)), np.float32)}
 
   class Database:
-    name = "noisy"
+    name, shorter_side = "noisy", 0
 
     def __init__(self, labels):
       self.metadata = {"labels_sha256": labels}
@@ -120,9 +121,10 @@ def test_features_are_kept_for_the_same_weights_and_labels_alone(tmp_path, monke
 
   def features(labels, **sums):
     models = {name: types.SimpleNamespace(card={"weights_sha256": sha}) for name, sha in sums.items()}
-    return room._features(None, Database(labels), models, tmp_path / "features.npz")
+    return room._features(config_file.get_config("regress"), Database(labels), models, tmp_path / "features.npz")
 
   monkeypatch.setattr(room, "predict_database", predict)
+  monkeypatch.setattr(room, "views", lambda model, evaluation, database: [model])
   first = features("ab", quality="q", content="c")
   again = features("ab", quality="q", content="c")
   assert computed == ["q", "c"] and list(again) == ["quality", "content"]
@@ -131,3 +133,23 @@ def test_features_are_kept_for_the_same_weights_and_labels_alone(tmp_path, monke
   features("ab", quality="q", content="other")
   features("other", quality="q", content="other")
   assert computed[2:] == ["q", "other"] * 2
+
+
+def test_features_of_five_crops_are_heads_rows_by_the_arniqa_variant(run, tmp_path, monkeypatch):
+  config = config_file.get_config("arniqa")
+  config.data_dir, config.weights.quality, config.features = run[0].data_dir, run[0].weights.quality, ("quality",)
+  config.evaluation.update(databases=("csv/noisy",), protocol="folds", splits=3)
+  monkeypatch.setattr(room, "make_mesh", lambda _: make_mesh(jax.devices()[:1]))
+  monkeypatch.setattr(views, "CROP", 40)
+  found = room.regress(config, tmp_path / "run")["databases"]["csv/noisy"]["candidates"]
+  assert set(found) == {"quality ridge"} and len(set(found["quality ridge"]["alpha"])) == 1
+  database = open_database("csv/noisy", config.data_dir)
+  with np.load(tmp_path / "run/features_csv_noisy.npz") as file:
+    features = file["quality"].astype(np.float64)
+  assert features.shape[:2] == (len(database), 5) and np.ptp(features, axis=1).max() > 0
+  splits, mos = assign(database.table, "csv/noisy", "folds", num_splits=3, seed=0), database.table.mos.to_numpy()
+  for split, alpha, srcc in zip(splits, found["quality ridge"]["alpha"], found["quality ridge"]["srcc"], strict=True):
+    train, test = split == 0, split == 2
+    ridge = Ridge(alpha=alpha).fit(features[train].reshape(-1, features.shape[2]), np.repeat(mos[train], 5))
+    scores = ridge.predict(features[test].reshape(-1, features.shape[2])).reshape(-1, 5).mean(1)
+    assert srcc == pytest.approx(scipy.stats.spearmanr(scores, mos[test])[0])

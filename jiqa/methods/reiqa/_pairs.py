@@ -1,8 +1,8 @@
 """Crop pairs of Re-IQA's quality expert: where the two crops of a version lie, and the exchange of half of them.
 
-What is not called official is what the paper says; with `config.compat = "official"` the errors of the published code
-are kept, which docs/reiqa.md lists. Versions of one image are [v, h, w, 3], of which `frame`, [2] int32 (height,
-width), is image; `crop` is the side of the crops, pixels.
+What is not called official is what the paper intends, as we read it; with `config.compat = "official"` the errors of
+the published code are kept, which docs/reiqa.md lists. Versions of one image are [v, h, w, 3], of which `frame`, [2]
+int32 (height, width), is image; `crop` is the side of the crops, pixels.
 """
 
 import jax
