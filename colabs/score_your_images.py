@@ -93,9 +93,8 @@ plt.close(figure)
 display.Image(preview.getvalue())
 
 # %% [markdown]
-# Keep the card in mind: the small weights that come with the package rank the images of their own database with an
-# SRCC of about 0.62. Compressed, noisy and blurred coffee score below the original, as they should, although over
-# many images the same weights say next to nothing about such distortions.
+# Keep the card in mind: on test images of the database that the weights learnt from their SRCC is about 0.85, and two
+# images that are 10 points apart are ordered as people order them in three pairs of four.
 
 # %%
 import tempfile
