@@ -26,9 +26,11 @@ CALLS = {
     ),
   ),
   "export-weights": (
-    "run out --head=biq2021 --dtype=float32 --data_dir=d --recipe=r --licence=l",
+    "run out --head=biq2021 --dtype=float32 --data_dir=d --recipe=r --licence=l --note=a --note=b",
     "jiqa.inference.package.package",
-    mock.call("run", "out", database="biq2021", dtype="float32", data_dir="d", recipe="r", licence="l"),
+    mock.call(
+      "run", "out", database="biq2021", dtype="float32", data_dir="d", recipe="r", licence="l", notes=["a", "b"]
+    ),
   ),
   "serve": (
     "--model=lml --weights=w --head=h --host=::1 --port=81 --max_megabytes=3 --max_files=4 --max_megapixels=5 "
@@ -130,7 +132,7 @@ def test_fit_hands_on_every_option_and_keeps_the_command(monkeypatch):
 
 def test_card_prints_the_card_of_the_named_metric(capsys):
   metric = SimpleNamespace(card={"trained_on": ["koniq10k"]})
-  _, calls = run("card lml --weights=w1 --weights=w2 --head=h", jiqa__inference__metric__load=metric)
+  _, calls = run("card lml --weights=w1 --weights=w2 --head=h --json", jiqa__inference__metric__load=metric)
   assert calls == [mock.call.load("lml", ["w1", "w2"], "h")]
   assert json.loads(capsys.readouterr().out) == metric.card
 

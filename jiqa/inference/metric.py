@@ -17,7 +17,7 @@ from jiqa.runtime.sharding import make_mesh
 from jiqa.weights.store import CARD
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
-DEFAULT = "supervised_lite0"  # the folder of PRETRAINED that scores where no weights are named
+DEFAULT = "lite0"  # how the folder of PRETRAINED ends that scores where no weights are named
 JOINED = "+"  # between the checksums of several networks
 NO_LICENCE = "that of the images it was trained on; its own card names none"
 NOT_SHOWN = ("config", "left_out", "ignored", "test")  # of a network's card; "test" stands beside its score
@@ -203,9 +203,9 @@ def shipped():
 
 def _shipped(model):
   """The folder of weights of a method that comes with the package; of None the best."""
-  folders = [folder for folder in shipped().values() if folder.name.startswith(model or DEFAULT)]
+  folders = [f for f in shipped().values() if (f.name.startswith(model) if model else f.name.endswith(DEFAULT))]
   if not folders and model is None:
-    raise UserError(f"{PRETRAINED / DEFAULT}: the weights that come with jiqa are missing; install it again")
+    raise UserError(f"{PRETRAINED}/*{DEFAULT}: the weights that come with jiqa are missing; install it again")
   if not folders:
     how = method_class(model).how_to_get or f"python launch.py --config=configs/{model}.py --workdir=runs/{model}"
     raise UserError(f"no weights of {model} come with the package; name a folder: --weights=FOLDER. To make one: {how}")
