@@ -172,7 +172,7 @@ def test_prepared_set_that_lost_a_record_is_refused(tmp_path):
   with pytest.raises(UserError, match="4 records but 3 labels"):
     open_database("image_folder/photos", tmp_path / "prepared")
   labels.write_text("".join([lines[0], lines[2], lines[1], *lines[3:]]))
-  with pytest.raises(UserError, match="record 0, 001.png, cannot be read"):
+  with pytest.raises(UserError, match=r"record 0, 001\.png, cannot be read"):
     open_database("image_folder/photos", tmp_path / "prepared")[0]
 
 
