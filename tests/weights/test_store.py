@@ -75,6 +75,14 @@ def test_earlier_weights_are_replaced_and_other_folders_left_alone(tmp_path):
   assert (tmp_path / "mine" / "thesis.txt").read_text() == "irreplaceable"
 
 
+def test_weights_are_not_written_over_a_file(tmp_path):
+  path = tmp_path / "lite0.pth"
+  path.write_bytes(b"what was to be converted")
+  with pytest.raises(UserError, match=r"lite0\.pth: exists and .*choose another"):
+    store.save_weights(path, *some_weights(), {})
+  assert path.read_bytes() == b"what was to be converted" and list(tmp_path.iterdir()) == [path]
+
+
 def test_damage_is_noticed(tmp_path):
   with pytest.raises(UserError, match="not there"):
     store.load_weights(tmp_path / "w")
