@@ -80,7 +80,10 @@ def test_what_a_mode_calls_and_the_status_it_ends_with(mode, reached, flags, tmp
 
 def test_a_missing_accelerator_is_one_line(tmp_path):
   environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
-  for command in ([ROOT / "launch.py", f"--config={ROOT}/configs/lml.py:demo", f"--workdir={tmp_path / 'run'}"],):
+  for command in (
+    [ROOT / "launch.py", f"--config={ROOT}/configs/lml.py:demo", f"--workdir={tmp_path / 'run'}"],
+    ["-m", "jiqa.cli", "score", tmp_path / "a.png"],
+  ):
     done = subprocess.run(
       [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )

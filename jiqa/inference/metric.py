@@ -13,7 +13,7 @@ from jiqa.inference import heads, predictor
 from jiqa.inference.inputs import as_items
 from jiqa.inference.loading import Model
 from jiqa.methods import method_class, names
-from jiqa.runtime.sharding import make_mesh
+from jiqa.runtime.sharding import check_devices, make_mesh
 from jiqa.weights.store import CARD
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
@@ -189,6 +189,7 @@ def load_models(model=None, weights=None, devices=None):
   folders = [weights] if isinstance(weights, (str, pathlib.Path)) else list(weights)
   if not folders:
     raise UserError("weights is an empty list; expected a folder or several")
+  check_devices()
   mesh = make_mesh(jax.local_devices() if devices is None else devices)
   models = [Model(folder, mesh) for folder in folders]
   if model and model not in {x.family for x in models} | {x.name for x in models}:
