@@ -29,7 +29,7 @@ class Decoded:
   """
 
   def __init__(self, source, most):
-    self._source, self._most, self._damaged = source, min(most, len(source) - 1), set()
+    self._source, self._most, self._damaged = source, min(most, len(source) - 1), {}
 
   def __len__(self):
     return len(self._source)
@@ -41,10 +41,12 @@ class Decoded:
           record = self._source[i]
           return {**record, "image": decode_rgb(record["image"], record["image_name"])}
       except UserError as error:
-        self._damaged.add(i)
+        warning = f"warning: {error}"
+        first = self._damaged.setdefault(i, warning) is warning  # two threads may meet it at once
         if len(self._damaged) > self._most:
           raise UserError(f"{error} (damaged records passed over, by config.damaged_records: {self._most})") from error
-        print(f"warning: {error}\npassed over: {len(self._damaged)} of at most {self._most}", file=sys.stderr)
+        if first:
+          print(f"{warning}\npassed over: {len(self._damaged)} of at most {self._most}", file=sys.stderr)
       i = (i + 1) % len(self)
 
 
