@@ -115,13 +115,7 @@ def main(_):
     sys.exit(2)
   except (RuntimeError, MemoryError) as error:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-      print(
-        f"launch.py: out of memory ({str(error).partition(chr(10))[0][:200]}); use a smaller config.batch_size, "
-        "config.accumulate or config.remat",
-        file=sys.stderr,
-        flush=True,
-      )
-      os._exit(2)  # other processes of the run may wait for this one for ever
+      out_of_memory(error)
     if not DISTRIBUTED.value:
       raise
     traceback.print_exc()
@@ -140,6 +134,14 @@ def main(_):
       raise
     print(f"launch.py: no room left ({error}); make some, then run the same command to go on", file=sys.stderr)
     sys.exit(2)
+
+
+def out_of_memory(error):
+  """Says so and ends the process: others of the run may wait for this one for ever."""
+  what = str(error).partition("\n")[0][:200]
+  advice = "use a smaller config.batch_size, config.accumulate or config.remat"
+  print(f"launch.py: out of memory ({what}); {advice}", file=sys.stderr, flush=True)
+  os._exit(2)
 
 
 def compiled_folder(workdir):

@@ -35,10 +35,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL import Image
 from scipy import stats
 
 import jiqa
+from jiqa.data.crops import half_scale
 from jiqa.data.source import open_database
 from jiqa.data.splits import TEST, TRAIN, UNUSED, VALIDATION, assign
 from jiqa.errors import UserError
@@ -72,10 +72,8 @@ class Content(NetworkMethod):
     return efficientnet.network(self.config["variant"])
 
   def preprocess_eval(self, image):
-    """As the quality expert does: the half by Pillow's antialiased bicubic."""
-    height, width = image.shape[:2]
-    half = Image.fromarray(image).resize((max(width // 2, 1), max(height // 2, 1)), Image.Resampling.BICUBIC)
-    return {"full": image, "half": np.asarray(half)}
+    """As the quality expert does."""
+    return {"full": image, "half": half_scale(image)}
 
   def predict(self, params, stats, extra, batch):
     encoder = self.network(params, stats).encoder

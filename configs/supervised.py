@@ -2,11 +2,13 @@
 
 Variants, each with its command, what to expect and how long it takes:
 
-demo: photographs that ship with scikit-image and scikit-learn, a narrow network from scratch; needs nothing else.
+demo: photographs that ship with scikit-image and scikit-learn, starting from the weights that come with jiqa; needs
+nothing else.
 
     python launch.py --config=configs/supervised.py:demo --workdir=runs/supervised_demo
 
-  Two CPU cores: 2 minutes. The labels are SSIM to the pristine image, a proxy and no human score.
+  Two CPU cores: 80 seconds. The labels are SSIM to the pristine image, a proxy and no human score. Recorded: SRCC 0.58
+  (PLCC 0.66), before training ("untrained": the weights as they come) 0.62 (0.55), on one split with three photographs.
 
 small: what made the weights that come with jiqa. BIQ2021's own training images, ImageNet weights, whole images at full
 scale; the validation part (1/8 of the training images) calibrates score_std and is not trained on.
@@ -110,10 +112,11 @@ def _encoder(scale, blocks):
 def _demo(c):
   c.data = [base.images("demo", protocol="folds")]
   c.evaluation.update(databases=("demo",), protocol="folds", untrained=True)
-  c.batch_size, c.epochs, c.steps = 8, 0, 300
-  c.checkpoint_every = 100
+  c.init_from = "jiqa/pretrained/supervised_lite0"  # in a checkout, from which launch.py is started
+  c.batch_size, c.epochs, c.steps = 8, 0, 120
+  c.checkpoint_every = 40
   c.threads = 2
-  c.encoder.width, c.levels = 0.25, {"full": 5}
-  c.window, c.crop, c.ranked, c.at_once = 128, 64, 4, 0
-  c.hidden, c.dtype = 32, "float32"
-  c.optimizer.update(slower={"encoders": 1.0}, warmup_steps=20)  # from scratch
+  c.window, c.at_once, c.ranked, c.crop = 160, 1, 4, 96
+  c.dtype = "float32"
+  c.frozen = _encoder("full", 6)
+  c.optimizer.warmup_steps = 20

@@ -38,8 +38,9 @@ RUNS = {
     "supervised",
     "demo",
     {
-      "levels": {"full": 1}, "window": 32, "crop": 16, "hidden": 4, "heads": 2, "batch_size": 8, "ranked": 2,
-      "kinds": ("JPEG", "darken"), "frozen": ("encoders/full/conv_stem",),
+      "init_from": "", "encoder.width": 0.25, "levels": {"full": 1}, "frozen": ("encoders/full/conv_stem",),
+      "at_once": 0, "window": 32, "crop": 16, "hidden": 4, "heads": 2, "batch_size": 8, "ranked": 2,
+      "kinds": ("JPEG", "darken"),
     },
   ),
 }  # fmt: skip

@@ -1,6 +1,13 @@
-"""Windows of decoded images for training: the only pixels that travel to the accelerator."""
+"""Windows and half scales of decoded images: the pixels that travel to the accelerator."""
 
 import numpy as np
+from PIL import Image
+
+
+def half_scale(image):
+  """[h, w, 3] uint8 to [h // 2, w // 2, 3], at least one pixel: by Pillow's antialiased bicubic."""
+  size = tuple(max(side // 2, 1) for side in image.shape[1::-1])
+  return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def random_window(image, side, least, rng):

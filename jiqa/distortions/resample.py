@@ -131,6 +131,14 @@ def resize(new, old, method):
   return matrix
 
 
+def reduce(images, factor):
+  """[..., h, w, 3] in [0, 1] reduced by an integer factor: bicubic (a = -0.5), antialiased, as Pillow does it."""
+  if factor == 1:
+    return images
+  *lead, h, w, c = images.shape
+  return jnp.clip(jax.image.resize(images, (*lead, h // factor, w // factor, c), "cubic"), 0, 1)
+
+
 def down_and_up(size, small, method):
   """Resizing to `small` pixels and back, as one matrix [size, size]."""
   return resize(size, small, method) @ resize(small, size, method)

@@ -1,7 +1,7 @@
 """Linear regression on frozen features for every split and every alpha: float32 work, float64 answers.
 
 The ridge minimises |y - Z w|^2 + alpha |w|^2 over the centred features Z of a split's rows, of unit variance unless
-told otherwise: by (Z'Z + alpha I) w = Z'y, or where these are fewer than the features by (ZZ' + alpha I) c = y and w =
+asked otherwise: by (Z'Z + alpha I) w = Z'y, or where these are fewer than the features by (ZZ' + alpha I) c = y and w =
 Z'c.
 
 Alphas within a factor of `SPAN` share one float32 Cholesky factor. As a preconditioner it leaves a condition number of

@@ -139,12 +139,7 @@ def stream(networks, items, *, head=None, pixels_per_batch=None, threads=None):
     share = (time.perf_counter() - started) / len(indices)
     for row, index in enumerate(indices):
       prediction, predicted = waiting.pop(index), {name: x[row] for name, x in outputs.items()}
-      prediction = prediction._replace(outputs=predicted, seconds=prediction.seconds + share)
-      wrong = [name for name in ("score", "features") if not np.isfinite(predicted.get(name, 0)).all()]
-      if wrong:
-        error = f"{prediction.name}: {wrong[0]} not finite: the image, or the weights, are out of the ordinary"
-        prediction = prediction._replace(outputs=None, error=error)
-      yield prediction
+      yield _finite(prediction._replace(outputs=predicted, seconds=prediction.seconds + share))
 
   # A CPU device computes in the thread that calls it and leaves cores idle. Accelerators compute one batch while the
   # results of the one before are fetched; several devices must get all programs in one order, from one thread.
@@ -224,6 +219,15 @@ def _ready(held, most, most_bytes):
     indices, parts, programs = held[position]
     del held[position]
     yield indices, parts, [program.result() for program in programs]
+
+
+def _finite(prediction):
+  """A prediction, or in place of its outputs an error where they are no numbers."""
+  wrong = [name for name in ("score", "features") if not np.isfinite(prediction.outputs.get(name, 0)).all()]
+  if not wrong:
+    return prediction
+  error = f"{prediction.name}: {wrong[0]} not finite: the image, or the weights, are out of the ordinary"
+  return prediction._replace(outputs=None, error=error)
 
 
 def _joined(outputs, head):

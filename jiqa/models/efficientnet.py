@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jiqa.models.layers import WHOLE, BatchNorm, Part, halve, in_window, mask_outside, precision_of
+from jiqa.models.layers import WHOLE, BatchNorm, SummingEncoder, halve, in_window, mask_outside, precision_of
 
 # Of every stage: expansion, channels, blocks, stride of the first block, kernel size.
 STAGES = (
@@ -180,7 +180,7 @@ class Block(nnx.Module):
     return (x + y if self.adds else y), part
 
 
-class EfficientNetLite(nnx.Module):
+class EfficientNetLite(SummingEncoder):
   """EfficientNet-Lite without its classifier; an `Encoder`, see encoders.py.
 
   Its features are the mean and the standard deviation over the image of the outputs of every stage and of the last
@@ -229,13 +229,6 @@ class EfficientNetLite(nnx.Module):
       step *= block.stride
     return reach
 
-  def __call__(self, x, size=None, *, train=False):
-    """[b, num_features] float32: of every level its means, then its deviations; see `Encoder`."""
-    if train and size is not None:
-      raise ValueError("training batches are not padded: pass size=None with train=True")
-    sums = self.sums(x, None if size is None else Part(size), train=train)
-    return self.pool(sums, jnp.array([x.shape[1:3]]) if size is None else size)
-
   def sums(self, x, part=None, window=WHOLE, *, train=False):
     """For every level the sums over the window of its activations and of their squares, [b, 2, c]; see `Encoder`."""
     sums, steps = [], {blocks: step for blocks, step, _ in self.levels}
@@ -252,7 +245,7 @@ class EfficientNetLite(nnx.Module):
     return sums
 
   def pool(self, sums, size):
-    """What `__call__` returns, of the sums over images of these sizes [b, 2]."""
+    """Of every level its means, then its deviations; see `Encoder`."""
     features = []
     for (_, step, _), level in zip(self.levels, sums, strict=True):
       count = (-(-size // step)).prod(1)[:, None]

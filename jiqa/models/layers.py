@@ -93,6 +93,17 @@ class BatchNorm(nnx.Module):
     return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
 
 
+class SummingEncoder(nnx.Module):
+  """An `Encoder` (encoders.py) by its `sums` over places and their `pool`."""
+
+  def __call__(self, x, size=None, *, train=False):
+    """[b, num_features] float32; see `Encoder`."""
+    if train and size is not None:
+      raise ValueError("training batches are not padded: pass size=None with train=True")
+    sums = self.sums(x, None if size is None else Part(size), train=train)
+    return self.pool(sums, jnp.array([x.shape[1:3]]) if size is None else size)
+
+
 class LayerNorm(nnx.Module):
   """Layer normalisation of the last axis, in float32."""
 

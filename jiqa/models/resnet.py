@@ -14,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.models.cpu import convolve, convolve_stem, mask_border, max_pool
-from jiqa.models.layers import WHOLE, BatchNorm, Part, halve, in_window, mask_outside
+from jiqa.models.layers import WHOLE, BatchNorm, SummingEncoder, halve, in_window, mask_outside
 
 # 10 is the smallest that has every kind of layer: it compiles in half the time of 18.
 STAGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -91,7 +91,7 @@ class Bottleneck(_Block):
     return self._add(x, self.bn3(self.conv3(y), train), train), out_part
 
 
-class ResNet(nnx.Module):
+class ResNet(SummingEncoder):
   """The convolutional part of a ResNet, ending in global average pooling; an `Encoder`, see encoders.py.
 
   Args:
@@ -130,13 +130,6 @@ class ResNet(nnx.Module):
         reach += step if EXPANSION[self.depth] == 1 else 0  # a basic block has a second one
     return reach
 
-  def __call__(self, x, size=None, *, train=False):
-    """The mean over each image of the last activations, [b, num_features] float32, >= 0; see `Encoder`."""
-    if train and size is not None:
-      raise ValueError("training batches are not padded: pass size=None with train=True")
-    sums = self.sums(x, None if size is None else Part(size), train=train)
-    return self.pool(sums, jnp.array([x.shape[1:3]]) if size is None else size)
-
   def sums(self, x, part=None, window=WHOLE, *, train=False):
     """The sums over the window of the last activations, [b, num_features]; see `Encoder`."""
     x = mask_outside(x, part)  # the stem reads three lines
@@ -151,5 +144,5 @@ class ResNet(nnx.Module):
     return in_window(x, part, window, self.stride).astype(jnp.float32).sum((1, 2))
 
   def pool(self, sums, size):
-    """What `__call__` returns, of the sums over images of these sizes [b, 2]."""
+    """The mean over each image of the last activations, >= 0; see `Encoder`."""
     return sums / (-(-size // self.stride)).prod(1, keepdims=True)

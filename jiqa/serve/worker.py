@@ -98,7 +98,7 @@ def score_files(score, files, saliency):
 
 
 def failure(error):
-  """What the sender is told of an exception: the reason if it is the image's fault, else only that it failed."""
+  """What the sender learns of an exception: the reason if it is the image's fault, else only that it failed."""
   if isinstance(error, UserError):
     return {"error": str(error).removeprefix("image: ")}
   LOG.error("an image could not be scored", exc_info=error)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import reiqa as config_file
+from jiqa.distortions import resample
 from jiqa.methods import build_method
 from jiqa.methods.reiqa import _pairs as reiqa_pairs
 from jiqa.methods.reiqa import reiqa
@@ -90,7 +91,7 @@ def test_of_a_small_image_as_much_is_real_as_the_largest_scale_needs():
 
 
 def test_half_scale_is_pillows(batch):
-  ours = np.asarray(reiqa.reduce_versions(batch["image"][:1, None].astype(np.float32) / 255, 2))[0, 0] * 255
+  ours = np.asarray(resample.reduce(batch["image"][:1, None].astype(np.float32) / 255, 2))[0, 0] * 255
   pillow = np.asarray(Image.fromarray(batch["image"][0]).resize((40, 40), Image.Resampling.BICUBIC))
   error = np.abs(ours - pillow)  # Pillow rounds and clips between its two passes
   assert error.max() <= 2.0 and error.mean() < 0.4

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import special, stats
 
 from configs import supervised as config_file
-from jiqa.distortions import bank
+from jiqa.distortions import bank, resample
 from jiqa.errors import UserError
 from jiqa.methods import build_method
 from jiqa.methods.supervised import supervised
@@ -28,7 +28,8 @@ def config_of(**changes):
   with config.unlocked():
     config.update_from_flattened_dict(
       {
-        "levels": {"full": 2}, "window": SIDE, "crop": 32, "hidden": 6, "heads": 3, "batch_size": 8, "ranked": 4,
+        "init_from": "", "encoder.width": 0.25, "levels": {"full": 2}, "frozen": (), "at_once": 0, "window": SIDE,
+        "crop": 32, "hidden": 6, "heads": 3, "batch_size": 8, "ranked": 4,
         "kinds": ("JPEG", "darken"), "dropout": (0.0, 0.0), "optimizer.warmup_steps": 0,
       }
       | changes
@@ -217,7 +218,7 @@ def test_a_padded_image_has_the_score_of_the_image():
 def test_half_scale_is_pillows():
   image = batch_of()["image"][0]
   pillow = np.asarray(Image.fromarray(image).resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC))
-  ours = np.asarray(supervised.halve(jnp.asarray(image[None], jnp.float32) / 255))[0] * 255
+  ours = np.asarray(resample.reduce(jnp.asarray(image[None], jnp.float32) / 255, 2))[0] * 255
   assert np.abs(ours - pillow).max() <= 1.01
 
 
@@ -286,6 +287,8 @@ def test_the_map_shows_the_scores_of_windows(monkeypatch):
     ({"split": -1}, "config.split is -1"),
     ({"kinds": ("JPEG", "fog")}, "config.kinds .'fog'. are not in gaussian blur"),
     ({"ranked": 3}, "config.ranked is 3"),
+    ({"levels": {}}, "config.levels is {}"),
+    ({"levels": {"full": 2, "quarter": 2}}, "config.levels is .*'quarter'"),
     ({"crop": 64}, "config.crop is 64; expected at most config.window 48"),
     ({"at_once": 3}, "config.at_once is 3"),
     ({"at_once": -1}, "config.at_once is -1"),

@@ -5,11 +5,10 @@ Queries are contrasted with keys of a slowly following copy of the encoder; keys
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from PIL import Image
 
 from jiqa import losses
+from jiqa.data.crops import half_scale
 from jiqa.methods.base import NetworkMethod, check
 from jiqa.models import tiles
 from jiqa.models.encoders import build_encoder
@@ -160,10 +159,8 @@ class MomentumContrast(NetworkMethod):
     return (pixels - jnp.array(self.mean)) / jnp.array(self.std)
 
   def preprocess_eval(self, image):
-    """Full and half scale; the half as published: Pillow's antialiased bicubic to (w // 2, h // 2), at least 1."""
-    height, width = image.shape[:2]
-    half = Image.fromarray(image).resize((max(width // 2, 1), max(height // 2, 1)), Image.Resampling.BICUBIC)
-    return {"full": image, "half": np.asarray(half)}
+    """Full and half scale, the half as published."""
+    return {"full": image, "half": half_scale(image)}
 
   def predict(self, params, stats, extra, batch):
     """The published features: the query encoder's at full and half scale, not brought to unit length."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jiqa.data.crops import random_window
-from jiqa.distortions import bank
+from jiqa.distortions import bank, resample
 from jiqa.methods.base import check
 from jiqa.methods.reiqa._moco import MomentumContrast, converted
 from jiqa.methods.reiqa._pairs import crop_pair, half_swap, looks_pristine, official_half, official_pair
@@ -100,7 +100,7 @@ class ReIQA(MomentumContrast):
         pairs, versions = self._official_scale(keys, versions, batch["size"], scale, swapped)
       else:
         keys, here, size = (_turn(x, turns, index) for x in (keys, versions, batch["size"]))
-        here = reduce_versions(here, scale)
+        here = resample.reduce(here, scale)
         pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, here, size // scale)
         pairs = jax.vmap(half_swap, (0, None))(pairs, swapped)
       crops.append(pairs)
@@ -142,11 +142,3 @@ def _turn(images, turns, index):
     return images
   groups = images.reshape(*turns.shape, *images.shape[1:])
   return jax.vmap(lambda group, turn: group[turn[index]])(groups, turns)
-
-
-def reduce_versions(versions, scale):
-  """[b, v, h, w, 3] reduced by an integer factor: bicubic (a = -0.5), antialiased, as Pillow reduces images."""
-  if scale == 1:
-    return versions
-  b, v, h, w, c = versions.shape
-  return jnp.clip(jax.image.resize(versions, (b, v, h // scale, w // scale, c), "cubic"), 0, 1)

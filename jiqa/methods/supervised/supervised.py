@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
-from PIL import Image
 
 from jiqa import losses
-from jiqa.data.crops import random_window
-from jiqa.distortions import bank
+from jiqa.data.crops import half_scale, random_window
+from jiqa.distortions import bank, resample
 from jiqa.errors import UserError
 from jiqa.methods.base import NetworkMethod, check
 from jiqa.models import tiles
@@ -26,6 +25,7 @@ from jiqa.runtime.state import new_state
 from jiqa.weights.store import flatten, unflatten
 
 BANK = "kadid25"
+SCALES = {"full": 1, "half": 2}  # by how much an image is reduced
 REACH = 8.0  # standard deviations beyond which a feature is cut off
 # Scores of a grid of windows explain that of the image: windows along a side, and the sides of one, pixels.
 WINDOWS, LEAST_WINDOW, LARGEST_WINDOW = 8, 96, 256
@@ -88,7 +88,14 @@ class Supervised(NetworkMethod):
   score_range = (0.0, 100.0)
   input = "RGB of any size, neither cropped nor brought to a common size; levels of the encoder at each scale: {levels}"
   training_only, optional = ("params/databases",), ("heads", "databases")
+  accumulates = False  # correlations are those of the whole step
   how_to_get = "python launch.py --config=configs/supervised.py:small --config.init_from=weights/lite0"
+
+  def __init__(self, config, mesh):
+    levels = dict(config.levels)
+    known = f"config.levels is {levels}; expected a number of levels for 'full', for 'half' or for both"
+    check((levels and set(levels) <= set(SCALES), known))
+    super().__init__(config, mesh)
 
   def build(self, rngs):
     return Network(self.config, rngs=rngs)
@@ -119,7 +126,7 @@ class Supervised(NetworkMethod):
     )
 
   def init(self, key, weights=None):
-    """As `Method.init`; from weights of an encoder alone, as `jiqa convert` writes them, both encoders start."""
+    """As `Method.init`; from weights of an encoder alone, as `jiqa convert` writes them, those of all scales start."""
     if weights is not None and "encoder" in weights[0]:
       like = jax.eval_shape(self.fresh, key)
       weights = [
@@ -183,8 +190,8 @@ class Supervised(NetworkMethod):
     def encode(params, stats, images):
       encoders = self.network(params, stats).encoders
       images = images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
-      seen = {"full": images, "half": halve(images)}
-      return jnp.concatenate([encoder(normalise(seen[scale])) for scale, encoder in encoders.items()], 1)
+      seen = [encoder(normalise(resample.reduce(images, SCALES[scale]))) for scale, encoder in encoders.items()]
+      return jnp.concatenate(seen, 1)
 
     def one_by_one(params, stats, images):
       return jax.lax.map(lambda some: encode(params, stats, some), images.reshape(-1, at_once, *images.shape[1:]))
@@ -239,12 +246,8 @@ class Supervised(NetworkMethod):
     return state.replace(extra=state.extra | {"average": jax.tree.map(average, state.extra["average"], state.params)})
 
   def preprocess_eval(self, image):
-    """Full and half scale, the half by Pillow's antialiased bicubic; one pixel at least."""
-    if "half" not in self.config.levels:
-      return {"full": image}
-    height, width = image.shape[:2]
-    half = Image.fromarray(image).resize((max(width // 2, 1), max(height // 2, 1)), Image.Resampling.BICUBIC)
-    return {name: seen for name, seen in (("full", image), ("half", np.asarray(half))) if name in self.config.levels}
+    """The image at every scale of config.levels."""
+    return {scale: image if scale == "full" else half_scale(image) for scale in self.config.levels}
 
   def predict(self, params, stats, extra, batch):
     """Score and score_std [b], in points of 100, and features [b, d]."""
@@ -293,12 +296,6 @@ def normalise(pixels):
   """uint8, or floats in [0, 1], to what EfficientNet-Lite was trained with."""
   pixels = pixels.astype(jnp.float32) * (1 if pixels.dtype == jnp.uint8 else 255)
   return (pixels - 127) / 128
-
-
-def halve(images):
-  """[b, h, w, 3] float reduced by two: bicubic, antialiased, as Pillow reduces images."""
-  b, h, w, c = images.shape
-  return jnp.clip(jax.image.resize(images, (b, h // 2, w // 2, c), "cubic"), 0, 1)
 
 
 def points(logits):
