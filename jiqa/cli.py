@@ -12,6 +12,7 @@ from jiqa.errors import UserError
 Model = Annotated[str, Option("--model", help="a method; default what the weights are of")]
 Weights = Annotated[list[str], Option("--weights", help="folder of weights or workdir of a run; repeat for several")]
 HeadFile = Annotated[str, Option("--head", help="head of `jiqa fit`; default the one beside the weights")]
+Name = Annotated[str, Option("--name", help="column of image names; default image_name, path or Image Name")]
 DataDir = Annotated[str, Option("--data_dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")]
 
 HELP = "No-reference image quality assessment in JAX."
@@ -284,7 +285,7 @@ def distort(
 
 @app.command()
 def evaluate(
-  scores: Annotated[list[str], Argument(help="CSV or Parquet, one row an image, one column a method; or workdirs")],
+  scores: Annotated[list[str], Argument(help="tables of scores, CSV, JSON or Parquet; or workdirs")],
   mos: str = Option(None, "--mos", help="column of human scores, or a file with image_name and mos"),
   group: str = Option(None, "--group", help="column of references, or a file with image_name, reference_name"),
   score: Annotated[
@@ -293,28 +294,27 @@ def evaluate(
   by: Annotated[list[str], Option("--by", help="column to break down by, such as distortion or level; repeat")] = (),
   split: str = Option(None, "--split", help="beginning of the columns that say 'test', one column a split"),
   cross: str = Option(None, "--cross", help="column of databases: a matrix of methods and databases instead"),
+  name: Name = None,
   out: str = Option("report", "--out", help="folder for index.html, report.md, report.json, report.csv"),
   title: str = Option(None, "--title", help="heading of the report"),
   unit: str = Option("MOS", "--unit", help="name of the human scale"),
   resamples: int = Option(1000, "--resamples", min=100, help="of the bootstrap"),
   seed: int = Option(0, "--seed", help="of the bootstrap"),
 ):
-  """Evaluates scores: jiqa evaluate scores.csv --mos=mos --group=reference; or aggregates runs: jiqa evaluate RUN..."""
+  """Evaluates scores: jiqa evaluate a.csv b.csv --mos=labels.csv; or aggregates runs: jiqa evaluate RUN..."""
   from jiqa.evaluation import console
 
   if mos is None:
     return console.aggregate(scores, out)
-  if len(scores) > 1:
-    raise UserError(f"--mos={mos} belongs to one table of scores, not to {' '.join(scores)}")
   console.evaluate(
-    scores[0], mos, methods=score, group=group, by=by, split=split, cross=cross, out=out, title=title, unit=unit,
-    resamples=resamples, seed=seed,
+    scores, mos, methods=score, group=group, by=by, split=split, cross=cross, name=name, out=out, title=title,
+    unit=unit, resamples=resamples, seed=seed,
   )  # fmt: skip
 
 
 @app.command()
 def gmad(
-  scores: Annotated[list[str], Argument(help="score tables with image_name and one column a method")],
+  scores: Annotated[list[str], Argument(help="tables of scores")],
   out: str = Option("gmad", "--out", help="folder for the pairs, the page and the outcome"),
   images: str = Option(None, "--images", help="folder the image names start from; makes sheets and the page"),
   anchors: str = Option(None, "--anchors", help="table of labelled images (the methods' columns and mos)"),
@@ -323,28 +323,31 @@ def gmad(
   proxy: str = Option(None, "--proxy", help="column that answers in place of people, such as SSIM"),
   levels: int = Option(6, "--levels", min=1, help="levels of every defender"),
   top: int = Option(1, "--top", min=1, help="pairs of every level"),
+  name: Name = None,
 ):
   """Lets methods attack each other (gMAD): jiqa gmad a.csv b.csv --images=pool --out=gmad, then --answers=A.csv"""
   from jiqa.evaluation import console
 
   console.gmad(
-    scores, out, images=images, anchors=anchors, content=content, answers=answers, proxy=proxy, levels=levels, top=top
-  )
+    scores, out, images=images, anchors=anchors, content=content, answers=answers, proxy=proxy, levels=levels, top=top,
+    name=name,
+  )  # fmt: skip
 
 
 @app.command()
 def realign(
-  scores: Annotated[str, Argument(help="CSV or Parquet: image_name, database, human score, model's score")],
+  scores: Annotated[str, Argument(help="a table of scores")],
   score: str = Option("score", "--score", help="column of the model's scores"),
-  mos: str = Option("mos", "--mos", help="column of the raw human scores, higher is better"),
-  database: str = Option("database", "--database", help="column of the database names"),
+  mos: str = Option("mos", "--mos", help="column of the raw human scores, or a file as for evaluate"),
+  database: str = Option("database", "--database", help="column of the database names, or a file"),
   fitted: str = Option(None, "--split", help="column that says 'test' where an image must not shape the curve"),
+  name: Name = None,
   out: str = Option("realigned.csv", "--out", help="CSV file to write"),
 ):
   """Brings the scales of several databases together: jiqa realign scores.csv --split=split --out=realigned.csv"""
   from jiqa.evaluation import console
 
-  console.realign(scores, score=score, mos=mos, database=database, fitted=fitted, out=out)
+  console.realign(scores, score=score, mos=mos, database=database, fitted=fitted, name=name, out=out)
 
 
 def main():

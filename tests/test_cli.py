@@ -48,25 +48,27 @@ CALLS = {
     mock.call("lml", "photo.jpg", "w", "o.png"),
   ),
   "evaluate": (
-    "s.csv --mos=m --group=g --score=a --score=b --by=x --by=y --split=p --cross=c --out=o --title=t --unit=u "
-    "--resamples=200 --seed=5",
+    "s.csv z.csv --mos=m --group=g --score=a --score=b --by=x --by=y --split=p --cross=c --name=n --out=o --title=t "
+    "--unit=u --resamples=200 --seed=5",
     "jiqa.evaluation.console.evaluate",
     mock.call(
-      "s.csv", "m", methods=["a", "b"], group="g", by=["x", "y"], split="p", cross="c", out="o", title="t", unit="u",
-      resamples=200, seed=5,
+      ["s.csv", "z.csv"], "m", methods=["a", "b"], group="g", by=["x", "y"], split="p", cross="c", name="n", out="o",
+      title="t", unit="u", resamples=200, seed=5,
     ),
   ),
   "gmad": (
-    "a.csv b.csv --out=o --images=i --anchors=a --content=c --answers=x --answers=y --proxy=p --levels=3 --top=2",
+    "a.csv b.csv --out=o --images=i --anchors=a --content=c --answers=x --answers=y --proxy=p --levels=3 --top=2 "
+    "--name=n",
     "jiqa.evaluation.console.gmad",
     mock.call(
-      ["a.csv", "b.csv"], "o", images="i", anchors="a", content="c", answers=["x", "y"], proxy="p", levels=3, top=2
+      ["a.csv", "b.csv"], "o", images="i", anchors="a", content="c", answers=["x", "y"], proxy="p", levels=3, top=2,
+      name="n",
     ),
   ),
   "realign": (
-    "s.csv --score=q --mos=m --database=d --split=p --out=o",
+    "s.csv --score=q --mos=m --database=d --split=p --name=n --out=o",
     "jiqa.evaluation.console.realign",
-    mock.call("s.csv", score="q", mos="m", database="d", fitted="p", out="o"),
+    mock.call("s.csv", score="q", mos="m", database="d", fitted="p", name="n", out="o"),
   ),
 }  # fmt: skip
 
@@ -211,5 +213,3 @@ def test_evaluate_without_human_scores_takes_workdirs():
   with mock.patch("jiqa.evaluation.console.aggregate", return_value=None) as called:
     cli.app(["evaluate", "runs/a", "runs/b", "--out=o"], standalone_mode=False)
   assert called.mock_calls == [mock.call(["runs/a", "runs/b"], "o")]
-  with pytest.raises(UserError, match=r"--mos=m belongs to one table .*not to a\.csv b\.csv"):
-    cli.app(["evaluate", "a.csv", "b.csv", "--mos=m"], standalone_mode=False)

@@ -17,25 +17,30 @@ from jiqa.evaluation.gmad import run as run_competition
 
 
 def evaluate(
-  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, out, title=None, unit="MOS", **options
-):
-  """Evaluates a table by `study.compare_table`, or by `study.cross_database`; writes the report, prints the results."""
-  if cross and (group or by or split):
-    raise UserError(f"--cross={cross}: compares inside every database and takes no --group, --by or --split")
+  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, name=None, out, title=None, unit="MOS",
+  **options,
+):  # fmt: skip
+  """Evaluates files by `study.compare_table`, or one by `study.cross_database`; writes the report, prints results."""
+  if cross and (group or by or split or len(scores) > 1):
+    raise UserError(
+      f"--cross={cross}: compares inside every database of one file and takes no --group, --by or --split"
+    )
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     if cross:
-      found = study.cross_database(scores, mos, cross, scores=methods)
+      found = study.cross_database(scores[0], mos, cross, scores=methods, name=name)
     else:
-      found = study.compare_table(scores, mos, scores=methods, group=group, labels=by, split=split, **options)
+      found = study.compare_table(
+        scores, mos, scores=methods, group=group, labels=by, split=split, name=name, **options
+      )
   notes = correlation.reasons(caught)
   for name, method in found["methods"].items():
     if (srcc := method["value"].get("srcc", 0)) < 0:
       notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
   for text in notes:
     print(f"jiqa: warning: {text}", file=sys.stderr)
-  title = title or f"Evaluation of {pathlib.Path(scores).name}"
-  files = [path for path in (scores, mos, group) if path and os.path.isfile(path)]
+  title = title or f"Evaluation of {', '.join(pathlib.Path(file).name for file in scores)}"
+  files = [path for path in (*scores, mos, group) if path and os.path.isfile(path)]
   extra = {"checksums": {str(path): report.checksum(path) for path in files}}
   command = shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
   page = report.write(out, found, title=title, command=command, unit=unit, warnings=notes, extra=extra)
@@ -104,9 +109,13 @@ def gmad(score_files, out, **options):
     _print(f"gMAD ranking by the {kind}, higher is better", ["method", "resistance", "aggressiveness"], rows)
 
 
-def realign(scores, *, score, mos, database, fitted=None, out):
-  """Carries the human scores of several databases onto a model's scale and writes them; names of columns, and files."""
-  table = tables.read(scores)
+def realign(scores, *, score, mos, database, fitted=None, name=None, out):
+  """Carries the human scores of several databases onto a model's scale and writes them; columns, see `tables.join`."""
+  table = tables.read(scores, name)
+  table, mos = tables.join(table, scores, mos, "mos", name)
+  table, database = tables.join(table, scores, database, "database", name)
+  if fitted is not None:
+    table, fitted = tables.join(table, scores, fitted, "split", name)
   names = tables.words(table, tables.NAME, scores)
   of, raw = tables.words(table, database, scores), tables.numbers(table, mos, scores)
   may_fit = None if fitted is None else np.char.lower(tables.words(table, fitted, scores)) != "test"

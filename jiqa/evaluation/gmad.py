@@ -167,7 +167,9 @@ def rank(matrix):
   return mu - mu.mean()
 
 
-def run(score_files, out, *, images=None, anchors=None, content=None, answers=(), proxy=None, levels=LEVELS, top=1):
+def run(
+  score_files, out, *, images=None, anchors=None, content=None, answers=(), proxy=None, levels=LEVELS, top=1, name=None
+):
   """Picks the pairs and writes what people need to compare them; with answers, writes who has won.
 
   The options are those of `jiqa gmad`; a lone column `score` is called after its file. `out` gets `pairs.csv`, with
@@ -180,17 +182,20 @@ def run(score_files, out, *, images=None, anchors=None, content=None, answers=()
   """
   if answers and proxy:
     raise UserError("give the answers of people or a proxy, not both")
-  table, scores = _pool(score_files, (content, proxy))
+  table = tables.by_name(tables.read(score_files[0], name), score_files[0])
+  scores = tables.pool(table, score_files, (content, proxy), name=name)
+  if len(scores) < 2:
+    raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
   methods, scores = list(scores), np.stack(list(scores.values()))
   if anchors is None:
     scale = by_quantile(scores)
   else:
-    labelled = tables.read(anchors)
+    labelled = tables.read(anchors, name)
     anchored = np.stack([tables.numbers(labelled, method, anchors) for method in methods])
     scale = by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors))
   contents, names = None, tables.words(table, tables.NAME, score_files[0])
   if content:
-    table, column = tables.join(table, score_files[0], content, "reference_name")
+    table, column = tables.join(table, score_files[0], content, "reference_name", name)
     contents = tables.words(table, column, score_files[0])
   pairs, out = compete(scale, contents=contents, levels=levels, top=top), pathlib.Path(out)
   rows = [
@@ -209,33 +214,22 @@ def run(score_files, out, *, images=None, anchors=None, content=None, answers=()
   return found
 
 
-def _pool(files, used):
-  """The scores of every method (dict) on the images that the first file lists, and that file's table."""
-  first, scores = tables.by_name(tables.read(files[0]), files[0]), {}
-  for file in files:
-    rows = first if file is files[0] else tables.matched(tables.read(file), file, first.index, files[0])
-    methods = tables.methods(rows, file, used)
-    if list(methods) == ["score"]:
-      methods = {pathlib.Path(file).stem: methods["score"]}
-    if twice := sorted(set(methods) & set(scores)):
-      raise UserError(f"{file}: the method {twice[0]!r} has been read already; rename it")
-    scores |= methods
-  if len(scores) < 2:
-    raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
-  return first, scores
-
-
 def _write_images(out, folder, pairs, names, methods):
   """Copies for the page, contact sheets, and the page itself."""
   shown = np.unique(np.concatenate([pairs.low, pairs.high])).tolist()
-  for image in shown:
-    if not (folder / names[image]).is_file():
+  # What `jiqa score pool` wrote names its images from where it ran.
+  paths = {
+    image: next(filter(pathlib.Path.is_file, (folder / names[image], pathlib.Path(names[image]))), None)
+    for image in shown
+  }
+  for image, path in paths.items():
+    if path is None:
       raise UserError(f"{folder / names[image]}: no such image; --images is the folder that the image names start from")
   copies = {image: f"images/{image:06d}.png" for image in shown}
   (out / "images").mkdir(parents=True, exist_ok=True)
   for image, copy in copies.items():
     # Lossless: a second JPEG compression would be one more distortion.
-    _open(folder / names[image], PAGE_SIDE).save(out / copy)
+    _open(paths[image], PAGE_SIDE).save(out / copy)
   (out / "sheets").mkdir(exist_ok=True)
   ends = [(copies[low], copies[high]) for low, high in zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)]
   for d, a in sorted(set(zip(pairs.defender.tolist(), pairs.attacker.tolist(), strict=True))):

@@ -25,6 +25,11 @@ def plain_text(value):
   return f"'{value}" if formula else value
 
 
+def not_plain_text(value):
+  """The text of which `plain_text` made a cell."""
+  return value[1:] if plain_text(value[1:]) == value else value
+
+
 def write_csv(path, rows):
   """Writes rows of text and numbers as CSV, the first one the head; see `write_bytes` and `plain_text`."""
   buffer = io.StringIO()

@@ -59,23 +59,26 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
   }  # fmt: skip
 
 
-def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **options):
-  """`compare` for a table with one row an image; what is missing or wrong is a UserError that names it.
+def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, name=None, **options):
+  """`compare` for tables with one row an image; what is missing or wrong is a UserError that names it.
 
   Args:
+    files: one or several, see `tables.read`; the images are those of the first.
     mos: a column of the table, or a file (or FILE:COLUMN) with `image_name` and `mos`.
     scores: columns that hold the methods' scores; none: every column of numbers that is not used otherwise.
     group: a column with the references, or a file as for `mos`; None: images stand for themselves.
     labels: columns to break the results down by, such as distortion or level.
     split: beginning of the names of the columns that hold 'test' where an image is tested, one column a split.
+    name: column of the image names; None: image_name, path or Image Name.
   """
-  table, mos = tables.join(tables.read(path), path, mos, "mos")
+  path = files[0]
+  table, mos = tables.join(tables.read(path, name), path, mos, "mos", name)
   if group is not None:
-    table, group = tables.join(table, path, group, "reference_name")
+    table, group = tables.join(table, path, group, "reference_name", name)
   splits = [column for column in table.columns if split and column.startswith(split)]
   if split and not splits:
     raise UserError(f"{path}: no column begins with {split!r}; there are {', '.join(map(repr, table.columns))}")
-  methods = tables.methods(table, path, {mos, group, *labels, *splits}, scores)
+  methods = tables.pool(table, files, {mos, group, *labels, *splits}, scores, name)
   if splits:
     tested = np.stack([np.char.lower(tables.words(table, column, path)) == "test" for column in splits])
     if not tested.any(1).all():
@@ -90,13 +93,13 @@ def compare_table(path, mos, *, scores=(), group=None, labels=(), split=None, **
   return compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)
 
 
-def cross_database(path, mos, database, *, scores=()):
+def cross_database(path, mos, database, *, scores=(), name=None):
   """Measures of every method inside every database, such as of methods that were trained on one database each.
 
   The scores of a method may be empty on whole databases; `database` is the column of their names, the rest as for
   `compare_table`. Returns a dict with `cross_database`: dict from method to what `protocol.breakdown` says.
   """
-  table, mos = tables.join(tables.read(path), path, mos, "mos")
+  table, mos = tables.join(tables.read(path, name), path, mos, "mos", name)
   target, databases = tables.numbers(table, mos, path), tables.words(table, database, path)
   inside = {}
   for method, values in tables.methods(table, path, {mos, database}, scores, empty=True).items():

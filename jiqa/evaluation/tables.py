@@ -1,22 +1,32 @@
-"""Score tables: one row an image, one column a method, read from CSV or Parquet with errors that name the row."""
+"""Score tables: one row an image, one column a method, with errors that name the row."""
 
 import pathlib
+import sys
 
 import numpy as np
 import pandas as pd
 
 from jiqa.errors import UserError
+from jiqa.evaluation.outputs import not_plain_text
 
 NAME = "image_name"
+NAMES = (NAME, "path", "Image Name")  # the columns that may hold it: ours, that of `jiqa score`, that of BIQ2021
+SCORED = {"score", "weights", "error"}  # columns that show that `jiqa score` wrote a table
+READERS = {".parquet": pd.read_parquet, ".json": pd.read_json}
 
 
-def read(path):
-  """Reads a `.csv` or `.parquet` table as a pandas.DataFrame; a UserError where it is missing, empty or no table."""
+def read(path, name=None):
+  """Reads a `.csv`, `.json` or `.parquet` table as a pandas.DataFrame, its image names as column NAME.
+
+  `name` is the column that holds them where there is such a one; else the first of NAMES. Of what `jiqa score` wrote,
+  rows without a score are left out, which standard error says. A UserError where it is missing, empty or no table.
+  """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f"{path}: no such file; expected a CSV or Parquet table with one row an image")
+    raise UserError(f"{path}: no such file; expected a CSV, JSON or Parquet table with one row an image")
   try:
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, skipinitialspace=True)
+    reader = READERS.get(path.suffix)
+    table = reader(path) if reader else pd.read_csv(path, skipinitialspace=True)
   except (ValueError, OSError, pd.errors.ParserError) as error:  # a file of bytes raises a ValueError too
     raise UserError(f"{path}: not a readable table: {error}") from error
   if not len(table):
@@ -26,6 +36,14 @@ def read(path):
     raise UserError(
       f"{path}: its columns are separated by {found!r}; expected commas: save the table as such a CSV file"
     )
+  column = next((known for known in (name, *NAMES) if known in table), NAME)
+  if column != NAME:
+    table = table.drop(columns=NAME, errors="ignore").rename(columns={column: NAME})
+  if {NAME, *SCORED} <= set(table):
+    missing = int(table["score"].isna().sum())
+    if missing:
+      print(f"jiqa: {path}: {missing} of {len(table)} rows have an error and no score; left out", file=sys.stderr)
+    table = table[table["score"].notna()].assign(**{NAME: lambda rows: rows[NAME].map(not_plain_text)})
   return table
 
 
@@ -54,11 +72,33 @@ def words(table, column, path):
 
 
 def methods(table, path, used, columns=(), empty=False):
-  """The scores of every method, dict from column to `numbers`; without `columns` all of numbers but those `used`."""
+  """The scores of every method, dict from column to `numbers`; without `columns` all of numbers but those `used`.
+
+  What `jiqa score` wrote beside its score is no method's.
+  """
   numeric = [c for c in table.columns if c not in {NAME, *used} and table[c].dtype.kind in "fiu"]
+  if {NAME, *SCORED} <= set(table):
+    numeric = ["score"]
   if not (columns or numeric):
     raise UserError(f"{path}: no column of scores; name it, there are {', '.join(map(repr, table.columns))}")
   return {column: numbers(table, column, path, empty) for column in columns or numeric}
+
+
+def pool(table, files, used, columns=(), name=None):
+  """`methods` of one or several files on the images of `table`, which was read from the first of them.
+
+  The column `score` of one of several files is called after the file; a UserError where two methods have one name.
+  """
+  scores = {}
+  for file in files:
+    rows = table if file is files[0] else matched(read(file, name), file, by_name(table, files[0]).index, files[0])
+    found = methods(rows, file, used, columns)
+    if list(found) == ["score"] and len(files) > 1:
+      found = {pathlib.Path(file).stem: found["score"]}
+    if twice := sorted(set(found) & set(scores)):
+      raise UserError(f"{file}: the method {twice[0]!r} has been read already; rename it")
+    scores |= found
+  return scores
 
 
 def by_name(table, path):
@@ -69,11 +109,12 @@ def by_name(table, path):
   return table
 
 
-def join(table, path, source, default):
-  """Takes a column from the table itself, or from another file matched by image name.
+def join(table, path, source, default, name=None):
+  """Takes a column from the table itself, or from another file, see `matched`.
 
-  source is a column of the table; a file with `image_name` and the column `default`; or FILE:COLUMN. Returns the table
-  that has the column, and its name; a UserError where there is neither, or an image has no partner.
+  source is a column of the table; a file with image names, see `read`, and the column `default`, perhaps in capitals;
+  or FILE:COLUMN. Returns the table that has the column, and its name; a UserError where there is neither, or an image
+  has no partner.
   """
   if source in table:
     return table, source
@@ -81,18 +122,33 @@ def join(table, path, source, default):
   if not pathlib.Path(file).is_file():
     columns = ", ".join(map(repr, table.columns))
     raise UserError(f"{source!r} is neither a column of {path} ({columns}) nor a file")
-  other, column = read(file), column or default
+  other = read(file, name)
+  column = column or (default.upper() if default.upper() in other and default not in other else default)
   _require(other, column, file)
   rows = matched(other, file, by_name(table, path).index, path)
   return table.assign(**{column: rows[column].to_numpy()}), column
 
 
 def matched(other, file, names, path):
-  """The rows of a table, read from `file`, of the images `names` of another; a UserError where one is missing."""
-  other = by_name(other, file)
-  if len(missing := names.difference(other.index)):
-    raise UserError(f"{file}: {len(missing)} image(s) of {path} are missing, the first is {missing[0]!r}")
-  return other.loc[names]
+  """The rows of a table, read from `file`, of the images `names` of another, in that order.
+
+  A name that is not there is that of a path's end: photos/scene/1.jpg is scene/1.jpg, or 1.jpg. A UserError where an
+  image is missing, or two of `names` have one row.
+  """
+  other, partners = by_name(other, file), []
+  for name in names:
+    while name not in other.index and "/" in name:
+      name = name.partition("/")[2]
+    partners.append(name)
+  partners = pd.Index(partners)
+  if len(missing := names[~partners.isin(other.index)]):
+    raise UserError(
+      f"{file}: {len(missing)} image(s) of {path} are missing, the first is {missing.min()!r}; names agree where they "
+      "are the same, or where the longer one ends in a / and the shorter one"
+    )
+  if len(twice := names[partners.duplicated()]):
+    raise UserError(f"{file}: {twice[0]!r} of {path} and another image both end like one name; write whole names")
+  return other.loc[partners]
 
 
 def _require(table, column, path):

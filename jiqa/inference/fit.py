@@ -26,8 +26,8 @@ def fit(
   Args:
     metric: Metric, whose models give features; of several each is evaluated, and all together.
     images: folder that the image names start from.
-    scores: CSV or Parquet with image_name and the ratings, higher is better. A column split with train, validation and
-      test is kept to; without one the images are divided at random SPLITS times.
+    scores: table of ratings, higher is better, see `tables.read`. A column split with train, validation and test is
+      kept to; without one the images are divided at random SPLITS times.
     features: name of a method, or "concat"; None: all there are. Which head is kept.
     mos: column of the ratings.
     group: column that says what an image shows; images of one group are never on both sides of a split.

@@ -11,7 +11,7 @@ import pathlib
 import types
 
 from jiqa.errors import UserError
-from jiqa.evaluation.outputs import plain_text, write_bytes
+from jiqa.evaluation.outputs import not_plain_text, plain_text, write_bytes
 from jiqa.inference import video
 from jiqa.inference.inputs import is_address
 
@@ -170,7 +170,7 @@ def _read_csv(path):
     return []
   if not {*FIRST, *LAST} <= set(header):
     raise UserError(f"{path}: holds something else than scores; choose another --out")
-  rows = ([cell[plain_text(cell[1:]) == cell :] for cell in row] for row in rows if len(row) == len(header))
+  rows = (map(not_plain_text, row) for row in rows if len(row) == len(header))
   return [dict(zip(header, row, strict=True)) for row in rows]
 
 

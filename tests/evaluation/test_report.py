@@ -84,7 +84,9 @@ def test_evaluate_from_scores_alone(table, tmp_path):
 def test_splits_are_summed_up_by_their_median(table, tmp_path):
   written = table.assign(split_3=np.where(np.arange(80) % 2, table.split_3, table.split_3.str.upper()))
   written.to_csv(tmp_path / "scores.csv", index=False)  # in capitals a part is the same
-  found = study.compare_table(tmp_path / "scores.csv", "mos", scores=["good", "bad <b>"], split="split_", resamples=128)
+  found = study.compare_table(
+    [tmp_path / "scores.csv"], "mos", scores=["good", "bad <b>"], split="split_", resamples=128
+  )
   values = []
   for k in range(5):
     part = table[f"split_{k}"] == "test"
@@ -100,7 +102,7 @@ def test_human_scores_from_another_file_in_another_order(table, tmp_path):
   other.to_csv(tmp_path / "labels.csv", index=False)
   table[["image_name", "good"]].to_csv(tmp_path / "only.csv", index=False)
   labels = tmp_path / "labels.csv"
-  found = study.compare_table(tmp_path / "only.csv", str(labels), group=str(labels), resamples=128)
+  found = study.compare_table([tmp_path / "only.csv"], str(labels), group=str(labels), resamples=128)
   expected = stats.spearmanr(table["good"], table["mos"])[0]
   assert found["methods"]["good"]["value"]["srcc"] == pytest.approx(expected, abs=1e-10)
 
