@@ -6,14 +6,26 @@
 Importing this package imports neither jax nor the models; data-loading workers re-import it.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what follows is fetched when it is first asked for
+  from jiqa.errors import UserError
+  from jiqa.inference.card import list_models
+  from jiqa.inference.metric import Metric, Scores, load
+
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["Metric", "Scores", "UserError", "list_models", "load"]
 
 
 def __getattr__(name):
-  """`load` is fetched when it is first asked for: it needs jax."""
-  if name != "load":
-    raise AttributeError(f"module 'jiqa' has no attribute {name!r}")
-  from jiqa.inference.metric import load
+  """The public names; all but `UserError` need jax."""
+  import importlib
 
-  return load
+  if name not in __all__:
+    raise AttributeError(f"module 'jiqa' has no attribute {name!r}")
+  home = {"UserError": "jiqa.errors", "list_models": "jiqa.inference.card"}.get(name, "jiqa.inference.metric")
+  return getattr(importlib.import_module(home), name)
+
+
+def __dir__():
+  return [*__all__, "__version__"]

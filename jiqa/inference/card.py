@@ -1,4 +1,39 @@
-"""`jiqa card`: what a metric was trained on, how good it is and what its scores mean, for people."""
+"""What a metric was trained on, how good it is and what its scores mean, for people; and which metrics there are."""
+
+import json
+
+from jiqa.inference import heads
+from jiqa.inference.metric import CARD, how_to_get, shipped
+from jiqa.methods import method_class, names
+
+
+def list_models() -> dict:
+  """What `jiqa.load` can be asked for by name: weights that come with jiqa, and methods, which need weights.
+
+  Returns:
+    dict from name to a dict of plain values: 'predicts', 'trained_on', 'tested_on' and 'srcc' (on images that it has
+    not seen), 'megabytes', 'licence' and 'how_to_get'; what is not known is missing.
+  """
+  models = {}
+  for name, folder in shipped().items():
+    card = json.loads((folder / CARD).read_text())
+    head = next((heads.read(file).card for file in heads.beside(folder).values()), card.get("test", {}))
+    test = head.get("test", head)
+    models[name] = {
+      "predicts": _predicts(card["method"], head.get("regressor") and head["range"]), "trained_on": card["trained_on"],
+      "srcc": round(test["srcc"], 3),
+      "tested_on": f"{test['images']} images of {head['database']} ({head['protocol']} test part)",
+      "megabytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1), "licence": card["licence"],
+      "how_to_get": f"comes with jiqa: jiqa.load({name!r})",
+    }  # fmt: skip
+  return models | {name: {"predicts": _predicts(name), "how_to_get": how_to_get(name)} for name in names()}
+
+
+def _predicts(name, of_head=None):
+  method = method_class(name)
+  scale = of_head or method.score_range
+  scale = "{:g} to {:g}".format(*scale) if scale else "on the scale of its human scores"
+  return ", ".join([f"score {scale}", *method.classes])
 
 
 def as_text(card):

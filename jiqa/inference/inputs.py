@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,10 @@ SUFFIXES = (
   ".jp2", ".j2k", ".jpx", ".avif", ".tga",
 )  # fmt: skip
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-EXPECTED = "expected a path, a PIL image, or [height, width, 3] of uint8 or of floats in [0, 1]"
+EXPECTED = (
+  "expected a path or address, a folder, the bytes of a file, a PIL image, or an array [height, width, 3], or "
+  "[height, width] of gray, of uint8 or of floats in [0, 1]"
+)
 WEB = ("http://", "https://")
 MAX_BYTES = 2**29  # of a download
 TIMEOUT = 30  # seconds
@@ -40,16 +44,21 @@ class Item(NamedTuple):
 
 def as_items(images):
   """The items of what `Metric.__call__` takes; paths are called by their own names, others "image 0", "image 1", ..."""
-  single = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", None) == 3
-  images = [images] if single else list(images)
-  if not images:
-    raise UserError("no image to score")
+  single = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or getattr(images, "ndim", None) in (2, 3)
+  if not single and not isinstance(images, Iterable):
+    raise TypeError(f"{type(images).__name__} is no image; {EXPECTED}, or a list of such")
   items = []
-  for i, image in enumerate(images):
-    is_path = isinstance(image, (str, os.PathLike))
-    if is_path and pathlib.Path(image).is_dir():
-      raise UserError(f"{image}: is a folder; list its images with jiqa.inference.inputs.expand([{str(image)!r}])")
-    items.append(Item(os.fspath(image) if is_path else f"image {i}", image))
+  for i, image in enumerate([images] if single else images):
+    if not isinstance(image, (str, os.PathLike)):
+      if not (isinstance(image, (bytes, Image.Image)) or hasattr(image, "ndim")):
+        raise TypeError(f"image {i}: {type(image).__name__} is no image; {EXPECTED}")
+      items.append(Item(f"image {i}", image))
+    elif os.path.isdir(image):
+      items += [Item(path, path) for path in expand([image]) if path.lower().endswith(SUFFIXES)]
+    else:
+      items.append(Item(os.fspath(image), image))
+  if not items:
+    raise UserError("no image to score")
   return items
 
 
@@ -76,8 +85,10 @@ def _from_array(array, name):
     array = np.asarray(array)
   except Exception as error:
     raise UserError(f"{name}: {type(array).__name__} is no image ({error}); {EXPECTED}") from error
+  if array.ndim == 2:
+    array = np.repeat(array[..., None], 3, axis=2)
   if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-    raise UserError(f"{name}: has the shape {array.shape}; expected [height, width, 3]")
+    raise UserError(f"{name}: has the shape {array.shape}; expected [height, width, 3], or [height, width] of gray")
   check_size(array.shape[1], array.shape[0], name)
   if array.dtype == np.uint8:
     return array

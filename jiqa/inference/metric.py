@@ -25,14 +25,37 @@ NOT_SHOWN = ("config", "left_out", "ignored", "test")  # of a network's card; "t
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Scores:
-  """Scores of n images, in the order in which they were given."""
+  """Scores of n images, in the order in which they were given: a sequence of n float, and an array for NumPy."""
 
   names: list  # n str
-  score: np.ndarray  # [n] float64
+  score: np.ndarray  # [n] float64; nan where there is an error
   columns: dict  # from name to [n, ...] array of whatever else the model predicts
+  errors: list  # n str, why an image has no score; '' where it has one
+  classes: dict  # from a column that is probabilities [n, k] to the names of its k classes
 
   def __len__(self):
     return len(self.names)
+
+  def __getitem__(self, index):
+    """The score of one image, float; of a slice `Scores`."""
+    if not isinstance(index, slice):
+      return float(self.score[index])
+    columns = {name: values[index] for name, values in self.columns.items()}
+    return Scores(self.names[index], self.score[index], columns, self.errors[index], self.classes)
+
+  def __array__(self, dtype=None, copy=None):
+    return np.array(self.score, dtype, copy=copy)
+
+  def to_pandas(self):
+    """A pandas.DataFrame: image_name, score, further numbers and likeliest classes, error."""
+    import pandas as pd
+
+    further = {
+      name: np.take(self.classes[name], values.argmax(1)) if name in self.classes else values
+      for name, values in self.columns.items()
+      if name in self.classes or values.ndim == 1
+    }
+    return pd.DataFrame({"image_name": self.names, "score": self.score, **further, "error": self.errors})
 
   def __float__(self):
     """The score of a single image."""
@@ -65,12 +88,20 @@ class Metric:
     self.weights_sha256 = JOINED.join(model.card["weights_sha256"] for model in models)
     self.head_sha256 = "" if head is None else _checksum(head)
 
-  def __call__(self, images):
+  def __repr__(self):
+    low_high = self.card["score"]["range"]
+    scale = "{:g} to {:g}, ".format(*low_high) if low_high else ""
+    device = self.models[0].mesh.devices.flat[0]
+    where = f"on {self.models[0].mesh.size} x {device.device_kind}"
+    return f"Metric({self.card['method']}, {scale}higher is better, weights {self.weights_sha256}, {where})"
+
+  def __call__(self, images, errors="raise") -> Scores:
     """Scores images.
 
     Args:
-      images: an image or a list of images of any sizes: path or address, PIL image, [h, w, 3] array (NumPy, JAX) of
-        uint8 or of floats in [0, 1]; or a [n, h, w, 3] array.
+      images: an image or a list of images of any sizes: path or address, folder, PIL image, bytes of a file, array
+        [h, w, 3], or [h, w] of gray (NumPy, JAX), of uint8 or of floats in [0, 1]; or an array [n, h, w, 3].
+      errors: "raise"; or "return": an image that cannot be read has the score nan, and the reason in `Scores.errors`.
 
     Returns:
       Scores.
@@ -78,13 +109,19 @@ class Metric:
     Raises:
       UserError: naming the image that cannot be read or has a wrong shape, type or range; or the model gives
         features and there is no head.
+      TypeError: there is something that is no image.
     """
     self.check_scores()
-    predictions = self._all(images)
-    outputs = {name: np.stack([p.outputs[name] for p in predictions]) for name in predictions[0].outputs}
+    if errors not in ("raise", "return"):
+      raise UserError(f'errors is {errors!r}; expected "raise" or "return"')
+    predictions = self._all(images, errors == "return")
+    like = next((p.outputs for p in predictions if p.outputs), {"score": np.float64(np.nan)})
+    missing = {name: np.full(np.shape(value), np.nan) for name, value in like.items()}
+    outputs = {name: np.stack([(p.outputs or missing)[name] for p in predictions]) for name in like}
     score = outputs.pop("score").astype(np.float64)
     outputs.pop("features", None)
-    return Scores([prediction.name for prediction in predictions], score, outputs)
+    said = [prediction.error for prediction in predictions]
+    return Scores([p.name for p in predictions], score, outputs, said, self.models[0].method.classes)
 
   def features(self, images):
     """Features [n, d] float32 of images, before any head; images and errors as for a call."""
@@ -95,10 +132,10 @@ class Metric:
     """Predictions of an iterable of inputs.Item, see `predictor.stream`."""
     return predictor.stream(self.models, items, head=self.head, threads=threads)
 
-  def _all(self, images):
+  def _all(self, images, also_broken=False):
     predictions = []
     for prediction in self.stream(as_items(images)):
-      if prediction.error:
+      if prediction.error and not also_broken:
         raise UserError(prediction.error)
       predictions.append(prediction)
     return sorted(predictions)
@@ -141,7 +178,7 @@ def _checksum(head):
   return digest.hexdigest()[:16]
 
 
-def load(model=None, weights=None, head=None, devices=None):
+def load(model=None, weights=None, head=None, devices=None) -> Metric:
   """A metric, ready to score images.
 
   Args:
@@ -208,9 +245,14 @@ def _shipped(model):
   if not folders and model is None:
     raise UserError(f"{PRETRAINED}/*{DEFAULT}: the weights that come with jiqa are missing; install it again")
   if not folders:
-    how = method_class(model).how_to_get or f"python launch.py --config=configs/{model}.py --workdir=runs/{model}"
+    how = how_to_get(model)
     raise UserError(f"no weights of {model} come with the package; name a folder: --weights=FOLDER. To make one: {how}")
   return folders[0]
+
+
+def how_to_get(method):
+  """The command that makes weights of a method."""
+  return method_class(method).how_to_get or f"python launch.py --config=configs/{method}.py --workdir=runs/{method}"
 
 
 def describe(models, head, head_file):
