@@ -39,6 +39,7 @@ def training(method, data, *, split, batch_size, epochs, steps, checkpoint_every
   c.batch_size = batch_size  # images in a step
   c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py
   c.remat = False  # True computes what is inside the blocks a second time for the gradient and saves memory
+  c.reduce_dtype = "float32"  # of the gradients that devices sum; 'bfloat16' halves what they exchange
   c.sharding = "replicated"  # or 'fsdp': every device holds a part of parameters, optimiser state and teacher
   c.epochs = epochs
   c.steps = steps  # instead of epochs

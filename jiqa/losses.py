@@ -60,8 +60,9 @@ def in_batch_info_nce(first, second, *, temperature=0.2, mask=None):
   logits = jnp.matmul(first, second.T, precision=_EXACT) / temperature
   if mask is not None:
     logits = jnp.where(mask | jnp.eye(logits.shape[0], dtype=bool), logits, -jnp.inf)
-  diagonal = jnp.diagonal(logits)
-  return (jax.nn.logsumexp(logits, 1) + jax.nn.logsumexp(logits, 0)) / 2 - diagonal
+  # Products of rows: of a matrix that is split over devices, `jnp.diagonal` makes them exchange indices.
+  positive = (first * second).sum(-1) / temperature
+  return (jax.nn.logsumexp(logits, 1) + jax.nn.logsumexp(logits, 0)) / 2 - positive
 
 
 def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1.0, w_inter=1.0, anchors="all"):

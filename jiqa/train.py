@@ -39,7 +39,7 @@ class NotFinite(UserError):
   """The loss or its gradient is NaN or infinite."""
 
 
-def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat=False):
+def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat=False, reduce_dtype="float32"):
   """The jitted training step: (state, batch) -> (state, metrics). The state passed in is donated.
 
   Args:
@@ -50,6 +50,7 @@ def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat
       gathered for the loss, and gradients are split again before the update.
     accumulate: number of micro-batches in a step, see runtime/accumulate.py.
     remat: keep only what blocks of the network hand on to each other, and compute the rest again for the gradient.
+    reduce_dtype: of the gradients that devices sum. Parameters of two or more axes are rounded to it for the loss.
   """
   gather = split = lambda tree: tree
   if shardings is not None:
@@ -61,9 +62,10 @@ def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    gathered = gather(state.replace(opt_state=None))
+    rounded = jax.tree.map(lambda p: p.astype(reduce_dtype) if p.ndim > 1 else p, state.params)
+    gathered = gather(state.replace(opt_state=None, params=rounded))
     (loss, (stats, aux, metrics)), gradient = value_and_grad(gathered.params, gathered, batch, key)
-    gradient = split(gradient)
+    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), split(gradient), state.params)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     learning_rate, norm = jnp.asarray(schedule(state.step), jnp.float32), optax.tree.norm(gradient)
@@ -194,14 +196,17 @@ def check_sharing(config, method, mesh):
     )
   if config.sharding not in SHARDINGS:
     raise ValueError(f"config.sharding is {config.sharding!r}; expected {' or '.join(SHARDINGS)}")
+  if config.get("reduce_dtype", "float32") not in ("float32", "bfloat16"):
+    raise ValueError(f"config.reduce_dtype is {config.reduce_dtype!r}; expected float32 or bfloat16")
 
 
 def step_of(config, method, tx, schedule, state):
   """The jitted step of a config, which leaves a state where it lies."""
   shardings = jax.tree.map(lambda x: x.sharding, state)
   return make_step(
-    method, tx, schedule, config.seed, shardings=shardings, accumulate=config.accumulate, remat=config.remat
-  )
+    method, tx, schedule, config.seed, shardings=shardings, accumulate=config.accumulate, remat=config.remat,
+    reduce_dtype=config.get("reduce_dtype", "float32"),
+  )  # fmt: skip
 
 
 def batches_from(config, sources, weights, method, start):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -168,6 +169,21 @@ def test_micro_batches_keep_rows_on_their_devices_and_add_up():
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reduce_dtype", ["float32", "bfloat16"])
+def test_the_loss_sees_matrices_in_the_type_in_which_gradients_are_summed(reduce_dtype):
+  """What is added to a bias or a scale stays float32, and so do the parameters."""
+  config, mesh = config_of("lml", "", steps=4, dtype="bfloat16", reduce_dtype=reduce_dtype), mesh_of(1)
+  method, seen = loop.build(config, mesh), []
+  loss, tx = method.loss, optax.GradientTransformation(lambda params: params, lambda gradient, *_: (gradient, gradient))
+  method.loss = lambda params, *rest: seen.append(params) or loss(params, *rest)
+  state = loop.init_state(config, method, tx, mesh)
+  traced = loop.step_of(config, method, tx, lambda step: 1.0, state).trace(state, example(method, config, 2))
+  after = jax.tree.unflatten(traced.out_tree, traced.jaxpr.out_avals)[0]
+  for params, dtype in ((seen[0], reduce_dtype), (after.params, "float32"), (after.opt_state, "float32")):
+    assert {str(x.dtype) for x in jax.tree.leaves(params) if x.ndim > 1} == {dtype}
+    assert {str(x.dtype) for x in jax.tree.leaves(params) if x.ndim < 2} == {"float32"}
+
+
 def test_micro_batches_of_a_queue_hand_on_all_keys():
   config = config_of("reiqa", "", steps=4)
   method = methods.build_method(config, mesh_of(8))
@@ -183,6 +199,7 @@ def test_micro_batches_of_a_queue_hand_on_all_keys():
     ({"accumulate": 2, "batch_size": 8}, "not a multiple of 8 devices times config.accumulate 2"),
     ({"accumulate": 2, "batch_size": 16, "data[0].count": 16}, "fixes by count"),
     ({"sharding": "zero"}, "expected replicated or fsdp"),
+    ({"reduce_dtype": "float16"}, "expected float32 or bfloat16"),
   ],
 )
 def test_what_devices_cannot_share_is_refused(changes, message):

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jiqa.models.layers import LayerNorm, Linear, embed_patches, precision_of
+from jiqa.models.layers import LayerNorm, Linear, embed_patches, precision_of, product
 
 # Of the pixels that CLIP was trained on, in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -144,7 +144,7 @@ class VisionTransformer(nnx.Module):
 
 def project(x, kernel, dtype):
   """x @ kernel, the product in `dtype`, the result float32."""
-  return jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=precision_of(dtype)).astype(jnp.float32)
+  return product(x.astype(dtype), kernel).astype(jnp.float32)
 
 
 class CLIP(nnx.Module):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jiqa.models.layers import mask_outside, precision_of
+from jiqa.models.layers import mask_outside, precision_of, product
 
 
 def convolve(x, kernel, stride):
@@ -12,18 +12,17 @@ def convolve(x, kernel, stride):
   1x1 is a matrix product, which is 1.4 times as fast. So is any whose output is smaller than its kernel, as in the last
   stage of small crops: for those XLA has only scalar loops.
   """
-  precision = precision_of(x.dtype)
   if kernel.shape[0] == 1:
-    return jnp.matmul(x[:, ::stride, ::stride], kernel[0, 0], precision=precision)
+    return product(x[:, ::stride, ::stride], kernel[0, 0])
   if _known(x.shape[1:3]) and -(-min(x.shape[1:3]) // stride) < kernel.shape[0]:
-    return jnp.matmul(unfold(x, kernel.shape[0], stride), kernel.reshape(-1, kernel.shape[-1]), precision=precision)
+    return product(unfold(x, kernel.shape[0], stride), kernel.reshape(-1, kernel.shape[-1]))
   pad = (kernel.shape[0] - 1) // 2
   return _convolve(x, kernel, stride, (pad, pad))
 
 
 def _convolve(x, kernel, stride, padding):
   layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": precision_of(x.dtype)}
-  return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (padding, padding), **layout)
+  return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (stride, stride), (padding, padding), **layout)
 
 
 def _known(shape):
@@ -75,9 +74,14 @@ def mask_border(x, part):
   """`mask_outside` of what convolutions of 3x3, and the pooling, can read: on CPUs only the lines around each image."""
   if part is None:
     return x
-  # A ResNet-18 predicts 1.27 times as fast so; accelerators, where that was not measured, mask all.
-  if not _known(x.shape) or jax.default_backend() != "cpu":
+  if not _known(x.shape):
     return mask_outside(x, part)
+  # A ResNet-18 predicts 1.27 times as fast so; accelerators, where that was not measured, mask all.
+  return jax.lax.platform_dependent(x, part, cpu=_zero_lines, default=mask_outside)
+
+
+def _zero_lines(x, part):
+  """Zeroes the rows and columns next to each image."""
   for axis in (0, 1):
     end = part.size[:, axis]
     if part.origin is not None:

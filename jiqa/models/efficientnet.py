@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jiqa.models.layers import WHOLE, BatchNorm, SummingEncoder, halve, in_window, mask_outside, precision_of
+from jiqa.models.layers import WHOLE, BatchNorm, SummingEncoder, halve, in_window, mask_outside, product
 
 # Of every stage: expansion, channels, blocks, stride of the first block, kernel size.
 STAGES = (
@@ -36,9 +36,8 @@ class Pointwise(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, x):
-    kernel = self.kernel[...][0, 0].astype(self.dtype)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # of more axes the gradient would be transposed
-    return jnp.matmul(rows, kernel, precision=precision_of(self.dtype)).reshape(*x.shape[:-1], -1)
+    return product(rows, self.kernel[...][0, 0]).reshape(*x.shape[:-1], -1)
 
 
 class Depthwise(nnx.Module):
@@ -66,7 +65,7 @@ class Stem(nnx.Module):
 
   def __call__(self, x, part):
     """[b, h, w, 3], zero outside of its part, to [b, ceil(h / 2), ceil(w / 2), c]."""
-    kernel = shift_kernel(self.kernel[...].astype(self.dtype)[None], x.shape[1:3], part)
+    kernel = shift_kernel(self.kernel[...][None], x.shape[1:3], part)
     x = pad_windows(x.astype(self.dtype), 3, 2)
     rows, columns = (x.shape[1] - 2) // 2, (x.shape[2] - 2) // 2
     cells = x.reshape(x.shape[0], rows + 1, 2, columns + 1, 2, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -74,7 +73,8 @@ class Stem(nnx.Module):
     windows = [cells[:, i : i + rows, j : j + columns] for i in (0, 1) for j in (0, 1)]
     windows = jnp.concatenate(windows, -1).reshape(x.shape[0], rows * columns, 48)
     kernel = kernel.reshape(-1, 2, 2, 2, 2, 3, kernel.shape[-1]).transpose(0, 1, 3, 2, 4, 5, 6)
-    y = jnp.matmul(windows, kernel.reshape(kernel.shape[0], 48, -1), precision=precision_of(self.dtype))
+    kernel = kernel.reshape(kernel.shape[0], 48, -1)
+    y = product(windows, kernel[0]) if len(kernel) == 1 else jax.vmap(product)(windows, kernel)
     return y.reshape(x.shape[0], rows, columns, -1)
 
 

@@ -62,6 +62,27 @@ def precision_of(dtype):
   return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
+@jax.custom_vjp
+def product(x, kernel):
+  """x [..., inputs] @ kernel [inputs, outputs] in the type of x, with the gradient of the kernel in the kernel's type.
+
+  What each device adds to a gradient is summed over devices in the type in which it leaves the product: in float32,
+  unless the kernel was rounded before (config.reduce_dtype).
+  """
+  return jnp.matmul(x, kernel.astype(x.dtype), precision=precision_of(x.dtype))
+
+
+def _product_backward(saved, gradient):
+  x, kernel = saved
+  by_x = jnp.matmul(gradient, kernel.astype(x.dtype).T, precision=precision_of(x.dtype))
+  rows = tuple(range(x.ndim - 1))
+  options = {"precision": precision_of(x.dtype), "preferred_element_type": jnp.promote_types(x.dtype, kernel.dtype)}
+  return by_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())), **options).astype(kernel.dtype)
+
+
+product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
+
+
 class BatchNorm(nnx.Module):
   """Batch normalisation with float32 statistics, over the whole (sharded) batch or over `groups` equal parts of it.
 
@@ -128,10 +149,8 @@ class Linear(nnx.Module):
 
   def __call__(self, x, columns=slice(None)):
     """[..., inputs] to [..., outputs] of `dtype`; `columns`: the outputs asked for."""
-    kernel = self.kernel[...][:, columns].astype(self.dtype)
-    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-    y = jnp.matmul(rows, kernel, precision=precision_of(self.dtype))
-    y = y if self.bias is None else y + self.bias[...][columns].astype(self.dtype)
+    y = product(x.reshape(-1, x.shape[-1]).astype(self.dtype), self.kernel[...][:, columns])
+    y = y if self.bias is None else (y + self.bias[...][columns]).astype(self.dtype)
     return y.reshape(*x.shape[:-1], -1)
 
 
@@ -180,8 +199,7 @@ def embed_patches(x, kernel, dtype):
   patch, width = kernel.shape[0], kernel.shape[-1]
   b, h, w, c = x.shape
   x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-  x = x.reshape(-1, patch * patch * c).astype(dtype)
-  x = jnp.matmul(x, kernel.reshape(-1, width).astype(dtype), precision=precision_of(dtype))
+  x = product(x.reshape(-1, patch * patch * c).astype(dtype), kernel.reshape(-1, width))
   return x.reshape(b, -1, width).astype(jnp.float32)
 
 
@@ -189,12 +207,13 @@ class Projector(nnx.Module):
   """The training-only head of MoCo-v2: linear, ReLU, linear, unit length. Named '0' and '2' as published."""
 
   def __init__(self, inputs, outputs=128, *, dtype=jnp.float32, rngs):
-    def bias_init(key, shape, dtype):
-      return jax.random.uniform(key, shape, dtype, -1, 1) * inputs**-0.5
+    def linear(outputs):  # with torch's defaults
+      layer = Linear(inputs, outputs, nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), **options)
+      layer.bias = nnx.Param(jax.random.uniform(rngs.params(), (outputs,), jnp.float32, -1, 1) * inputs**-0.5)
+      return layer
 
-    kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # both are torch's defaults for Linear
-    options = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": dtype, "rngs": rngs}
-    self.layers = nnx.Dict({"0": nnx.Linear(inputs, inputs, **options), "2": nnx.Linear(inputs, outputs, **options)})
+    options = {"dtype": dtype, "rngs": rngs}
+    self.layers = nnx.Dict({"0": linear(inputs), "2": linear(outputs)})
 
   def __call__(self, x):
     """[b, inputs] to [b, outputs] float32 of unit length."""

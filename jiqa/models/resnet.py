@@ -32,7 +32,7 @@ class Conv(nnx.Module):
     self.stride, self.dtype = stride, dtype
 
   def __call__(self, x):
-    return convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride)
+    return convolve(x.astype(self.dtype), self.kernel[...], self.stride)
 
 
 class Stem(Conv):
@@ -42,7 +42,7 @@ class Stem(Conv):
     super().__init__(3, outputs, 7, 2, dtype=dtype, rngs=rngs)
 
   def __call__(self, x):
-    return convolve_stem(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+    return convolve_stem(x.astype(self.dtype), self.kernel[...])
 
 
 class _Block(nnx.Module):

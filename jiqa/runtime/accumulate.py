@@ -31,7 +31,8 @@ def accumulated(value_and_grad, join, parts, mesh):
       return jax.tree.map(jnp.add, gradients, gradient), (loss, stats, aux, metrics)
 
     items = jnp.arange(parts), split(batch, parts, mesh)
-    gradients, (loss, stats, aux, metrics) = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), items)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    gradients, (loss, stats, aux, metrics) = jax.lax.scan(one, zeros, items)
     loss, stats, metrics = jax.tree.map(lambda x: x.mean(0), (loss, stats, metrics))
     return (loss, (stats, join(aux), metrics)), jax.tree.map(lambda x: x / parts, gradients)
 

@@ -116,11 +116,20 @@ def test_the_border_is_masked_on_each_device_for_itself():
   assert jax.device_count() == 8 and not collectives.find(program.as_text())
 
 
-def test_elsewhere_than_on_cpus_all_that_is_outside_is_masked(monkeypatch):
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  x = np.ones((8, 8, 10, 2), np.float32)
-  found = np.asarray(mask_border(x, Part(SIZES, ORIGINS)))
-  np.testing.assert_array_equal(found, mask_outside(x, Part(SIZES, ORIGINS)))
+def test_elsewhere_than_on_cpus_all_that_is_outside_is_masked():
+  """By the devices that a program is for, whatever this process runs on."""
+  x = jax.ShapeDtypeStruct((8, 8, 10, 2), jnp.float32)
+  programs = {
+    (platform, form.__name__): jax.jit(lambda x, form=form: form(x, Part(jnp.asarray(SIZES), jnp.asarray(ORIGINS))))
+    .trace(x).lower(lowering_platforms=(platform,)).as_text()
+    for platform in ("cpu", "cuda", "tpu")
+    for form in (mask_border, mask_outside)
+  }  # fmt: skip
+  scatters = {name: text.count("stablehlo.scatter") for name, text in programs.items()}
+  assert scatters["cpu", "mask_border"] and not any(n for name, n in scatters.items() if name[0] != "cpu")
+  for platform in ("cuda", "tpu"):
+    assert programs[platform, "mask_border"].count("select") == programs[platform, "mask_outside"].count("select") > 0
+  found = np.asarray(mask_outside(np.ones(x.shape, np.float32), Part(SIZES, ORIGINS)))
   np.testing.assert_array_equal(found.sum((1, 2, 3)) / 2, [1, 42, 36, 5, 8, 0, 80, 0])
 
 
