@@ -9,10 +9,9 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jiqa import train as loop
-from jiqa.methods import build_method
+from jiqa.plan.programs import example, on_made_up_images
 from jiqa.runtime.sharding import make_mesh, put_batch
 
 
@@ -28,30 +27,6 @@ def config_of(text, changes=()):
       config.update_from_flattened_dict({key: type(config[key])(value) if not isinstance(config[key], bool) else
                                          value == "True"})  # fmt: skip
   return config
-
-
-def on_made_up_images(config, mesh):
-  """The method of a config whose databases need not be prepared: labels are of the demo's kind."""
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    for entry in config.data:
-      entry.name = "demo"
-  method = build_method(config, mesh)
-  method.check_training()
-  return method
-
-
-def example(method, rows):
-  """A batch for a method `on_made_up_images`, NumPy arrays, cut from random images of 512x384."""
-  rng, cut = np.random.default_rng(0), []
-  images = rng.integers(0, 256, (8, 384, 512, 3), dtype=np.uint8)
-  for i in range(rows):
-    record = {
-      "image_name": ("grass/1.png", "coffee/2.png")[i % 2], "database": "demo", "entry": 0,
-      "range": (0.0, 1.0), "mos": (i % 3) / 2, "mos_std": np.nan, "distortion": ("pristine", "gaussian blur")[i % 2],
-    }  # fmt: skip
-    cut.append(method.preprocess_train(images[i % 8], record, np.random.default_rng(i)))
-  return {name: np.stack([row[name] for row in cut]) for name in cut[0]}
 
 
 class Step:

@@ -13,8 +13,9 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 
-from benchmarks import collectives, measure
+from benchmarks import measure
 from benchmarks.train_step import DEFAULTS
+from jiqa.plan import collectives
 
 
 def main():

@@ -250,6 +250,29 @@ def serve(
   run(model, weights or None, head, host=host, port=port, sizes=sizes, access_log=access_log)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def plan(
+  context: typer.Context,
+  config: str = Option(..., "--config", help="FILE[:VARIANT]; also --config.KEY=VALUE, as for launch.py"),
+  topology: str = Option(..., "--topology", help="v5e:4x8, v5p:2x2x4, v4:2x2x2, v6e:2x4; gpu40:8, gpu80:8"),
+  program: Annotated[list[str], Option("--program", help="train, evaluate or predict; repeat; default all")] = (),
+  images: int = Option(None, "--images", min=1, help="that it trains on; default those of the databases' releases"),
+  out: str = Option(None, "--json", help="file for all figures"),
+  remedies: bool = Option(True, help="where training does not fit, compile what would make it fit"),
+):
+  """Compiles a config for TPUs that are not here and says what it takes: jiqa plan --config=... --topology=v5e:4x8
+
+  Needs the TPU compiler, which runs on any Linux machine, and minutes a program. Exit code 1 where one does not fit.
+  """
+  from jiqa.plan import machines
+
+  machines.prepare()
+  from jiqa.plan import command
+
+  if not command.run(config, topology, context.args, names=program, images=images, out=out, remedies=remedies):
+    raise typer.Exit(1)
+
+
 @app.command()
 def explain(
   model: Annotated[str, Argument(help="a method that can explain its scores")],

@@ -7,10 +7,10 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks import collectives
 from jiqa import methods
 from jiqa import train as loop
 from jiqa.errors import UserError
+from jiqa.plan import collectives
 from jiqa.runtime import sharding
 from jiqa.runtime.accumulate import split
 from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch

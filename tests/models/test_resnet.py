@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import collectives
 from jiqa.models.cpu import mask_border, max_pool
 from jiqa.models.layers import BatchNorm, Part, Projector, mask_outside
 from jiqa.models.resnet import Conv, ResNet, Stem
+from jiqa.plan import collectives
 from jiqa.runtime.sharding import batch_sharding, make_mesh
 from jiqa.runtime.state import merge_module
 from tests.helpers import randomised

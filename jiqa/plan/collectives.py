@@ -8,10 +8,11 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
 _LINE = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
 _SHAPE = re.compile(r"(pred|bf16|[a-z]\d+)\[([\d,]*)\]")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
 def find(text):
-  """The collectives of a program.
+  """The collectives of a program, one for every channel: compilers for TPUs print an asynchronous one many times.
 
   Args:
     text: HLO, such as `compiled.as_text()`.
@@ -23,12 +24,16 @@ def find(text):
     >>> find("%s = (f32[2,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1")
     [('all-reduce', [('f32', (2, 3)), ('f32', ())])]
   """
-  collectives = []
+  collectives, channels = [], set()
   for line in text.splitlines():
     match = _LINE.search(line)
-    if match:
-      shapes = [(kind, tuple(map(int, filter(None, dims.split(","))))) for kind, dims in _SHAPE.findall(match[1])]
-      collectives.append((match[2], shapes[len(shapes) // 2 :] if match[3] and match[2] != "all-reduce" else shapes))
+    channel = match and _CHANNEL.search(line)
+    if not match or (channel and (match[2], channel[1]) in channels):
+      continue
+    if channel:
+      channels.add((match[2], channel[1]))
+    shapes = [(kind, tuple(map(int, filter(None, dims.split(","))))) for kind, dims in _SHAPE.findall(match[1])]
+    collectives.append((match[2], shapes[len(shapes) // 2 :] if match[3] and match[2] != "all-reduce" else shapes))
   return collectives
 
 
@@ -48,4 +53,13 @@ def totals(text):
   for kind, arrays in find(text):
     number, bytes_so_far = result[kind]
     result[kind] = number + 1, bytes_so_far + size(arrays)
+  return dict(result)
+
+
+def types(text):
+  """Bytes of every kind of collective by the type of its numbers: dict from (kind, type) to bytes."""
+  result = collections.Counter()
+  for kind, arrays in find(text):
+    for array in arrays:
+      result[kind, array[0]] += size([array])
   return dict(result)

@@ -1,0 +1,131 @@
+"""Compiles a program for a machine and says what it takes: memory, arithmetic, traffic, exchange, an estimated time."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import time
+
+import jax
+
+from jiqa.plan import collectives, machines
+from jiqa.runtime.throughput import peak_flops
+
+GIB = 2**30
+# "... the total memory required for HLO temporaries (33.54G) exceeds available HBM (15.75G)."
+_TOO_LARGE = re.compile(r"\(([\d.]+)G\) exceeds available \w+ \(([\d.]+)G\)")
+
+
+@dataclasses.dataclass
+class Plan:
+  """What a program takes of one chip: bytes, operations, seconds. Of one that does not fit, only what is known."""
+
+  program: str
+  topology: str
+  chips: int
+  images: int
+  fits: bool
+  limit: float  # bytes of memory
+  needed: float  # bytes of memory
+  state: int
+  batch: int
+  scratch: int = 0
+  model_flops: float = 0.0  # on all chips
+  flops: float = 0.0
+  traffic: float = 0.0  # bytes that the program reads from and writes to memory, by the compiler's count
+  exchanged: dict = dataclasses.field(default_factory=dict)  # kind -> [number, bytes, {type: bytes}]
+  compute_seconds: float = 0.0
+  memory_seconds: float = 0.0
+  exchange_seconds: float = 0.0
+  largest: list = dataclasses.field(default_factory=list)  # what the compiler says about memory that is not enough
+  compiled_seconds: float = 0.0
+
+  @property
+  def seconds(self):
+    """The least time: that of the resource that binds, with all others hidden behind it."""
+    return max(self.compute_seconds, self.memory_seconds, self.exchange_seconds)
+
+  @property
+  def binds(self):
+    """The resource that takes longest."""
+    return max(("compute", "memory", "exchange"), key=lambda name: getattr(self, f"{name}_seconds"))
+
+  @property
+  def mfu(self):
+    """The largest possible share of the chips' peak that the model's own arithmetic takes."""
+    peak = peak_flops(machines.CHIPS[machines.parse(self.topology)[0]].kind)
+    return self.model_flops / self.chips / peak / self.seconds
+
+
+def plan(program, name, topology, notify=lambda what: None):
+  """The `Plan` of a programs.Program for a topology; found again in the cache if this program was compiled before.
+
+  Args:
+    notify: called with a line of text before minutes of compiling.
+  """
+  text = program.lowered.as_text()
+  identity = hashlib.sha256("\n".join([text, topology, machines.compiler()]).encode()).hexdigest()[:32]
+  folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jiqa" / "plan"
+  path = folder / f"{identity}.json"
+  if path.exists():
+    facts = json.loads(path.read_text())
+  else:
+    notify(f"compiling {name} for {topology}: {len(text) / 1e6:.1f} MB of program, minutes of one core")
+    began = time.perf_counter()
+    facts = _compile(program.lowered) | {"compiled_seconds": time.perf_counter() - began}
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(facts))
+    part.replace(path)
+  return _plan(program, name, topology, facts)
+
+
+def _compile(lowered):
+  """What the compiler says of a program."""
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    message = str(error)
+    if "RESOURCE_EXHAUSTED" not in message:
+      raise
+    needed, limit = (float(number) * GIB for number in _TOO_LARGE.search(message).groups())
+    return {"fits": False, "needed": needed, "limit": limit, "largest": message.splitlines()[:12]}
+  memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+  kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+  types = collectives.types(text)
+  exchanged = {
+    kind: [number, size, {t: n for (k, t), n in types.items() if k == kind}]
+    for kind, (number, size) in sorted(collectives.totals(text).items())
+  }
+  return {
+    "fits": True, "needed": kept + memory.temp_size_in_bytes, "scratch": memory.temp_size_in_bytes,
+    "flops": cost["flops"], "traffic": cost["bytes accessed"], "exchanged": exchanged,
+  }  # fmt: skip
+
+
+def _plan(program, name, topology, facts):
+  chip, chips = machines.CHIPS[machines.parse(topology)[0]], machines.chips(topology)
+  facts = {**facts, "limit": facts.get("limit") or chip.memory}
+  if facts["needed"] > facts["limit"]:  # also where a larger chip stood in for a GPU
+    facts["fits"] = False
+  chips = 1 if name == "predict" else chips
+  flops, traffic = facts.get("flops", 0.0), facts.get("traffic", 0.0)
+  return Plan(
+    program=name, topology=topology, chips=chips, images=program.images, state=program.state, batch=program.batch,
+    model_flops=program.model_flops, compute_seconds=flops / peak_flops(chip.kind),
+    memory_seconds=traffic / chip.bandwidth,
+    exchange_seconds=exchange_seconds(facts.get("exchanged", {}), chips, chip.link), **facts,
+  )  # fmt: skip
+
+
+def exchange_seconds(exchanged, chips, link):
+  """Time of collectives, a dict from kind to [number, bytes of the result, ...], around a ring of chips.
+
+  >>> exchange_seconds({"all-reduce": [1, 90e9], "all-gather": [1, 90e9]}, 2, 90e9)
+  1.5
+  """
+  share = (chips - 1) / chips
+  rounds = {"all-reduce": 2 * share, "all-gather": share, "reduce-scatter": chips - 1}
+  return sum(rounds.get(kind, 1.0) * size for kind, (_, size, *_) in exchanged.items()) / link
