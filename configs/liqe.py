@@ -10,7 +10,7 @@ demo: photographs that ship with scikit-image and scikit-learn, a narrow network
 
 small: the BIQ2021 subset, a narrow network from scratch, quality alone; the official test images are predicted.
 
-    python -m data_builders.biq2021 --manual_dir=BIQ2021
+    jiqa prepare biq2021 --manual-dir=BIQ2021
     python launch.py --config=configs/liqe.py:small --workdir=runs/liqe_small
 
   Results and times of these on 2 CPU cores: docs/results.md.

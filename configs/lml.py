@@ -11,7 +11,7 @@ demo: photographs that ship with scikit-image and scikit-learn; needs nothing el
 
 small: the BIQ2021 subset, from scratch, a narrow network; the official test images are predicted.
 
-    python -m data_builders.biq2021 --manual_dir=BIQ2021
+    jiqa prepare biq2021 --manual-dir=BIQ2021
     python launch.py --config=configs/lml.py:small --workdir=runs/lml_small
     python -m benchmarks.lml_ablation --variant=small --out=runs/lml_ablation
 

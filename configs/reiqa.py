@@ -12,8 +12,8 @@ demo: photographs that ship with scikit-image and scikit-learn; needs nothing el
 small: the BIQ2021 subset's training images and a folder of further crops, without labels; human scores of the official
 test images are predicted.
 
-    python -m data_builders.biq2021 --manual_dir=BIQ2021
-    python -m data_builders.image_folder --name=crops --manual_dir=CROPS
+    jiqa prepare biq2021 --manual-dir=BIQ2021
+    jiqa prepare image_folder/crops --manual-dir=CROPS
     python launch.py --config=configs/reiqa.py:small --workdir=runs/reiqa_small
 
   Two CPU cores: 35 minutes, SRCC 0.620 (untrained 0.527), see docs/results.md. small_content is the content expert on
@@ -32,12 +32,12 @@ a step. Needs KADIS-700k's pristine images. `quality,loss=queue` has the publish
   Later papers quote an SRCC of 0.914 on KonIQ-10k for both experts together. This variant differs: it trains the
   quality expert alone, on KADIS-700k alone, and contrasts every pair with all others of its step. It has not been run
   yet.
-  AVA, COCO, VOC and CERTH, which the authors add, are folders: `jiqa prepare image_folder/ava --manual_dir=AVA` and one
+  AVA, COCO, VOC and CERTH, which the authors add, are folders: `jiqa prepare image_folder/ava --manual-dir=AVA` and one
   more entry in `data` each.
 
 content: the content expert, MoCo-v2 on ImageNet for 200 epochs, from ILSVRC2012's tar archives or a folder of images.
 
-    jiqa prepare imagenet2012 --manual_dir=ILSVRC2012
+    jiqa prepare imagenet2012 --manual-dir=ILSVRC2012
     python launch.py --config=configs/reiqa.py:content --workdir=runs/reiqa_content
 
   It has not been run yet.

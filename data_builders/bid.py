@@ -21,7 +21,7 @@ class Builder(base.Builder):
   KIND = "authentic"
   PAGE = "https://www02.smt.ufrj.br/~eduardo/ImageDatabase.htm"
   MANUAL = (
-    "Unpack ImageDatabase.tgz; --manual_dir holds ImageDatabase/ (DatabaseImage0001.JPG and on) and DatabaseGrades.xls "
+    "Unpack ImageDatabase.tgz; --manual-dir holds ImageDatabase/ (DatabaseImage0001.JPG and on) and DatabaseGrades.xls "
     "or DatabaseGrades.xlsx, beside or in that folder."
   )
   LICENCE = "Not stated; used in research."

@@ -16,7 +16,7 @@ class Builder(base.Builder):
   KIND = "authentic"
   PAGE = "https://github.com/nisarahmedrana/BIQ2021"
   MANUAL = (
-    "Clone or unpack the repository, so that --manual_dir holds Images/ (12,000 files), "
+    "Clone or unpack the repository, so that --manual-dir holds Images/ (12,000 files), "
     "'Train (Images and MOS).csv' and 'Test (Images and MOS).csv'."
   )
   LICENCE = "No licence file; the authors offer it for research use and benchmarking."

@@ -17,7 +17,7 @@ class Builder(base.Builder):
   KIND = "authentic"
   PAGE = "https://live.ece.utexas.edu/research/ChallengeDB/index.html"
   MANUAL = (
-    "Ask for the password on the download page and unpack ChallengeDB_release.zip; --manual_dir holds "
+    "Ask for the password on the download page and unpack ChallengeDB_release.zip; --manual-dir holds "
     "ChallengeDB_release/ with Images/ and Data/ (AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat)."
   )
   LICENCE = "University of Texas at Austin: free use with notice and citation."

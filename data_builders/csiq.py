@@ -26,7 +26,7 @@ class Builder(base.Builder):
   KIND = "synthetic"
   PAGE = "https://s2.smu.edu/~eclarson/csiq.html"
   MANUAL = (
-    "Unpack dst_imgs.zip (and src_imgs.zip) and put csiq.DMOS.xlsx beside them; --manual_dir holds dst_imgs/ with "
+    "Unpack dst_imgs.zip (and src_imgs.zip) and put csiq.DMOS.xlsx beside them; --manual-dir holds dst_imgs/ with "
     "awgn/, jpeg/, jpeg2000/, fnoise/, blur/, contrast/, and csiq.DMOS.xlsx."
   )
   LICENCE = "Not stated; used in research."

@@ -20,7 +20,7 @@ class Builder(base.Builder):
   TITLE = "images and scores of your own"
   KIND = "your own"
   MANUAL = (
-    "--manual_dir is a folder with your images and one .csv file in it, whose header names the columns image_name and "
+    "--manual-dir is a folder with your images and one .csv file in it, whose header names the columns image_name and "
     f"mos (higher is better) or dmos (lower is better), and of {', '.join(OPTIONAL)} what there is."
   )
   LICENCE = "As the images'."

@@ -26,7 +26,7 @@ class Builder(base.Builder):
   KIND = "authentic"
   PAGE = "https://github.com/niu-haoran/FLIVE_Database"
   MANUAL = (
-    "Assemble the database with the authors' script; --manual_dir holds database/ (voc_emotic_ava/, blur_dataset/, "
+    "Assemble the database with the authors' script; --manual-dir holds database/ (voc_emotic_ava/, blur_dataset/, "
     "EE371R/, patches/), labels_image.csv, labels_patch.csv, labels640.csv and, if at hand, labels=640_padded.csv."
   )
   LICENCE = "CC BY-NC-SA 4.0; the photographs' own terms (VOC, EMOTIC, AVA) apply."

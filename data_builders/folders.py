@@ -35,7 +35,7 @@ def given_folder(manual_dir, builder):
   if given is not None and given.is_dir():
     return given
   if given is None:
-    problem = f"{builder.name}: --manual_dir is missing."
+    problem = f"{builder.name}: --manual-dir is missing."
   else:
     problem = f"{given}: is a file; unpack it first." if given.is_file() else f"{given}: no such folder."
   raise UserError(f"{problem} {builder.MANUAL}\nDownload page: {builder.PAGE or 'none'}")

@@ -11,11 +11,11 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 class Builder(base.Builder):
-  """All images below `--manual_dir`, by extension whatever its case; files that are no image are left out, listed."""
+  """All images below `--manual-dir`, by extension whatever its case; files that are no image are left out, listed."""
 
   TITLE = "a folder of images, without scores"
   KIND = "unlabelled"
-  MANUAL = f"--manual_dir is any folder; every file below it that ends in {', '.join(sorted(EXTENSIONS))} is taken."
+  MANUAL = f"--manual-dir is any folder; every file below it that ends in {', '.join(sorted(EXTENSIONS))} is taken."
   LICENCE = "As the images'."
   USER_NAMED = True
   SKIPS_DAMAGED = True

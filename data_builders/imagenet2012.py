@@ -14,7 +14,7 @@ class Builder(base.Builder):
   KIND = "unlabelled"
   PAGE = "https://image-net.org/download-images"
   MANUAL = (
-    "Unpack ILSVRC2012_img_train.tar and the 1,000 archives in it, and ILSVRC2012_img_val.tar; --manual_dir holds "
+    "Unpack ILSVRC2012_img_train.tar and the 1,000 archives in it, and ILSVRC2012_img_val.tar; --manual-dir holds "
     "train/ with a folder a class, and, if wanted, val/."
   )
   LICENCE = "ImageNet terms of access: research and education, not commercial."

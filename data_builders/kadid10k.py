@@ -25,7 +25,7 @@ class Builder(base.Builder):
   TITLE = "10,125 distorted images of 81 photographs, 25 distortions at 5 levels, crowd scores"
   KIND = "synthetic"
   PAGE = "https://database.mmsp-kn.de/kadid-10k-database.html"
-  MANUAL = "Unpack kadid10k.zip; --manual_dir holds kadid10k/ with images/ (10,206 files) and dmos.csv."
+  MANUAL = "Unpack kadid10k.zip; --manual-dir holds kadid10k/ with images/ (10,206 files) and dmos.csv."
   LICENCE = "Photographs of Pixabay; free for research, with citation."
   CITATION = "Lin, Hosu, Saupe. KADID-10k: a large-scale artificially distorted IQA database. QoMEX, 2019."
   SCORE = "mean opinion score, 1..5, higher is better although the column is called dmos"

@@ -13,7 +13,7 @@ class Builder(base.Builder):
   TITLE = "140,000 pristine photographs of 512x384, without scores"
   KIND = "unlabelled"
   PAGE = "https://database.mmsp-kn.de/kadid-10k-database.html"
-  MANUAL = "Unpack kadis700k.zip; --manual_dir holds kadis700k/ with ref_imgs/ (140,000 files)."
+  MANUAL = "Unpack kadis700k.zip; --manual-dir holds kadis700k/ with ref_imgs/ (140,000 files)."
   LICENCE = "Photographs of Pixabay; free for research, with citation."
   CITATION = "Lin, Hosu, Saupe. DeepFL-IQA: weak supervision for deep IQA feature learning. arXiv:2001.08113, 2020."
   IMAGES = 140_000

@@ -25,7 +25,7 @@ class Builder(base.Builder):
   PAGE = "https://database.mmsp-kn.de/koniq-10k-database.html"
   MANUAL = (
     "Unpack koniq10k_1024x768.zip or koniq10k_512x384.zip and put koniq10k_distributions_sets.csv (from the folder "
-    "metadata of https://github.com/subpic/koniq) beside it; --manual_dir holds 1024x768/ or 512x384/ and that file."
+    "metadata of https://github.com/subpic/koniq) beside it; --manual-dir holds 1024x768/ or 512x384/ and that file."
   )
   LICENCE = "CC BY, photographs of YFCC100M."
   CITATION = "Hosu, Lin, Sziranyi, Saupe. KonIQ-10k. IEEE TIP 29, 2020."

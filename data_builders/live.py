@@ -27,7 +27,7 @@ class Builder(base.Builder):
   KIND = "synthetic"
   PAGE = "https://live.ece.utexas.edu/research/quality/subjective.htm"
   MANUAL = (
-    "Ask for the password on the download page and unpack databaserelease2.zip; --manual_dir holds databaserelease2/ "
+    "Ask for the password on the download page and unpack databaserelease2.zip; --manual-dir holds databaserelease2/ "
     "with jp2k/, jpeg/, wn/, gblur/, fastfading/, dmos_realigned.mat and refnames_all.mat."
   )
   LICENCE = (

@@ -20,7 +20,7 @@ class Builder(base.Builder):
   KIND = "restored"
   PAGE = "https://github.com/HaomingCai/PIPAL-dataset"
   MANUAL = (
-    "Unpack the NTIRE training archives; --manual_dir holds Train_Label/ (A0001.txt and on) and the images in "
+    "Unpack the NTIRE training archives; --manual-dir holds Train_Label/ (A0001.txt and on) and the images in "
     "Train_Dist*/, Distortion_1/..Distortion_4/ or Dist_Imgs/."
   )
   LICENCE = "For research."

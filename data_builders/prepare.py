@@ -80,8 +80,8 @@ def main(name, arguments=None):
   """The command line of a builder file: `python -m data_builders.NAME --manual_dir=... --data_dir=...`."""
   cls = builder_class(name)
   parser = argparse.ArgumentParser(prog=f"python -m data_builders.{name}", description=f"{cls.TITLE}. {cls.MANUAL}")
-  parser.add_argument("--manual_dir", help="folder of the unpacked release")
-  parser.add_argument("--data_dir", help="where prepared sets lie; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
+  parser.add_argument("--manual-dir", "--manual_dir", help="folder of the unpacked release")
+  parser.add_argument("--data-dir", "--data_dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")
   parser.add_argument("--workers", type=int, help="threads; default one a core")
   if cls.USER_NAMED:
     parser.add_argument("--name", dest="variant", required=True, help=f"what to call the set: {name}/NAME")

@@ -15,7 +15,7 @@ class Builder(base.Builder):
   KIND = "authentic"
   PAGE = "https://github.com/h4nwei/SPAQ"
   MANUAL = (
-    "Download the database from the links on the page; --manual_dir holds TestImage/ (11,125 files) and Annotations/ "
+    "Download the database from the links on the page; --manual-dir holds TestImage/ (11,125 files) and Annotations/ "
     "('MOS and Image attribute scores.xlsx'); TestImage/ may lie in Dataset/."
   )
   LICENCE = "For research only."

@@ -25,7 +25,7 @@ class Builder(base.Builder):
   TITLE = "3,000 distorted images of 25 references, 24 distortions at 5 levels"
   KIND = "synthetic"
   PAGE = "https://www.ponomarenko.info/tid2013.htm"
-  MANUAL = "Unpack tid2013.rar; --manual_dir holds distorted_images/ (3,000 files), mos_with_names.txt and mos_std.txt."
+  MANUAL = "Unpack tid2013.rar; --manual-dir holds distorted_images/ (3,000 files), mos_with_names.txt and mos_std.txt."
   LICENCE = "Free for research, with citation."
   CITATION = "Ponomarenko et al. Image database TID2013. Signal Processing: Image Communication 30, 2015."
   SCORE = "mean opinion score, 0..9, higher is better"

@@ -1,22 +1,43 @@
 """The `jiqa` command. Each subcommand imports what it needs when it runs, so that `jiqa --help` is instant."""
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
-from jiqa.errors import UserError
+import jiqa
+from jiqa.errors import INSTALL, UserError
 
 # Options that several subcommands share.
 Model = Annotated[str, Option("--model", help="a method; default what the weights are of")]
 Weights = Annotated[list[str], Option("--weights", help="folder of weights or workdir of a run; repeat for several")]
 HeadFile = Annotated[str, Option("--head", help="head of `jiqa fit`; default the one beside the weights")]
 Name = Annotated[str, Option("--name", help="column of image names; default image_name, path or Image Name")]
-DataDir = Annotated[str, Option("--data_dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")]
+DataDir = Annotated[str, Option("--data-dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")]
 
-HELP = "No-reference image quality assessment in JAX."
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+def _use(device):
+  os.environ.update({"JAX_PLATFORMS": device} if device else {})  # read when jax is imported
+
+
+Device = Annotated[str, Option("--device", callback=_use, help="cpu, gpu or tpu; default the best there is")]
+app = typer.Typer(
+  no_args_is_help=True, pretty_exceptions_enable=False,
+  context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},  # --data_dir is --data-dir
+)  # fmt: skip
+
+
+def _print_version(asked):
+  if asked:
+    print(f"jiqa {jiqa.__version__}")
+    raise typer.Exit
+
+
+@app.callback()
+def root(version: bool = Option(False, "--version", callback=_print_version, is_eager=True, help="print it")):
+  """No-reference image quality assessment in JAX."""
 
 
 def _before_jax():
@@ -28,13 +49,13 @@ def _before_jax():
 @app.command()
 def prepare(
   names: Annotated[list[str], Argument(help="e.g. koniq10k csiq koniq10k/512x384 image_folder/crops")],
-  manual_dir: str = Option(None, "--manual_dir", help="the unpacked release, or the folder the releases lie in"),
+  manual_dir: str = Option(None, "--manual-dir", help="the unpacked release, or the folder the releases lie in"),
   data_dir: DataDir = None,
   workers: int = Option(None, "--workers", help="threads; default one a core"),
   strict: bool = Option(False, "--strict", help="refuse damaged files that would be left out"),
   beam: str = Option(None, "--beam", help="write with Apache Beam and these pipeline options"),
 ):
-  """Prepares databases from their unpacked releases: jiqa prepare koniq10k csiq --manual_dir=/data/iqa"""
+  """Prepares databases from their unpacked releases: jiqa prepare koniq10k csiq --manual-dir=/data/iqa"""
   from data_builders.prepare import prepare_several
 
   prepare_several(names, manual_dir, data_dir, strict=strict, workers=workers, beam=beam)
@@ -60,6 +81,15 @@ def doctor(
   print(as_text(report))
   if report.problems:
     raise typer.Exit(1)
+
+
+@app.command()
+def models():
+  """Lists what scores: weights that come with jiqa and methods, how good they are and how to get them: jiqa models"""
+  from jiqa.inference.card import list_models
+
+  for name, facts in list_models().items():
+    print(name, *(f"  {key.replace('_', ' '):<11}{value}" for key, value in facts.items()), "", sep="\n")
 
 
 @app.command()
@@ -104,6 +134,7 @@ def features(
   weights: Weights = (),
   model: Model = None,
   out: str = Option("features.npz", "--out", help="image_name, features and card"),
+  device: Device = None,
 ):
   """Writes an encoder's features: jiqa features photos --weights=weights/quality --out=features.npz
 
@@ -132,6 +163,7 @@ def score(
   overwrite: bool = Option(False, "--overwrite", help="keep nothing of what --out holds already"),
   shard: str = Option(None, "--shard", help="i/n: this process takes every n-th image"),
   fps: float = Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
+  device: Device = None,
 ):
   """Scores images: jiqa score photos --weights=runs/mine --out=scores.csv
 
@@ -156,6 +188,7 @@ def fit_head(
   group: str = Option(None, "--group", help="column that says what an image shows"),
   out: str = Option("head.safetensors", "--out", help="head for jiqa score --head"),
   report: str = Option("fit_report", "--report", help="folder for the evaluation report"),
+  device: Device = None,
 ):
   """Fits a head to your own ratings: jiqa fit --images=photos --scores=mos.csv --group=scene --out=head.safetensors"""
   import shlex
@@ -235,12 +268,13 @@ def serve(
   head: HeadFile = None,
   host: str = Option("127.0.0.1", "--host", help="address to listen on; 0.0.0.0: every network, no password"),
   port: int = Option(8000, "--port", min=0, max=65535, help="0: any free one"),
-  max_megabytes: int = Option(32, "--max_megabytes", min=1, help="of one file"),
-  max_files: int = Option(32, "--max_files", min=1, help="of one request"),
-  max_megapixels: int = Option(50, "--max_megapixels", min=1, max=67, help="of one image"),
+  max_megabytes: int = Option(32, "--max-megabytes", min=1, help="of one file"),
+  max_files: int = Option(32, "--max-files", min=1, help="of one request"),
+  max_megapixels: int = Option(50, "--max-megapixels", min=1, max=67, help="of one image"),
   queue: int = Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
-  access_log: bool = Option(False, "--access_log", help="print a line for every request"),
+  access_log: bool = Option(False, "--access-log", help="print a line for every request"),
   deadline: float = Option(60.0, "--deadline", min=1, help="seconds that scoring a batch may take"),
+  device: Device = None,
 ):
   """Scores images in the browser: jiqa serve --weights=runs/mine --port=8000"""
   from jiqa.serve.command import serve as run
@@ -279,6 +313,7 @@ def explain(
   image: Annotated[str, Argument(help="an image")],
   weights: str = Option(None, "--weights", help="folder of weights or workdir of a run; default those of jiqa"),
   out: str = Option("explained.png", "--out", help="image to write"),
+  device: Device = None,
 ):
   """Draws what a score is made of: jiqa explain METHOD photo.jpg --weights=runs/mine --out=explained.png"""
   from jiqa.inference.explain import explain as draw
@@ -296,6 +331,7 @@ def distort(
   compat: str = Option("fixed", "--compat", help="official: with the errors of the published code"),
   seed: int = Option(0, "--seed", help="of noise and places"),
   side: int = Option(160, "--side", min=8, help="of a tile of the contact sheet, pixels"),
+  device: Device = None,
 ):
   """Distorts an image, or draws a contact sheet: jiqa distort photo.jpg --kind=jpeg --level=3 --out=distorted.png"""
   _before_jax()
@@ -379,6 +415,11 @@ def main():
     app()
   except UserError as error:
     print(f"jiqa: {error}", file=sys.stderr)
+    sys.exit(2)
+  except ModuleNotFoundError as error:
+    if (error.name or "jiqa").startswith("jiqa"):
+      raise
+    print(f"jiqa: {error.name} is not installed. {INSTALL}", file=sys.stderr)
     sys.exit(2)
 
 

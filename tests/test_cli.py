@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from types import SimpleNamespace
 from unittest import mock
@@ -14,7 +15,7 @@ from jiqa.errors import UserError
 # Arguments, what they call, and with what; no value is a default.
 CALLS = {
   "prepare": (
-    "koniq10k csiq --manual_dir=m --data_dir=d --workers=3 --strict --beam=x",
+    "koniq10k csiq --manual-dir=m --data_dir=d --workers=3 --strict --beam=x",
     "data_builders.prepare.prepare_several",
     mock.call(["koniq10k", "csiq"], "m", "d", strict=True, workers=3, beam="x"),
   ),
@@ -207,6 +208,46 @@ def test_the_status_says_that_an_image_could_not_be_read_or_nothing_was_done(ans
     cli.main()
   assert ended.value.code == status
   assert capsys.readouterr().err == ("jiqa: no such head\n" if status == 2 else "")
+
+
+def test_underscores_in_options_are_hyphens():
+  for option in ("--data-dir=d", "--data_dir=d"):
+    _, calls = run(f"databases {option}", data_builders__catalogue__print_catalogue=None)
+    assert calls == [mock.call.print_catalogue("d")]
+
+
+def test_version_is_that_of_the_package(capsys):
+  import jiqa
+
+  cli.app(["--version"], standalone_mode=False)
+  assert capsys.readouterr().out == f"jiqa {jiqa.__version__}\n"
+
+
+def test_device_is_settled_before_jax_is_imported(monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+  for option, platform in (("", "tpu"), (" --device=cpu", "cpu")):
+    run(f"score a.png{option}", jiqa__inference__command__score_files=0)
+    assert os.environ["JAX_PLATFORMS"] == platform
+
+
+def test_models_are_printed_with_what_is_known(capsys):
+  run("models", jiqa__inference__card__list_models={"one": {"srcc": 0.5, "how_to_get": "x"}, "two": {"licence": "l"}})
+  assert capsys.readouterr().out == "one\n  srcc       0.5\n  how to get x\n\ntwo\n  licence    l\n\n"
+
+
+@pytest.mark.parametrize(("missing", "status"), [("orbax.checkpoint", 2), ("jiqa.nothing", None)])
+def test_a_missing_package_is_named_with_what_to_do_and_our_own_errors_are_not_hidden(
+  missing, status, monkeypatch, capsys
+):
+  monkeypatch.setattr(sys, "argv", ["jiqa", "databases"])
+  error = ModuleNotFoundError("missing", name=missing)
+  place = "data_builders.catalogue.print_catalogue"
+  with mock.patch(place, side_effect=error), pytest.raises(SystemExit if status else ModuleNotFoundError) as ended:
+    cli.main()
+  if status:
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "orbax.checkpoint is not installed" in said and "pip install -r requirements.txt" in said
 
 
 def test_evaluate_without_human_scores_takes_workdirs():

@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -110,3 +111,23 @@ def test_no_method_is_named_where_all_are_alike(module, path):
 def test_importing_the_package_is_light():
   code = "import sys, jiqa; sys.exit(sum(name in sys.modules for name in ('jax', 'numpy', 'tensorflow', 'torch')))"
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_scoring_needs_what_the_package_depends_on_and_no_extra():
+  code = (
+    "import sys, jiqa.inference.command, jiqa.inference.card; from jiqa.methods import method_class, names\n"
+    "[method_class(name) for name in names()]; print(*{name.partition('.')[0] for name in sys.modules})"
+  )
+  told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+  extras = {"pandas", "matplotlib", "threadpoolctl", "tensorflow_datasets", "grain", "skimage", "sklearn", "orbax"}
+  assert not extras & set(told.stdout.split())
+
+
+def test_requirements_are_what_the_package_and_its_extras_name():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  named = {
+    *project["dependencies"],
+    *(x for name in ("evaluate", "train") for x in project["optional-dependencies"][name]),
+  }
+  lines = (ROOT / "requirements.txt").read_text().splitlines()
+  assert {line for line in lines if line[0] != "#"} == named - {"jiqa[evaluate]"}

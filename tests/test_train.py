@@ -309,7 +309,7 @@ def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environm
     ("--config=configs/reiqa.py", f"--config.data_dir={data_dir}"): (
       "kadis700k",
       "Download page",
-      "python -m data_builders.kadis700k",
+      "jiqa prepare kadis700k",
     ),
     ("--config=configs/reiqa.py:smal",): ("no variant 'smal'; expected one of quality, ",),
     ("--config=configs/reiqa.py", "--config.sede=1"): ("no key 'sede'; did you mean 'seed'",),

@@ -71,9 +71,13 @@ def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_se
 
 @contextlib.contextmanager
 def _room(out):
-  """Says what to do where the disk of an output file is full, or fails."""
+  """Says what to do where the user ends it, or the disk of an output file is full or fails."""
   try:
     yield
+  except KeyboardInterrupt:
+    kept = f"{out} keeps the rows that are done; run the same command again to go on" if out else "nothing is kept"
+    print(f"jiqa: stopped; {kept}", file=sys.stderr)
+    sys.exit(130)
   except OSError as error:
     if out is None:
       raise
@@ -85,6 +89,7 @@ def score_files(names, model=None, weights=None, head=None, *, out=None, **optio
   """`jiqa score`: loads a metric, says which, and scores; arguments of `metric.load` and of `score`, exit code."""
   if out is not None:
     results.check(out)  # before anything is loaded
+  inputs.check(names)
   metric = load(model, weights, head)
   announce(metric, shipped=weights is None and metric.models[0].folder.is_relative_to(PRETRAINED))
   return score(metric, names, out=out, **options)
@@ -102,7 +107,8 @@ def _rows(metric, items, total, threads):
       seconds = time.perf_counter() - started
       progress.update(task, completed=count, rate=count / seconds)
   rate = f", {count / seconds:.1f} images/s" if count else ""
-  print(f"jiqa: {count} images in {seconds:.1f} s{rate}, {errors} unreadable", file=sys.stderr)
+  what = f"{count} image{'' if count == 1 else 's'}"
+  print(f"jiqa: {what} in {seconds:.1f} s{rate if count > 1 else ''}, {errors} unreadable", file=sys.stderr)
 
 
 def _written(rows, output, names):

@@ -47,7 +47,7 @@ def export(metric, out):
   try:
     data = jax_export.export(program, platforms=PLATFORMS)(symbolic(example)).serialize()
   except ImportError as error:
-    raise UserError("jiqa export needs flatbuffers, which is not installed: pip install 'jiqa[export]'") from error
+    raise UserError("jiqa export needs flatbuffers, which is not installed: pip install 'flatbuffers>=25'") from error
   predicted = {name: np.asarray(value) for name, value in program(example).items()}
   sheet = {
     "inputs": {name: _describe(name, inputs) for name in example},

@@ -148,7 +148,7 @@ def _store(address):
   try:
     return fsspec.filesystem(protocol)
   except (ImportError, ValueError) as error:
-    raise UserError(f"{address}: {protocol}:// is not known ({error}); try pip install 'jiqa[remote]'") from error
+    raise UserError(f"{address}: {protocol}:// is not known ({error}); try pip install 'fsspec[{protocol}]'") from error
 
 
 def expand(names):
@@ -170,6 +170,15 @@ def expand(names):
   if not paths:
     raise UserError("nothing to score: no file was named")
   return paths
+
+
+def check(names):
+  """Raises a UserError where all of the names that `expand` takes are of files, and none of them exists."""
+  plain = [
+    name for name in names if name != "-" and name[:1] != "@" and not is_address(name) and not glob.has_magic(name)
+  ]
+  if len(plain) == len(names) > 0 and not any(map(os.path.exists, plain)):
+    raise UserError(f"{plain[0]}: no such file" + (f", and none of {len(plain) - 1} others" if plain[1:] else ""))
 
 
 def _expand(name, from_list=False):

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from jiqa import methods
 from jiqa.errors import UserError
 from jiqa.inference.predictor import Network
-from jiqa.runtime.checkpoint import read_arrays
 from jiqa.runtime.sharding import make_mesh, replicated
 from jiqa.runtime.state import new_state
 from jiqa.runtime.workdir import read_config
@@ -53,6 +52,8 @@ def read_folder(folder):
   if not (folder / RUN_CONFIG).is_file():
     neither = f"neither a folder of weights ({CARD} is missing) nor the --workdir of a run ({RUN_CONFIG} is missing)"
     raise UserError(f"{folder}: {neither}")
+  from jiqa.runtime.checkpoint import read_arrays  # needs Orbax, which takes most of a second
+
   config = read_config(folder / RUN_CONFIG)
   which = "best" if config.get("evaluation", {}).get("checkpoint") == "best" else "newest"
   step, trees = read_arrays(folder / {"best": "best", "newest": "checkpoints"}[which])

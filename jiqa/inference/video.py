@@ -31,7 +31,7 @@ def frames(name, per_second):
   try:
     import av
   except ImportError:
-    yield Item(name, UserError(f"{name}: reading videos needs PyAV; pip install 'jiqa[video]'"))
+    yield Item(name, UserError(f"{name}: reading videos needs PyAV; pip install 'av>=13'"))
     return
   if is_address(name):
     yield Item(name, UserError(f"{name}: videos are read from files only; download it first"))

@@ -8,7 +8,6 @@ import threading
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jiqa.errors import UserError
@@ -52,6 +51,8 @@ def barrier():
   Devices that exchange something for the first time give up on each other after half a minute.
   """
   if jax.process_count() > 1:
+    import orbax.checkpoint as ocp  # takes most of a second, which scoring can do without
+
     key = f"jiqa_{next(_barrier_numbers)}"
     ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=1000 * BARRIER_SECONDS)
 

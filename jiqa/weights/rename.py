@@ -206,6 +206,6 @@ def _torch(path):
     import torch
   except ImportError as error:
     raise UserError(
-      f"{path}: a file of torch needs torch; pip install 'jiqa[convert]', or use .safetensors, which needs nothing"
+      f"{path}: a file of torch needs torch; pip install torch, or use .safetensors, which needs nothing"
     ) from error
   return torch

@@ -23,9 +23,9 @@ def test_recognises_and_passes_every_release(tree, tmp_path):
   assert report.database == database
   assert report.problems == []
   assert any(f"{len(names)} image files, each decoded" in fact for fact in report.facts)
-  python, minus_m, module, *arguments = shlex.split(report.next)
-  assert (python, minus_m) == ("python", "-m")
-  main(module.removeprefix("data_builders."), arguments)
+  program, *arguments = shlex.split(report.next)
+  assert program == "jiqa"
+  app(arguments, standalone_mode=False)
   assert len(open_database(database, tmp_path / "prepared")) == len(names)
 
 
@@ -88,9 +88,9 @@ def test_unpacked_archive_unknown_images_and_nothing(tmp_path):
   (tmp_path / "a/koniq10k_1024x768.zip").touch()
   assert "not unpacked: koniq10k_1024x768.zip" in examine(tmp_path / "a").problems[0]
   dummy_trees.write_images(tmp_path / "b", ["1.png"])
-  assert "data_builders.image_folder --name=NAME" in examine(tmp_path / "b").next
+  assert "jiqa prepare image_folder/NAME" in examine(tmp_path / "b").next
   (tmp_path / "b/scores.csv").write_text("image_name,mos\n1.png,3\n")
-  assert "data_builders.csv --name=NAME" in examine(tmp_path / "b").next
+  assert "jiqa prepare csv/NAME" in examine(tmp_path / "b").next
   (tmp_path / "c").mkdir()
   assert examine(tmp_path / "c").problems == ["no known database and no images"]
 
@@ -126,7 +126,7 @@ def test_subcommands(tmp_path):
   folder = _kadid(tmp_path)
   healthy = runner.invoke(app, ["doctor", str(folder), f"--data_dir={tmp_path}/out"])
   assert healthy.exit_code == 0
-  assert f"next: python -m data_builders.kadid10k --manual_dir={folder} --data_dir={tmp_path}/out" in healthy.output
+  assert f"next: jiqa prepare kadid10k --manual-dir={folder} --data-dir={tmp_path}/out" in healthy.output
   dummy_trees.csiq(tmp_path / "release")
   several = ["prepare", "kadid10k", "csiq", f"--manual_dir={tmp_path}/release", f"--data_dir={tmp_path}/out"]
   assert runner.invoke(app, several).exit_code == 0

@@ -119,7 +119,7 @@ def test_empty_folder_and_no_folder(tmp_path):
   _refused("koniq10k", tmp_path / "empty", tmp_path, "no 1024x768", "koniq10k_distributions_sets.csv")
   _refused("image_folder/mine", tmp_path / "empty", tmp_path, "no images")
   _refused("image_folder/mine", tmp_path / "nowhere", tmp_path, "no such folder")
-  _refused("koniq10k", None, tmp_path, "--manual_dir is missing", "Download page")
+  _refused("koniq10k", None, tmp_path, "--manual-dir is missing", "Download page")
   (tmp_path / "koniq10k_1024x768.zip").touch()
   _refused("koniq10k", tmp_path / "koniq10k_1024x768.zip", tmp_path, "is a file; unpack it first")
 
@@ -194,7 +194,7 @@ def test_not_prepared(tmp_path):
   with pytest.raises(UserError) as caught:
     open_database("koniq10k", tmp_path)
   message = str(caught.value)
-  assert f"python -m data_builders.koniq10k --manual_dir=FOLDER --data_dir={tmp_path}" in message
+  assert f"jiqa prepare koniq10k --manual-dir=FOLDER --data-dir={tmp_path}" in message
   assert "https://database.mmsp-kn.de/koniq-10k-database.html" in message
 
 

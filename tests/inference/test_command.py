@@ -316,7 +316,7 @@ def test_a_video_that_was_cut_off_is_named(metric, tmp_path, kept):
 def test_videos_need_the_extra(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "av", None)
   (item,) = video.frames(str(tmp_path / "a.mp4"), 1.0)
-  assert "needs PyAV; pip install 'jiqa[video]'" in str(item.source)
+  assert "needs PyAV; pip install 'av>=13'" in str(item.source)
 
 
 def test_the_commands(weights, tmp_path, capsys, monkeypatch):
@@ -347,3 +347,32 @@ def test_rows_stand_in_the_order_of_the_names_and_frames_in_that_of_their_video(
   assert sorted(paths, key=command._order(["c.png", "b.mp4", "a.png"])) == [
     "c.png", "b.mp4", "b.mp4#frame=0", "b.mp4#frame=9", "b.mp4#frame=10", "a.png",
   ]  # fmt: skip
+
+
+def test_what_is_stopped_keeps_its_rows_and_says_how_to_go_on(metric, tmp_path, monkeypatch, capsys):
+  paths, out = made.files(tmp_path / "images", [(9, 7)] * 6), tmp_path / "scores.csv"
+  stream = metric.stream
+
+  def interrupted(items, threads=None):
+    for count, prediction in enumerate(stream(items, threads)):
+      if count == 4:
+        raise KeyboardInterrupt
+      yield prediction
+
+  with monkeypatch.context() as patched:
+    patched.setattr(metric, "stream", interrupted)
+    for options, kept in (({"out": out}, f"{out} keeps the rows that are done"), ({}, "nothing is kept")):
+      with pytest.raises(SystemExit) as ended:
+        command.score(metric, paths, **options)
+      assert ended.value.code == 130 and kept in capsys.readouterr().err
+  assert len(rows(out)) == 4
+  assert command.score(metric, paths, out=out) == 0 and [row["path"] for row in rows(out)] == paths
+
+
+def test_missing_files_are_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+  monkeypatch.setattr(command, "load", None)
+  gone = [str(tmp_path / name) for name in ("a.png", "b.png")]
+  with pytest.raises(UserError, match=r"a\.png: no such file, and none of 1 others"):
+    command.score_files(gone, out=tmp_path / "scores.csv")
+  with pytest.raises(TypeError):  # one is there: the metric is loaded
+    command.score_files([gone[0], str(tmp_path)])

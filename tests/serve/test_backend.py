@@ -88,7 +88,7 @@ def test_says_what_to_install_where_the_extra_is_missing(monkeypatch):
 
 
 def test_the_command_says_what_is_wrong_before_it_loads_anything():
-  command = [sys.executable, "-m", "jiqa.cli", "serve", "--max_files=8", "--queue=4"]
+  command = [sys.executable, "-m", "jiqa.cli", "serve", "--max-files=8", "--queue=4"]
   found = subprocess.run(command, capture_output=True, text=True, check=False)
   assert found.returncode == 2
   assert "raise the former" in found.stderr and "Traceback" not in found.stderr

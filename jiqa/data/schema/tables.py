@@ -4,7 +4,6 @@ import functools
 import pathlib
 
 import numpy as np
-import pandas as pd
 
 from jiqa.errors import UserError
 
@@ -40,6 +39,8 @@ def read(protocol, database):
   Columns: `splits`, one character a split (0 train, 1 validation, 2 test, - unused), and for "liqe" also `distortion`
   and `scene_1`..`scene_3` ('' if none).
   """
+  import pandas as pd  # scoring does without
+
   table = pd.read_csv(path(protocol, database), dtype=str, keep_default_na=False)
   return table.set_index(table.image.map(key)).drop(columns="image")
 

@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-import pandas as pd
 
 from jiqa.data.splits import tables
 from jiqa.data.splits.liqe_labels import COARSE, DISTORTIONS, SCENES, liqe_labels
@@ -50,5 +49,7 @@ def task_labels(record, labels="published"):
 def _published(database, labels):
   """Labels of all images of a database by `tables.key`."""
   keys = tables.read("liqe", database).index
+  import pandas as pd  # scoring does without
+
   scenes, distortions, _ = liqe_labels(pd.DataFrame({"image_name": keys}), database, labels)
   return {key: (row, int(label)) for key, row, label in zip(keys, scenes, distortions, strict=True)}

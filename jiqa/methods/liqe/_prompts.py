@@ -83,6 +83,6 @@ def _known(text):
   if unknown:
     raise UserError(
       f"config.prompt has words without a committed token: {', '.join(unknown)}. Other words need CLIP's vocabulary: "
-      "set config.vocabulary to bpe_simple_vocab_16e6.txt.gz, or pip install 'jiqa[prompts]' and set it to 'installed'"
+      "set config.vocabulary to bpe_simple_vocab_16e6.txt.gz, or pip install open_clip_torch and set it to 'installed'"
     )
   return [token for word in words for token in WORDS[word]]

@@ -48,7 +48,7 @@ def _installed():
     if path and path.is_file():
       return path
   raise UserError(
-    "config.vocabulary is 'installed', but neither open_clip_torch nor clip is; pip install 'jiqa[prompts]', or give "
+    "config.vocabulary is 'installed', but neither open_clip_torch nor clip is; pip install open_clip_torch, or give "
     f"the path of {FILE}"
   )
 
