@@ -18,9 +18,9 @@ def features(encoder, pixels, size, normalise, tile=TILE):
 
   Args:
     encoder: `Encoder`, see encoders.py; one whose `reach` is None is given whole frames.
-    pixels: [b, h, w, 3] uint8.
-    size: [b, 2] int32, height and width of each image inside its frame.
-    normalise: function from uint8 pixels to what the encoder expects.
+    pixels: [b, h, w, 3] uint8, or float in [0, 1].
+    size: [b, 2] int32, height and width of each image inside its frame; None: all fill it.
+    normalise: function from such pixels to what the encoder expects.
     tile: longest side of a tile, pixels, a multiple of the encoder's stride.
 
   Returns:
@@ -29,11 +29,13 @@ def features(encoder, pixels, size, normalise, tile=TILE):
   # Each side for itself: they may be symbols of an export.
   if encoder.reach is None or all(side <= tile for side in pixels.shape[1:3]):
     return encoder(normalise(pixels), size)
+  if size is None:  # known when it is compiled, so is the number of tiles: there are gradients
+    size = np.tile(np.int32(pixels.shape[1:3]), (len(pixels), 1))
   stride = encoder.stride
   overlap = -(-encoder.reach // stride) * stride
   # A side that fits into one tile has no neighbours: a strip of few rows is encoded in strips of as many.
   edges = np.array([0 if n <= tile else overlap for n in pixels.shape[1:3]])
-  sides = np.minimum(pixels.shape[1:3], tile)
+  sides = np.minimum(-(-np.array(pixels.shape[1:3]) // stride) * stride, tile)
   inner = sides - 2 * edges
   padding = [(e, step * -(-n // step) + e - n) for n, e, step in zip(pixels.shape[1:3], edges, inner, strict=True)]
   padded = jnp.pad(pixels, ((0, 0), *padding, (0, 0)))
