@@ -131,12 +131,17 @@ def resize(new, old, method):
   return matrix
 
 
-def reduce(images, factor):
-  """[..., h, w, 3] in [0, 1] reduced by an integer factor: bicubic (a = -0.5), antialiased, as Pillow does it."""
-  if factor == 1:
-    return images
+def to_size(images, height, width, method):
+  """[..., h, w, 3] in [0, 1] as Pillow resizes, antialiased, but not rounded; method: 'linear', 'cubic' (a = -0.5)."""
   *lead, h, w, c = images.shape
-  return jnp.clip(jax.image.resize(images, (*lead, h // factor, w // factor, c), "cubic"), 0, 1)
+  if (h, w) == (height, width):
+    return images
+  return jnp.clip(jax.image.resize(images, (*lead, height, width, c), method), 0, 1)
+
+
+def reduce(images, factor):
+  """[..., h, w, 3] in [0, 1] reduced by an integer factor, to one pixel at least: bicubic."""
+  return to_size(images, *(max(side // factor, 1) for side in images.shape[-3:-1]), "cubic")
 
 
 def down_and_up(size, small, method):

@@ -3,10 +3,14 @@
 Every function takes one score of a model and one human score an image ([n] float each) and raises a ValueError where
 these are not of one length. A value that does not exist is `nan`, never a number, and an `UndefinedCorrelationWarning`
 says why: fewer than 3 images, a value that is not finite, or a side on which all values are equal.
+
+`plcc_batch` and `srcc_batch` are for JAX programs: many sets at once, in float32, without warnings.
 """
 
+import functools
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
@@ -34,6 +38,30 @@ def rmse(prediction, target):
 def mae(prediction, target):
   """Mean absolute difference, in the unit of the two: float >= 0, or nan."""
   return _measure("MAE", prediction, target, lambda x, y: float(np.mean(np.abs(x - y))), difference=True)
+
+
+def plcc_batch(prediction, target):
+  """Pearson's correlations along the last axis, of JAX arrays inside `jax.jit`: [..., n] and [..., n] to [...] float32.
+
+  nan where `plcc` is; nothing warns.
+  """
+  sides = [jnp.asarray(side, jnp.float32) for side in (prediction, target)]
+  defined = [jnp.isfinite(side).all(-1) & (side.max(-1) > side.min(-1)) for side in sides]
+  x, y = (side - side.mean(-1, keepdims=True) for side in sides)
+  x, y = (side / jnp.abs(side).max(-1, keepdims=True) for side in (x, y))
+  r = (x * y).sum(-1) / jnp.sqrt(jnp.square(x).sum(-1) * jnp.square(y).sum(-1))
+  return jnp.where(defined[0] & defined[1] & (x.shape[-1] >= 3), jnp.clip(r, -1, 1), jnp.nan)
+
+
+def srcc_batch(prediction, target):
+  """Spearman's correlations, ties with average ranks; arguments and result as for `plcc_batch`."""
+
+  @functools.partial(jnp.vectorize, signature="(n)->(n)")
+  def ranks(x):
+    first, last = (jnp.searchsorted(jnp.sort(x), x, side) for side in ("left", "right"))
+    return jnp.where(jnp.isfinite(x), (first + last) / 2, jnp.nan)
+
+  return plcc_batch(*(ranks(jnp.asarray(side)) for side in (prediction, target)))
 
 
 def pair(prediction, target):

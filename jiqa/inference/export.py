@@ -4,12 +4,12 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
 from jiqa.errors import UserError
 from jiqa.evaluation.outputs import write_bytes, write_npz
+from jiqa.inference.functional import head_arrays, head_score
 
 PROGRAM, SHEET, EXAMPLE = "model.stablehlo", "model.json", "example.npz"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -103,14 +103,12 @@ def symbolic(batch):
 def program_of(metric):
   """Prediction as a function of a batch alone, dict of arrays: weights and head are constants of it."""
   model, head = metric.models[0], metric.head
-  weights = jax.tree.map(np.asarray, model.weights)
+  weights, arrays = jax.tree.map(np.asarray, model.weights), head_arrays(head)
 
   def predict(batch):
     outputs = model.method.predict(*weights, batch)
     if head is None:
       return outputs
-    centred = (outputs["features"] - jnp.asarray(head.mean, jnp.float32)) / jnp.asarray(head.scale, jnp.float32)
-    score = jnp.matmul(centred, jnp.asarray(head.weights, jnp.float32), precision=jax.lax.Precision.HIGHEST)
-    return {**outputs, "score": score + jnp.float32(head.intercept)}
+    return {**outputs, "score": head_score(arrays, outputs["features"])}
 
   return predict

@@ -1,6 +1,7 @@
 """The metric that `jiqa.load` returns: images in, scores out."""
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 
@@ -9,7 +10,7 @@ import numpy as np
 
 import jiqa
 from jiqa.errors import UserError
-from jiqa.inference import heads, predictor
+from jiqa.inference import functional, heads, predictor
 from jiqa.inference.inputs import as_items
 from jiqa.inference.loading import Model
 from jiqa.methods import method_class, names
@@ -127,6 +128,32 @@ class Metric:
     """Features [n, d] float32 of images, before any head; images and errors as for a call."""
     self.check_features()
     return np.stack([prediction.outputs["features"] for prediction in self._all(images)])
+
+  def apply(self, images):
+    """Scores of images that a program computes, without gradients being lost or anything rounded.
+
+    Pure and jitted; for programs of many devices, or to pass the parameters as arguments, see `jiqa.functional`.
+
+    Args:
+      images: [b, h, w, 3] float in [0, 1], NumPy or JAX, traced or not; or one image [h, w, 3].
+
+    Returns:
+      [b] or [] float32, higher is better.
+    """
+    params, function = self._functional
+    return function(params, images)
+
+  def loss(self, images):
+    """What an optimiser lowers for better images, [b] or [] float32; arguments as for `apply`.
+
+    0 at the best score of the metric's range and 1 at the worst; where no range is known, minus the score.
+    """
+    return functional.as_loss(self.apply(images), self.card["score"]["range"])
+
+  @functools.cached_property
+  def _functional(self):
+    params, function = functional.functional(self)
+    return params, jax.jit(function)
 
   def stream(self, items, threads=None):
     """Predictions of an iterable of inputs.Item, see `predictor.stream`."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jiqa.errors import UserError
 from jiqa.runtime.sharding import replicated
 from jiqa.runtime.state import State, merge_module, new_state, split_module
 from jiqa.weights.store import adopt
@@ -119,6 +120,14 @@ class Method:
     """
     raise NotImplementedError
 
+  def preprocess_float(self, images):
+    """What prediction needs of images that are being computed; pure, traceable, differentiable, nothing is rounded.
+
+    A batch for `predict` from [b, h, w, 3] float32 in [0, 1]: as from `preprocess_eval`, but of floats, and `name_size`
+    is None, because all images fill their frames.
+    """
+    raise UserError(f"{type(self).__name__} predicts from image files only: it has no preprocess_float")
+
   def precompute(self, params, stats, extra=None):
     """What does not depend on an image, computed once before predictions: a pytree, the `extra` of `predict`.
 
@@ -132,7 +141,7 @@ class Method:
     Args:
       params, stats, extra: from `weights`, from `precompute`.
       batch: for every entry of any size `name` [b, H, W, 3] uint8, padded, and `name_size` [b, 2] int32; for every
-        entry of one size `name` [b, n, h', w', 3] uint8.
+        entry of one size `name` [b, n, h', w', 3] uint8. Or what `preprocess_float` gives: floats in [0, 1].
 
     Returns:
       dict with 'score' [b] float32, or 'features' [b, d] float32 to fit a head to, and further arrays [b, ...].

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jiqa.models.layers import LayerNorm, Linear, embed_patches, precision_of, product
+from jiqa.models.layers import LayerNorm, Linear, embed_patches, precision_of, product, unit_pixels
 
 # Of the pixels that CLIP was trained on, in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -29,8 +29,8 @@ def quick_gelu(x):
 
 
 def normalise(pixels):
-  """[..., 3] uint8 to what the image tower takes, float32."""
-  return (pixels.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(STD)
+  """[..., 3] uint8, or floats in [0, 1], to what the image tower takes, float32."""
+  return (unit_pixels(pixels) - jnp.asarray(MEAN)) / jnp.asarray(STD)
 
 
 def similarity(images, texts, logit_scale):

@@ -21,6 +21,16 @@ class Part(NamedTuple):
   origin: jax.Array | None = None
 
 
+def unit_pixels(pixels):
+  """uint8, or floats in [0, 1], as float32 in [0, 1]."""
+  return pixels.astype(jnp.float32) / (255 if pixels.dtype == jnp.uint8 else 1)
+
+
+def cut(images, corners, side):
+  """Windows of images [b, h, w, 3] at (top, left) corners [n, 2], NumPy: [b, n, side, side, 3]."""
+  return jnp.stack([images[:, top : top + side, left : left + side] for top, left in corners.tolist()], 1)
+
+
 def halve(part):
   """The part after a layer of stride 2 that maps a length n to ceil(n / 2)."""
   if part is None:

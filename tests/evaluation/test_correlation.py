@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,3 +57,18 @@ def test_tiny_differences_on_a_large_offset_are_not_constant():
     warnings.simplefilter("error")
     assert correlation.plcc([1e9, 1e9 + 1, 1e9 + 2], [1, 2, 3]) == pytest.approx(1)
     assert correlation.plcc([1e-200, 2e-200, 3e-200], [1e200, 2e200, 3e200]) == pytest.approx(1)
+
+
+def test_batches_in_jax_are_scipys_and_undefined_where_ours_are():
+  rng = np.random.default_rng(7)
+  target = np.round(rng.normal(50, 20, (2, 3, 40)), -1)
+  prediction = np.round(target / 30 + rng.normal(size=target.shape), 1) + 1000
+  prediction[1, 1], prediction[1, 2, 5], target[0, 2] = 3.3, np.nan, 20
+  for traced, oracle in ((correlation.plcc_batch, stats.pearsonr), (correlation.srcc_batch, stats.spearmanr)):
+    found = np.asarray(jax.jit(traced)(prediction, target))
+    for place in ((0, 0), (0, 1), (1, 0)):
+      assert found[place] == pytest.approx(oracle(prediction[place], target[place])[0], abs=1e-4)
+    assert np.isnan([found[0, 2], found[1, 1], found[1, 2]]).all()
+    assert np.isnan(traced(prediction[0, :, :2], target[0, :, :2])).all()
+    alone = traced(prediction[1, 0] - 1000, target[1, 0])
+    assert float(alone) == pytest.approx(oracle(prediction[1, 0], target[1, 0])[0], abs=1e-6)

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 
 from jiqa.data.decode import check_enlarged, resize
+from jiqa.distortions import resample
+from jiqa.models import layers
 
 POLICIES = ("official", "uniform", "pyiqa")
 
@@ -14,11 +16,12 @@ def adaptive_resize(image, side=768):
 
   As published: Pillow's antialiased bilinear filter, the longer side rounded down.
   """
-  height, width = image.shape[:2]
+  return resize(image, *_reduced(*image.shape[:2], side))
+
+
+def _reduced(height, width, side):
   short = min(height, width)
-  if short <= side:
-    return image
-  return resize(image, *(side if n == short else int(side * n / short) for n in (height, width)))
+  return (height, width) if short <= side else [side if n == short else int(side * n / short) for n in (height, width)]
 
 
 def at_least(image, side):
@@ -26,15 +29,18 @@ def at_least(image, side):
 
   A UserError where it is so thin that it would become huge, see `decode.check_enlarged`.
   """
-  height, width = image.shape[:2]
+  return resize(image, *_enlarged(*image.shape[:2], side))
+
+
+def _enlarged(height, width, side):
   short = min(height, width)
   if short >= side:
-    return image
+    return height, width
   smaller = f"an image of {width}x{height} pixels is smaller than the {side} pixels that the network sees"
   warnings.warn(f"{smaller}; it is enlarged, which blurs it", stacklevel=2)
   size = [max(side, round(n * side / short)) for n in (height, width)]
   check_enlarged((height, width), size)
-  return resize(image, *size)
+  return size
 
 
 def stride_of(height, width, policy):
@@ -89,6 +95,13 @@ def eval_crops(image, crop, count, policy, side=768):
   """
   image = _sized(image, crop, policy, side)
   return windows(image, corners(*image.shape[:2], crop, count, policy), crop)
+
+
+def float_crops(images, crop, count, policy, side=768):
+  """`eval_crops` of images [b, h, w, 3] float in [0, 1], traceable: [b, n, crop, crop, 3]."""
+  size = images.shape[1:3] if policy == "pyiqa" else _reduced(*images.shape[1:3], side)
+  images = resample.to_size(images, *_enlarged(*size, crop), "linear")
+  return layers.cut(images, corners(*images.shape[1:3], crop, count, policy), crop)
 
 
 def train_crops(image, crop, count, policy, rng, side=768):

@@ -117,6 +117,10 @@ class LIQE(NetworkMethod):
     c = self.config
     return {"crops": _crops.eval_crops(image, c.crop, c.test_crops, c.crops, c.resize)}
 
+  def preprocess_float(self, images):
+    c = self.config
+    return {"crops": _crops.float_crops(images, c.crop, c.test_crops, c.crops, c.resize)}
+
   def precompute(self, params, stats, extra=None):
     return {"table": self._text_table(self.network(params))}
 

@@ -16,8 +16,10 @@ from scipy import stats
 
 from jiqa import losses
 from jiqa.data.decode import check_enlarged, resize
+from jiqa.distortions import resample
 from jiqa.errors import UserError
 from jiqa.methods.base import NetworkMethod, check
+from jiqa.models import layers
 from jiqa.models.panel_decoder import PanelDecoder
 from jiqa.models.vit import ViT
 from jiqa.runtime.state import new_state
@@ -33,12 +35,16 @@ def fitted(image, least, size=()):
   First to `size`, (height, width) whatever the aspect ratio, or () to keep its own; then up until the shorter side has
   `least` pixels. A UserError where it is so thin that it would become huge, see `decode.check_enlarged`.
   """
-  height, width = size or image.shape[:2]
+  return resize(image, *_fitted_size(image.shape[:2], least, size))
+
+
+def _fitted_size(old, least, size):
+  height, width = size or old
   factor = least / min(height, width)
   if factor > 1:
     height, width = max(least, round(height * factor)), max(least, round(width * factor))
-    check_enlarged(image.shape[:2], (height, width))
-  return resize(image, height, width)
+    check_enlarged(old, (height, width))
+  return height, width
 
 
 def grouped_crops(image, count, side, rng, *, flip):
@@ -48,13 +54,17 @@ def grouped_crops(image, count, side, rng, *, flip):
   side, side, 3] uint8 and 'boxes' [count, 4] float32: (top, left, bottom, right) as fractions of height and width.
   """
   height, width = image.shape[:2]
-  top, left = rng.integers(height - side + 1, size=count), rng.integers(width - side + 1, size=count)
+  top, left = _corners(height, width, count, side, rng)
   crops = np.stack([image[y : y + side, x : x + side] for y, x in zip(top, left, strict=True)])
   if flip:
     mirrored = rng.random(count) < 0.5
     crops[mirrored] = crops[mirrored, :, ::-1]
   boxes = np.stack([top, left, top + side, left + side], 1) / [height, width, height, width]
   return {"crops": crops, "boxes": boxes.astype(np.float32)}
+
+
+def _corners(height, width, count, side, rng):
+  return np.stack([rng.integers(height - side + 1, size=count), rng.integers(width - side + 1, size=count)])
 
 
 def image_id(image):
@@ -116,8 +126,11 @@ class QualityNetwork(nnx.Module):
     self.head = PanelDecoder(config.width, config.heads, dtype=dtype, rngs=rngs)
 
   def __call__(self, images):
-    """[b, s, s, 3] uint8 to dict: 'score' [b], 'feature' [b, d] of unit length, 'attention' [b, heads, t]."""
-    x = (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+    """To dict: 'score' [b], 'feature' [b, d] of unit length, 'attention' [b, heads, t].
+
+    Images are [b, s, s, 3] uint8, or floats in [0, 1].
+    """
+    x = (layers.unit_pixels(images) - jnp.array(MEAN)) / jnp.array(STD)
     tokens, attention = self.encoder(x)
     feature = tokens[:, 0]
     feature = feature * jax.lax.rsqrt(jnp.square(feature).sum(-1, keepdims=True) + 1e-12)
@@ -219,6 +232,13 @@ class LML(NetworkMethod):
     rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(image)))
     image = fitted(image, config.crop, tuple(config.resize))
     return grouped_crops(image, config.test_crops, config.crop, rng, flip=False) | {"image": image}
+
+  def preprocess_float(self, images):
+    """Crops at places that are drawn once for a size: they cannot follow from pixels that are being computed."""
+    config = self.config
+    images = resample.to_size(images, *_fitted_size(images.shape[1:3], config.crop, tuple(config.resize)), "linear")
+    at = _corners(*images.shape[1:3], config.test_crops, config.crop, np.random.default_rng(0))
+    return {"crops": layers.cut(images, at.T, config.crop)}
 
   def precompute(self, params, stats, extra=None):
     """The teacher, which is needed for its own scores and for explanations only."""

@@ -9,10 +9,11 @@ from flax import nnx
 
 from jiqa import losses
 from jiqa.data.crops import half_scale
+from jiqa.distortions import resample
 from jiqa.methods.base import NetworkMethod, check
 from jiqa.models import tiles
 from jiqa.models.encoders import build_encoder
-from jiqa.models.layers import Projector
+from jiqa.models.layers import Projector, unit_pixels
 from jiqa.runtime.state import new_state, split_module
 
 
@@ -152,8 +153,7 @@ class MomentumContrast(NetworkMethod):
 
   def normalise(self, pixels):
     """[..., 3] in [0, 1], or uint8, to what the encoder expects, float32."""
-    if pixels.dtype == jnp.uint8:
-      pixels = pixels.astype(jnp.float32) / 255
+    pixels = unit_pixels(pixels)
     if (self.mean, self.std) == ((0.0,) * 3, (1.0,) * 3):
       return pixels
     return (pixels - jnp.array(self.mean)) / jnp.array(self.std)
@@ -161,6 +161,9 @@ class MomentumContrast(NetworkMethod):
   def preprocess_eval(self, image):
     """Full and half scale, the half as published."""
     return {"full": image, "half": half_scale(image)}
+
+  def preprocess_float(self, images):
+    return {"full": images, "full_size": None, "half": resample.reduce(images, 2), "half_size": None}
 
   def predict(self, params, stats, extra, batch):
     """The published features: the query encoder's at full and half scale, not brought to unit length."""

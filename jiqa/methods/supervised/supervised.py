@@ -20,7 +20,7 @@ from jiqa.errors import UserError
 from jiqa.methods.base import NetworkMethod, check
 from jiqa.models import tiles
 from jiqa.models.encoders import build_encoder
-from jiqa.models.layers import gelu, precision_of
+from jiqa.models.layers import gelu, precision_of, unit_pixels
 from jiqa.runtime.state import new_state
 from jiqa.weights.store import flatten, unflatten
 
@@ -189,7 +189,7 @@ class Supervised(NetworkMethod):
 
     def encode(params, stats, images):
       encoders = self.network(params, stats).encoders
-      images = images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
+      images = unit_pixels(images)
       seen = [encoder(normalise(resample.reduce(images, SCALES[scale]))) for scale, encoder in encoders.items()]
       return jnp.concatenate(seen, 1)
 
@@ -248,6 +248,10 @@ class Supervised(NetworkMethod):
   def preprocess_eval(self, image):
     """The image at every scale of config.levels."""
     return {scale: image if scale == "full" else half_scale(image) for scale in self.config.levels}
+
+  def preprocess_float(self, images):
+    seen = {scale: resample.reduce(images, SCALES[scale]) for scale in self.config.levels}
+    return seen | {f"{scale}_size": None for scale in seen}
 
   def predict(self, params, stats, extra, batch):
     """Score and score_std [b], in points of 100, and features [b, d]."""
