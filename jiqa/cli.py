@@ -84,6 +84,23 @@ def doctor(
 
 
 @app.command()
+def verify(
+  run: Annotated[str, Argument(help="the --workdir of a run")],
+  data_dir: DataDir = None,
+):
+  """Checks what a run has left: config, data, checkpoints, log, heads, results: jiqa verify runs/reiqa"""
+  _before_jax()
+  from jiqa.verify import verify as check
+
+  wrong = 0
+  for what, problem in check(run, data_dir):
+    print(f"{what}: {problem or 'ok'}", flush=True)
+    wrong += bool(problem)
+  if wrong:
+    raise typer.Exit(1)
+
+
+@app.command()
 def models():
   """Lists what scores: weights that come with jiqa and methods, how good they are and how to get them: jiqa models"""
   from jiqa.inference.card import list_models

@@ -20,12 +20,13 @@ ALLOWED = {
   "data_builders": ("jiqa.data.schema",),
   "jiqa.cli": (
     "jiqa.serve", "jiqa.plan", "jiqa.inference", "jiqa.evaluation", "jiqa.distortions", "jiqa.weights", "jiqa.data",
-    "data_builders",
+    "jiqa.verify", "data_builders",
   ),
   "jiqa.train": ("jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
   "jiqa.evaluate": (
     "jiqa.train", "jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"
   ),
+  "jiqa.verify": ("jiqa.train", "jiqa.inference", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
   "jiqa.serve": ("jiqa.inference", "jiqa.data"),
   "jiqa.plan": ("jiqa.train", "jiqa.inference", "jiqa.methods", "jiqa.runtime"),
   "jiqa.inference": ("configs", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"),
@@ -45,7 +46,7 @@ WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 # What works with every method alike: its code names none. Docstrings and comments may cite a paper.
 METHOD_BLIND = (
   "jiqa.cli", "jiqa.plan", "jiqa.train", "jiqa.evaluate", "jiqa.losses", "jiqa.inference", "jiqa.serve",
-  "jiqa.evaluation",
+  "jiqa.evaluation", "jiqa.verify",
 )  # fmt: skip
 NEVER = ("tensorflow", "torch")
 READS_TORCH_FILES = "jiqa.weights.rename"  # in the one function that needs it, and says so where torch is missing

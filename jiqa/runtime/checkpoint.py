@@ -68,6 +68,14 @@ class Checkpoints(contextlib.AbstractContextManager):
       f"({_brief(error)}); so are all older ones. Use another --workdir, or the config the run was started with."
     ) from error
 
+  def damage(self, step, like):
+    """What is wrong with the checkpoint of a step, '' where it is whole; `like` as for `restore`."""
+    try:
+      self._read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    except Exception as error:  # as in `restore`
+      return f"is damaged, or does not fit the configured model ({_brief(error)})"
+    return ""
+
   def _read(self, step, abstract):
     parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
     restored = self._manager.restore(step, args=parts)
