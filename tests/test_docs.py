@@ -20,6 +20,7 @@ from absl.testing import flagsaver
 from PIL import Image, ImageFilter
 from skimage import data
 
+import jiqa
 import launch
 from jiqa import cli
 from tests.inference import made
@@ -102,6 +103,28 @@ def world(tmp_path, monkeypatch):
     pathlib.Path(f"runs/liqe_{i}").mkdir()
     pathlib.Path(f"runs/liqe_{i}/results.json").write_text(json.dumps({"databases": {"bid": numbers}}))
   return tmp_path
+
+
+LINKING = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "colabs/README.md", "cloud/tpu.md", "data_builders/README.md"]
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_links_lead_somewhere(page):
+  for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+    if "://" in target:
+      continue
+    file, _, anchor = target.partition("#")
+    path = (ROOT / page).parent / file if file else ROOT / page
+    assert path.exists(), f"{page}: {target}"
+    if anchor:
+      headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+      known = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+      assert anchor in known, f"{page}: {target}"
+
+
+def test_the_version_is_the_same_everywhere():
+  assert f"\nversion: {jiqa.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+  assert f"## {jiqa.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 RUN = [page for page in PAGES if any(kind in ("bash", "python") and not why for kind, _, why in blocks(page))]
