@@ -127,6 +127,24 @@ def test_the_version_is_the_same_everywhere():
   assert f"## {jiqa.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_every_page_and_every_public_name_is_in_the_site():
+  site = (ROOT / "mkdocs.yml").read_text()
+  assert {path.name for path in (ROOT / "docs").glob("*.md")} == set(re.findall(r": ([\w.]+\.md)$", site, re.M))
+  reference = (ROOT / "docs/api.md").read_text()
+  for name in jiqa.__all__:
+    assert f"::: {getattr(jiqa, name).__module__}.{name}\n" in reference, name
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+  pytest.importorskip("mkdocs", reason="needs the extra docs")
+  command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)]
+  environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+  told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+  assert told.returncode == 0, told.stderr
+  page = (tmp_path / "api.html").read_text()
+  assert all(f'id="{getattr(jiqa, name).__module__}.{name}"' in page for name in jiqa.__all__)
+
+
 RUN = [page for page in PAGES if any(kind in ("bash", "python") and not why for kind, _, why in blocks(page))]
 
 
