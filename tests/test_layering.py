@@ -13,7 +13,7 @@ from jiqa import methods
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# What each room may import of the project, by prefix. A room may always import itself and jiqa.errors.
+# What each room may import of the project, by prefix. A room may always import itself, jiqa.errors and jiqa.durable.
 ALLOWED = {
   "launch": ("jiqa.train", "jiqa.evaluate", "jiqa.inference", "jiqa.runtime"),
   "configs": (),
@@ -39,6 +39,7 @@ ALLOWED = {
   "jiqa.runtime": (),
   "jiqa.data": (),
   "jiqa.errors": (),
+  "jiqa.durable": (),
 }  # fmt: skip
 # `import jiqa` says the version, `import data_builders` registers the builders with TFDS and finds one by its name.
 PACKAGES = ("jiqa", "data_builders")
@@ -83,7 +84,9 @@ def test_imports_point_downward(module, path):
       assert not within(name, ("jax", "flax", "optax")), f"{path}: imports {name} where data workers would pay for it"
     ours = within(name, ("jiqa", "configs", "data_builders", "launch"))
     if room and ours and name not in PACKAGES:
-      assert within(name, (*ALLOWED[room], room, "jiqa.errors")), f"{path}: {room} may not import {name}"
+      assert within(name, (*ALLOWED[room], room, "jiqa.errors", "jiqa.durable")), (
+        f"{path}: {room} may not import {name}"
+      )
 
 
 def words(tree):

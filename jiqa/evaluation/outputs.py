@@ -1,13 +1,14 @@
-"""Files that are complete or not there: written under another name, then renamed."""
+"""Files that are complete or not there, also after a power cut: written under another name, then renamed."""
 
 import csv
 import io
 import math
-import os
 import pathlib
 import re
 
 import numpy as np
+
+from jiqa import durable
 
 
 def write_bytes(path, data):
@@ -16,7 +17,7 @@ def write_bytes(path, data):
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(path.name + ".new")
   partial.write_bytes(data)
-  os.replace(partial, path)
+  durable.replace(partial, path)
 
 
 def plain_text(value):

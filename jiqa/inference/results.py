@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import time
 import types
 
 from jiqa.errors import UserError
@@ -18,6 +19,7 @@ from jiqa.inference.inputs import is_address
 FIRST, LAST = ("path", "score"), ("width", "height", "seconds", "file", "weights", "head", "error")
 TEXTS, INTEGERS = ("path", "file", "weights", "head", "error"), ("width", "height")
 SUFFIXES = (".csv", ".json", ".parquet")
+SYNC_SECONDS = 10  # of work that a power cut may cost
 
 
 def check(out):
@@ -67,6 +69,7 @@ class Results:
     except BaseException:
       self._unlock()
       raise
+    self._synced = time.monotonic()
     self.done = {row["path"] for row in rows}
     self._columns, self._waiting = list(rows[0]) if rows else None, []
 
@@ -93,7 +96,7 @@ class Results:
     return rows
 
   def add(self, row):
-    """Appends a row, a dict, see `command.as_row`; after a kill it is still there."""
+    """Appends a row, a dict, see `command.as_row`; after a kill it is still there, and soon after a power cut."""
     self._waiting.append({**row, **self._made_by})
     if self._columns or not row["error"]:  # the columns are not known before there is a score
       self._write_waiting(row)
@@ -103,6 +106,9 @@ class Results:
     self._columns = self._columns or [*FIRST, *(key for key in like if key not in FIRST + LAST), *LAST]
     self._file.write(as_csv(self._columns, self._waiting, header=header))
     self._file.flush()
+    if time.monotonic() > self._synced + SYNC_SECONDS:
+      os.fsync(self._file.fileno())
+      self._synced = time.monotonic()
     self._waiting = []
 
   def finish(self, key):

@@ -13,6 +13,7 @@ import uuid
 
 from etils import epath
 
+from jiqa import durable
 from jiqa.errors import UserError
 from jiqa.runtime.distributed import is_main, on_main
 
@@ -47,7 +48,7 @@ def replace_text(path, text):
   temporary = path if is_bucket(path) else path.with_name(f"{path.name}.{_PROCESS}")
   temporary.write_text(text)
   if temporary != path:
-    temporary.replace(path)
+    durable.replace(temporary, path)
 
 
 class Workdir(contextlib.ExitStack):

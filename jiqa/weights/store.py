@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jiqa import durable
 from jiqa.errors import UserError
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -82,7 +83,7 @@ def save_weights(directory, params, stats, card):
   (partial / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
   if directory.exists():
     os.replace(directory, old)
-  os.replace(partial, directory)
+  durable.replace(partial, directory)
   shutil.rmtree(old, ignore_errors=True)
   return card
 

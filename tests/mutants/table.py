@@ -109,6 +109,8 @@ MUTANTS = (
   ('order_turned_around', 'jiqa/methods/supervised/supervised.py', 'margin + scores[..., 1:] - scores[..., :-1]', 'margin + scores[..., :-1] - scores[..., 1:]', 'tests/methods/test_supervised.py -k loss_is'),
   ('first_database_has_a_scale_too', 'jiqa/methods/supervised/supervised.py', 'jnp.where(database[:, None] == 0, jnp.array([1.0, 0.0]), ', 'jnp.where(database[:, None] < 0, jnp.array([1.0, 0.0]), ', 'tests/methods/test_supervised.py -k loss_is'),
   ('levels_between_versions_negative', 'jiqa/methods/supervised/supervised.py', 'levels[:, 1] - levels[:, 0]]', 'levels[:, 0] - levels[:, 1]]', 'tests/methods/test_supervised.py -k versions_are'),
+  ('renamed_before_it_is_on_the_disk', 'jiqa/durable.py', '    _sync(part)', '    part.stat()', 'tests/test_durable.py'),
+  ('new_name_is_not_on_the_disk', 'jiqa/durable.py', '_sync(path.parent)', '_sync(path)', 'tests/test_durable.py'),
   ('last_parameters_predict', 'jiqa/methods/supervised/supervised.py', 'join(state.extra["frozen"], state.extra["average"])', 'join(state.extra["frozen"], state.params)', 'tests/methods/test_supervised.py -k frozen'),
   ("clip_mean_of_imagenet", "jiqa/models/clip.py", "MEAN = (0.48145466, 0.4578275, 0.40821073)", "MEAN = (0.485, 0.456, 0.406)", "tests/models/test_clip.py -k openais"),
   ("clip_deviation_of_imagenet", "jiqa/models/clip.py", "STD = (0.26862954, 0.26130258, 0.27577711)", "STD = (0.229, 0.224, 0.225)", "tests/models/test_clip.py -k openais"),
