@@ -163,4 +163,12 @@ def use_every_core(batch_size):
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except ModuleNotFoundError as error:
+    if (error.name or "jiqa").startswith("jiqa"):
+      raise
+    from jiqa.errors import INSTALL
+
+    print(f"launch.py: {error.name} is not installed. {INSTALL}", file=sys.stderr)
+    sys.exit(2)

@@ -62,7 +62,7 @@ install() {
   on_all 'set -e; mkdir -p jiqa; tar -xzf jiqa.tar.gz -C jiqa; cd jiqa
     command -v ~/.local/bin/uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
     ~/.local/bin/uv venv --allow-existing --python=3.12
-    ~/.local/bin/uv pip install --quiet -e ".[tpu,gcs]"
+    ~/.local/bin/uv pip install --quiet -e ".[train,tpu,gcs]"
     .venv/bin/python -c "import jax; print(jax.local_device_count(), jax.devices()[0].device_kind)"'
   if [ -n "${DATA:-}" ]; then
     on_all "mkdir -p data; gcloud storage rsync --recursive '$DATA' data"

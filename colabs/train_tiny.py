@@ -21,10 +21,11 @@ except ImportError:
   if importlib.util.find_spec("jiqa") is None:
     sys.path.insert(0, "..")  # a checkout that is not installed
 else:
-  if not REPOSITORY:
-    raise RuntimeError("set REPOSITORY at the top of this cell to the OWNER/NAME that this notebook came from")
-  command = [sys.executable, "-m", "pip", "install", "-q", f"git+https://github.com/{REPOSITORY}"]
-  subprocess.run(command, check=True)
+  if REPOSITORY:
+    package = f"jiqa[train] @ git+https://github.com/{REPOSITORY}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
+  else:
+    print("Set REPOSITORY at the top of this cell to the OWNER/NAME that this notebook came from, and run it again.")
 
 # %% [markdown]
 # A config is a plain Python object. We take the demo's and make it smaller; `python launch.py

@@ -82,7 +82,7 @@ def test_a_missing_accelerator_is_one_line(tmp_path):
   environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
   for command in (
     [ROOT / "launch.py", f"--config={ROOT}/configs/lml.py:demo", f"--workdir={tmp_path / 'run'}"],
-    ["-m", "jiqa.cli", "score", tmp_path / "a.png"],
+    ["-m", "jiqa.cli", "score", ROOT / "docs/images/scores.jpg"],
   ):
     done = subprocess.run(
       [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

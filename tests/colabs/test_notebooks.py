@@ -2,7 +2,9 @@
 
 import pathlib
 import shutil
+import subprocess
 import sys
+import types
 
 import pytest
 
@@ -53,6 +55,19 @@ def test_notebook_and_source_agree(name):
   kinds = [[(cell.cell_type, cell.source) for cell in each.cells] for each in (source, notebook)]
   assert kinds[0] == kinds[1], f"colabs/{name}.ipynb is not what {name}.py gives: python colabs/build.py {name}"
   assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("repository", ["", "someone/jiqa"])
+def test_the_first_cell_installs_on_colab_or_says_what_it_needs(name, repository, monkeypatch, capsys):
+  cell = next(cell for cell in build.read_source(FOLDER / f"{name}.py").cells if cell.cell_type == "code").source
+  for module in ("google", "google.colab"):
+    monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+  installed = []
+  monkeypatch.setattr(subprocess, "run", lambda command, check: installed.append(command[-1]))
+  exec(cell.replace('REPOSITORY = ""', f'REPOSITORY = "{repository}"'), {})
+  assert installed == [f"jiqa[train] @ git+https://github.com/{repository}"] * bool(repository)
+  assert ("Set REPOSITORY at the top of this cell" in capsys.readouterr().out) == (not repository)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
