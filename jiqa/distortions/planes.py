@@ -43,6 +43,11 @@ def to_images(planes):
   return jnp.swapaxes(planes, 2, 3)
 
 
+def to_bytes(values):
+  """uint8 of multiples of 1/255 in [0, 1]; 0 for NaN."""
+  return jnp.round(jnp.nan_to_num(values) * 255).astype(jnp.uint8)
+
+
 def by_level(strengths, levels):
   """Every image's own strength, [b, 1, 1, 1] float32."""
   # Read twice: XLA would fuse a single read as a dynamic slice into the loop over the pixels, which then loses its

@@ -113,11 +113,15 @@ class BatchNorm(nnx.Module):
     grouped = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
     mean = grouped.mean((1, 2, 3))
     var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0)
-    for running, batch in ((self.mean, mean), (self.var, var)):
-      running[...] = self.momentum * running[...] + (1 - self.momentum) * batch.mean(0)
+    self.follow(mean.mean(0), var.mean(0))
     broadcast = (self.groups, 1, 1, 1, x.shape[-1])
     grouped = x.reshape(self.groups, -1, *x.shape[1:])
     return self._normalise(grouped, mean.reshape(broadcast), var.reshape(broadcast)).reshape(x.shape)
+
+  def follow(self, mean, var):
+    """Moves the running statistics towards those of a batch, [features] float32."""
+    for running, batch in ((self.mean, mean), (self.var, var)):
+      running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
 
   def _normalise(self, x, mean, var):
     factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)

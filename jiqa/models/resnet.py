@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.models.cpu import convolve, convolve_stem, mask_border, max_pool
 from jiqa.models.layers import WHOLE, BatchNorm, SummingEncoder, halve, in_window, mask_outside
+from jiqa.models.pointwise import normalised_product
 
 # 10 is the smallest that has every kind of layer: it compiles in half the time of 18.
 STAGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -45,6 +46,25 @@ class Stem(Conv):
     return convolve_stem(x.astype(self.dtype), self.kernel[...])
 
 
+def pointwise(conv, bn, x, train):
+  """A 1x1 convolution and its normalisation."""
+  if not train or bn.groups > 1:
+    return bn(conv(x), train)
+  x = x[:, :: conv.stride, :: conv.stride].astype(conv.dtype)
+  y, *statistics = normalised_product(x, conv.kernel[...][0, 0], bn.scale[...], bn.bias[...], bn.epsilon)
+  bn.follow(*statistics)
+  return y
+
+
+@jax.custom_vjp
+def relu(x):
+  """`jax.nn.relu` whose gradient needs its output, which the next block keeps anyway, instead of its input."""
+  return jnp.maximum(x, 0)
+
+
+relu.defvjp(lambda x: (relu(x),) * 2, lambda y, gradient: (jnp.where(y > 0, gradient, 0),))
+
+
 class _Block(nnx.Module):
   """What the blocks share: an input that is added to the output, by a projection where their shapes differ."""
 
@@ -54,8 +74,7 @@ class _Block(nnx.Module):
     self.downsample = None if same else nnx.List([conv(inputs, outputs, 1, stride), bn(outputs)])
 
   def _add(self, x, y, train):
-    shortcut = x if self.downsample is None else self.downsample[1](self.downsample[0](x), train)
-    return jax.nn.relu(y + shortcut)
+    return relu(y + (x if self.downsample is None else pointwise(*self.downsample, x, train)))
 
 
 class BasicBlock(_Block):
@@ -88,7 +107,7 @@ class Bottleneck(_Block):
     out_part = part if self.stride == 1 else halve(part)
     y = mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), part)
     y = jax.nn.relu(self.bn2(self.conv2(y), train))
-    return self._add(x, self.bn3(self.conv3(y), train), train), out_part
+    return self._add(x, pointwise(self.conv3, self.bn3, y, train), train), out_part
 
 
 class ResNet(SummingEncoder):

@@ -13,8 +13,9 @@ PEAK_FLOPS = {
   "TPU v6 lite": 918e12, "TPU v6e": 918e12,
   "NVIDIA A100": 312e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA L4": 121e12,
 }  # fmt: skip
-# What prepares pixels, inside `jax.named_scope("augment")`; what config.remat computes a second time.
-_NOT_COUNTED = ("augment", "rematted_computation")
+# What prepares pixels, inside `jax.named_scope("augment")`; covariances for normalisation; what config.remat computes a
+# second time.
+_NOT_COUNTED = ("augment", "statistics", "rematted_computation")
 
 
 def peak_flops(device_kind):

@@ -17,7 +17,9 @@ SHAPE = (33, 47)
 COLLECTIVES = re.compile(r" (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\(")
 IMAGES, VERSIONS = 16, 11
 distort = jax.jit(bank.distort, static_argnames=("compat", "bank", "tile"))
-distort_versions = jax.jit(bank.distort_versions, static_argnames=("allowed", "groups", "compat", "bank", "mesh"))
+distort_versions = jax.jit(
+  bank.distort_versions, static_argnames=("allowed", "groups", "compat", "bank", "mesh", "dtype")
+)
 
 
 def _images(count=IMAGES, shape=SHAPE, seed=0):
@@ -39,6 +41,18 @@ def batch():
   levels = jax.random.randint(jax.random.key(2), (IMAGES, VERSIONS), 0, 5)
   images = _images()
   return images, kinds, levels, keys, np.asarray(distort_versions(images, kinds, levels, keys))
+
+
+def test_versions_as_bytes_are_the_same_pixels(batch):
+  images, kinds, levels, keys, versions = batch
+  kinds = kinds.at[2, 3].set(26)  # there is no such kind
+  out = np.asarray(distort_versions(images, kinds, levels, keys, dtype=jnp.uint8))
+  expected = np.rint(versions * 255).astype(np.uint8)
+  expected[2, 3] = 0
+  assert out.dtype == np.uint8 and np.mean(out != expected) < 1e-3 and np.abs(out - expected.astype(int)).max() <= 1
+  small = [part[:2, :3] for part in (kinds, levels)]  # fewer requests than kinds
+  out = np.asarray(distort_versions(images[:2], *small, keys[:2], dtype=jnp.uint8))
+  assert out.dtype == np.uint8 and np.abs(out - expected[:2, :3].astype(int)).max() <= 1
 
 
 def _version_keys(keys):

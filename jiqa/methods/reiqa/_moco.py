@@ -83,7 +83,7 @@ class MomentumContrast(NetworkMethod):
     """The configured loss of the pairs of a step; params, state, key and what it returns as in `Method.loss`.
 
     Args:
-      crops: [2, n, h, w, 3] float32 in [0, 1]: first and second crop of every pair.
+      crops: [2, n, h, w, 3] in [0, 1]: first and second crop of every pair.
       labels: [b, n / b] int32: consecutive pairs are of one image, and those with one label look alike. None: every
         pair is of an image of its own.
     """
@@ -102,10 +102,12 @@ class MomentumContrast(NetworkMethod):
     return loss, (stats, aux, {"positive_similarity": (query * keys).sum(-1).mean()})
 
   def _in_batch_loss(self, params, stats, crops, labels):
-    # The two crops of a pair side by side: one behind the other, half of them would go to another device.
-    crops = jnp.swapaxes(crops, 0, 1)
-    embedding, stats = self._embed(params, stats, crops.reshape(-1, *crops.shape[2:]))
-    first, second = jnp.moveaxis(embedding.reshape(*crops.shape[:2], -1), 1, 0)
+    # Both crops of a pair on one device: all first ones before all second ones would send half of them elsewhere. Side
+    # by side they would lie in an axis of two, which TPUs pad to 128.
+    n, devices = crops.shape[1], self.mesh.size
+    crops = jnp.swapaxes(crops.reshape(2, devices, -1, *crops.shape[2:]), 0, 1)
+    embedding, stats = self._embed(params, stats, crops.reshape(2 * n, *crops.shape[3:]))
+    first, second = jnp.swapaxes(embedding.reshape(devices, 2, n // devices, -1), 0, 1).reshape(2, n, -1)
     mask = None
     if labels is not None:
       # Labels of different images differ too: one number per (image, look).

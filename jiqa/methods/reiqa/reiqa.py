@@ -62,8 +62,8 @@ class ReIQA(MomentumContrast):
   def render(self, batch, key):
     """Distorts a batch from `preprocess_train` on the device.
 
-    (versions [b, v, w, w, 3] float32 in [0, 1], alike [b, v] int32): the first version is the image itself; versions of
-    one image with one label look the same.
+    (versions [b, v, w, w, 3] uint8, alike [b, v] int32): the first version is the image itself; versions of one image
+    with one label look the same.
     """
     config = self.config
     b, distorted = batch["image"].shape[0], config.versions - 1
@@ -76,21 +76,23 @@ class ReIQA(MomentumContrast):
     local = b // self.mesh.size * distorted >= 2 * len(config.kinds)
     versions = bank.distort_versions(
       images, kinds, levels, noise_key, allowed=config.kinds, groups=self.mesh.size if local else 1,
-      compat=config.compat, mesh=self.mesh if local else None,
+      compat=config.compat, mesh=self.mesh if local else None, dtype=jnp.uint8,
     )  # fmt: skip
-    versions = jnp.concatenate([images[:, None], versions], 1)
+    versions = jnp.concatenate([batch["image"][:, None], versions], 1)
     return versions, jnp.where(looks_pristine(versions), 0, jnp.arange(config.versions))
 
   def crop_pairs(self, batch, key):
     """Distorts, halves and crops a batch from `preprocess_train` on the device.
 
-    (crops [2, b, s, v, crop, crop, 3] float32, alike [b, v] int32): the pairs over scales and versions, in [0, 1] with
-    compat 'fixed', s = 1 unless `config.every_scale`; and a label per version, see `render`.
+    (crops [2, b, s, v, crop, crop, 3], alike [b, v] int32): the pairs over scales and versions in config.dtype, to
+    which the encoder rounds them first, in [0, 1] with compat 'fixed', s = 1 unless `config.every_scale`; and a label
+    per version, see `render`.
     """
     config, b = self.config, batch["image"].shape[0]
     render_key, crop_key = jax.random.split(key)
     turns = self._turns(jax.random.fold_in(crop_key, 0), b)
     versions, alike = self.render(batch, render_key)
+    versions = self.normalise(versions) if config.compat == "official" else versions
     crops = []
     for index, scale in enumerate(config.scales):
       first_half = jnp.arange(config.versions) < config.versions // 2
@@ -100,10 +102,10 @@ class ReIQA(MomentumContrast):
         pairs, versions = self._official_scale(keys, versions, batch["size"], scale, swapped)
       else:
         keys, here, size = (_turn(x, turns, index) for x in (keys, versions, batch["size"]))
-        here = resample.reduce(here, scale)
+        here = here if scale == 1 else resample.reduce(self.normalise(here), scale)
         pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, here, size // scale)
         pairs = jax.vmap(half_swap, (0, None))(pairs, swapped)
-      crops.append(pairs)
+      crops.append(self.normalise(pairs).astype(config.dtype))
     if turns is None:
       crops = jnp.stack(crops, 2)
     else:  # back from the order of the scales to that of the images
