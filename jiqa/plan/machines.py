@@ -53,8 +53,9 @@ def prepare():
   """Lets jax, which is imported later, compile for TPUs; a UserError where their compiler is missing."""
   if not importlib.util.find_spec("libtpu"):
     raise UserError("jiqa plan needs the TPU compiler, which runs on any Linux machine: pip install 'jax[tpu]'")
-  # Otherwise libtpu asks the network who its neighbours are.
+  # Otherwise libtpu asks the network who its neighbours are, and one process at a time may compile.
   os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "JAX_PLATFORMS": "cpu"}
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
 def compiler():
