@@ -1,0 +1,86 @@
+"""How the scores of a data set are distributed: quantiles and a histogram of any number of rows."""
+
+import json
+import shutil
+
+import numpy as np
+
+from jiqa.errors import UserError
+from jiqa.evaluation.outputs import plain, write_bytes
+
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+FINE, COARSE = 100_000, 20  # bins of which quantiles are read, and of those that are shown
+
+
+def summarise(paths, min_score=None):
+  """Counts, mean, quantiles and a histogram of scores, read twice and in parts.
+
+  Args:
+    paths: files that `jiqa score` has written, .csv or .parquet, or folders of them; or of a store of fsspec.
+    min_score: float or None.
+
+  Returns:
+    dict: 'rows', 'errors' (rows without a score), 'mean', 'std', 'min', 'max', 'quantiles' (dict from probability to
+    score, within a hundred thousandth of the range), 'histogram' ('edges' [21], 'counts' [20]) and, with `min_score`,
+    'kept', the rows that reach it.
+
+  Raises:
+    UserError: nothing is there, or something else than scores, or no row has a score.
+  """
+  rows, count, kept, total, squares, low, high = 0, 0, 0, 0.0, 0.0, np.inf, -np.inf
+  for scores in _scores(paths):
+    rows, scores = rows + len(scores), scores[np.isfinite(scores)]
+    if len(scores):
+      low, high = min(low, scores.min()), max(high, scores.max())
+      count, total, squares = count + len(scores), total + scores.sum(), squares + np.square(scores).sum()
+      kept += int(np.sum(scores >= min_score)) if min_score is not None else 0
+  if not count:
+    raise UserError(f"{', '.join(map(str, paths))}: no row has a score")
+  edges = np.linspace(low, high if high > low else low + 1, FINE + 1)
+  fine = sum(np.histogram(scores, edges)[0] for scores in _scores(paths))
+  below = np.concatenate([[0], np.cumsum(fine)]) / count
+  mean = total / count
+  found = {"rows": rows, "errors": rows - count, "mean": mean, "std": max(squares / count - mean**2, 0) ** 0.5}
+  found |= {"min": low, "max": high, "quantiles": {q: np.interp(q, below, edges) for q in QUANTILES}}
+  found["histogram"] = {"edges": edges[:: FINE // COARSE], "counts": fine.reshape(COARSE, -1).sum(1)}
+  return found | ({} if min_score is None else {"min_score": min_score, "kept": kept})
+
+
+def _scores(paths):
+  """Yields parts of the column of scores, [n] float64, nan where there is none."""
+  try:
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.dataset
+  except ImportError as error:
+    raise UserError(f"a summary needs {error.name}: pip install 'pyarrow>=17' 'fsspec>=2024.6'") from error
+
+  for path in map(str, paths):
+    store, name = fsspec.url_to_fs(path)
+    files = [file for file in sorted(store.find(name)) if file.endswith((".csv", ".parquet"))]
+    files = [file for file in files if not file.endswith(".videos.csv")]
+    if not files:
+      raise UserError(f"{path}: no scores; expected .csv or .parquet of jiqa score, or a folder of them")
+    for file in files:
+      try:
+        table = pa.dataset.dataset(file, filesystem=store, format=file.rpartition(".")[2])
+        for batch in table.to_batches(columns=["score"]):
+          yield batch["score"].cast(pa.float64()).to_numpy(zero_copy_only=False)
+      except (pa.ArrowException, KeyError) as error:
+        raise UserError(f"{file}: no scores that jiqa score has written ({error})") from error
+
+
+def print_summary(paths, min_score=None, out=None):
+  """`jiqa summary`: prints what `summarise` finds, and writes it as JSON."""
+  found = summarise(paths, min_score)
+  print(f"{found['rows']:,} rows, {found['errors']:,} of them without a score")
+  print("mean {mean:.4g}, deviation {std:.4g}, from {min:.4g} to {max:.4g}".format_map(found))
+  print("quantiles " + ", ".join(f"{q:g}: {score:.4g}" for q, score in found["quantiles"].items()))
+  edges, counts = found["histogram"].values()
+  width = max(shutil.get_terminal_size().columns - 35, 10)
+  for low, high, count in zip(edges, edges[1:], counts, strict=False):
+    print(f"{low:10.4g} to {high:8.4g} {count:11,d} {'#' * round(width * count / counts.max())}")
+  if min_score is not None:
+    print(f"{found['kept']:,} rows ({found['kept'] / found['rows']:.1%}) have a score of {min_score:g} or more")
+  if out:
+    write_bytes(out, (json.dumps(plain(found), indent=1) + "\n").encode())
