@@ -172,13 +172,14 @@ def features(
 
 @app.command()
 def score(
-  paths: Annotated[list[str], Argument(help="images, videos, folders, patterns, addresses, @LIST, - (stdin)")],
+  paths: Annotated[list[str], Argument(help="images, videos, folders, patterns, addresses, shards, @LIST, - (stdin)")],
   model: Model = None,
   weights: Weights = (),
   head: HeadFile = None,
-  out: str = Option(None, "--out", help=".csv, .json or .parquet; run again to go on after an interruption"),
+  out: str = Option(None, "--out", help=".csv, .json or .parquet, for shards a folder; run again to go on"),
   overwrite: bool = Option(False, "--overwrite", help="keep nothing of what --out holds already"),
-  shard: str = Option(None, "--shard", help="i/n: this process takes every n-th image"),
+  shard: str = Option(None, "--shard", help="i/n: this process takes every n-th image, or shard"),
+  keep: str = Option("", "--keep", help="of shards, columns and sidecars to carry along: url,txt"),
   fps: float = Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
   device: Device = None,
 ):
@@ -189,10 +190,47 @@ def score(
   _before_jax()
   from jiqa.inference.command import score_files
 
-  options = {"out": out, "overwrite": overwrite, "shard": shard, "frames_per_second": fps}
+  kept = keep.split(",") if keep else []
+  options = {"out": out, "overwrite": overwrite, "shard": shard, "keep": kept, "frames_per_second": fps}
   code = score_files(paths, model, weights or None, head, **options)
   if code:
     raise typer.Exit(code)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def score_shards(
+  paths: Annotated[list[str], Argument(help="shards: files, patterns, addresses")],
+  model: Model = None,
+  weights: Weights = (),
+  head: HeadFile = None,
+  out: str = Option(..., "--out", help="folder or address, which all workers can reach; run again to go on"),
+  overwrite: bool = Option(False, "--overwrite", help="keep nothing of what --out holds already"),
+  keep: str = Option("", "--keep", help="of shards, columns and sidecars to carry along: url,txt"),
+):
+  """Scores shards by Apache Beam, whose options may follow: jiqa score-shards "data/*.tar" --out=scores --runner=...
+
+  Exit code 3 where an image could not be read: its row has an error and no score.
+  """
+  _before_jax()
+  from jiqa.beam import score_shards as score
+
+  kept, pipeline_options = keep.split(",") if keep else [], [word for word in paths if word.startswith("--")]
+  options = {"model": model, "weights": tuple(weights) or None, "head": head, "keep": kept, "overwrite": overwrite}
+  code = score([word for word in paths if word not in pipeline_options], out, pipeline_options, **options)
+  if code:
+    raise typer.Exit(code)
+
+
+@app.command()
+def summary(
+  paths: Annotated[list[str], Argument(help="what jiqa score wrote: .csv, .parquet, folders of them")],
+  min_score: float = Option(None, "--min-score", help="says how many images reach this score"),
+  out: str = Option(None, "--out", help="also writes the numbers as .json"),
+):
+  """Quantiles and a histogram of scores, in memory that does not grow: jiqa summary scores --min-score=40"""
+  from jiqa.evaluation.summary import print_summary
+
+  print_summary(paths, min_score, out)
 
 
 @app.command("fit")

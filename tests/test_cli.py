@@ -20,11 +20,27 @@ CALLS = {
     mock.call(["koniq10k", "csiq"], "m", "d", strict=True, workers=3, beam="x"),
   ),
   "score": (
-    "a.png b --model=lml --weights=w1 --weights=w2 --head=h --out=o.csv --overwrite --shard=1/3 --fps=2.5",
+    "a.png b --model=lml --weights=w1 --weights=w2 --head=h --out=o.csv --overwrite --shard=1/3 --fps=2.5 "
+    "--keep=url,txt",
     "jiqa.inference.command.score_files",
     mock.call(
-      ["a.png", "b"], "lml", ["w1", "w2"], "h", out="o.csv", overwrite=True, shard="1/3", frames_per_second=2.5
+      ["a.png", "b"], "lml", ["w1", "w2"], "h", out="o.csv", overwrite=True, shard="1/3", keep=["url", "txt"],
+      frames_per_second=2.5,
     ),
+  ),
+  "score-shards": (
+    "a.tar b.parquet --model=lml --weights=w --head=h --out=o --overwrite --keep=txt --runner=FlinkRunner "
+    "--flink_master=x:80",
+    "jiqa.beam.score_shards",
+    mock.call(
+      ["a.tar", "b.parquet"], "o", ["--runner=FlinkRunner", "--flink_master=x:80"], model="lml", weights=("w",),
+      head="h", keep=["txt"], overwrite=True,
+    ),
+  ),
+  "summary": (
+    "a.csv b --min-score=40 --out=o.json",
+    "jiqa.evaluation.summary.print_summary",
+    mock.call(["a.csv", "b"], 40.0, "o.json"),
   ),
   "export-weights": (
     "run out --head=biq2021 --dtype=float32 --data_dir=d --recipe=r --licence=l --note=a --note=b",

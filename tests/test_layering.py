@@ -19,9 +19,10 @@ ALLOWED = {
   "configs": (),
   "data_builders": ("jiqa.data.schema",),
   "jiqa.cli": (
-    "jiqa.serve", "jiqa.plan", "jiqa.inference", "jiqa.evaluation", "jiqa.distortions", "jiqa.weights", "jiqa.data",
-    "jiqa.verify", "data_builders",
+    "jiqa.beam", "jiqa.serve", "jiqa.plan", "jiqa.inference", "jiqa.evaluation", "jiqa.distortions", "jiqa.weights",
+    "jiqa.data", "jiqa.verify", "data_builders",
   ),
+  "jiqa.beam": ("jiqa.inference",),
   "jiqa.train": ("jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
   "jiqa.evaluate": (
     "jiqa.train", "jiqa.inference", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"
@@ -46,7 +47,7 @@ PACKAGES = ("jiqa", "data_builders")
 WITHOUT_JAX = ("configs", "data_builders", "jiqa.data", "jiqa.errors")
 # What works with every method alike: its code names none. Docstrings and comments may cite a paper.
 METHOD_BLIND = (
-  "jiqa.cli", "jiqa.plan", "jiqa.train", "jiqa.evaluate", "jiqa.losses", "jiqa.inference", "jiqa.serve",
+  "jiqa.cli", "jiqa.beam", "jiqa.plan", "jiqa.train", "jiqa.evaluate", "jiqa.losses", "jiqa.inference", "jiqa.serve",
   "jiqa.evaluation", "jiqa.verify",
 )  # fmt: skip
 NEVER = ("tensorflow", "torch")

@@ -85,13 +85,20 @@ def _room(out):
     raise UserError(f"{out}: cannot be written ({error}); {again}") from error
 
 
-def score_files(names, model=None, weights=None, head=None, *, out=None, **options):
+def score_files(names, model=None, weights=None, head=None, *, out=None, keep=(), **options):
   """`jiqa score`: loads a metric, says which, and scores; arguments of `metric.load` and of `score`, exit code."""
-  if out is not None:
+  shards = inputs.are_shards(names)
+  if shards and out is None:
+    raise UserError(f"{names[0]}: shards are scored into a folder; name one: --out=FOLDER")
+  if out is not None and not shards:
     results.check(out)  # before anything is loaded
   inputs.check(names)
   metric = load(model, weights, head)
   announce(metric, shipped=weights is None and metric.models[0].folder.is_relative_to(PRETRAINED))
+  if shards:
+    from jiqa.inference.shards import score_shards
+
+    return score_shards(metric, names, out, keep=keep, overwrite=options["overwrite"], shard=options["shard"])
   return score(metric, names, out=out, **options)
 
 

@@ -25,6 +25,7 @@ SUFFIXES = (
   ".jp2", ".j2k", ".jpx", ".avif", ".tga",
 )  # fmt: skip
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+SHARD = re.compile(r"\.(tar|tar\.gz|tgz|parquet|tfrecord|array_record)(-[\d*?]+-of-[\d*?]+|\*)?$", re.IGNORECASE)
 EXPECTED = (
   "expected a path or address, a folder, the bytes of a file, a PIL image, or an array [height, width, 3], or "
   "[height, width] of gray, of uint8 or of floats in [0, 1]"
@@ -201,6 +202,14 @@ def _expand(name, from_list=False):
     print(f"jiqa: {name}: {unread}", file=sys.stderr)
   paths = filter(os.path.isfile, paths)
   return _media(paths, name, otherwise=[name] if from_list and pattern == name else ())
+
+
+def are_shards(names):
+  """Whether the names are those of shards, see `shards.py`; a UserError where some are and some are not."""
+  found = [name for name in names if SHARD.search(name)]
+  if found and len(found) < len(names):
+    raise UserError(f"{found[0]} is a shard of many images; score shards and files by two commands")
+  return bool(found)
 
 
 def _lines(name):

@@ -155,9 +155,10 @@ class Metric:
     params, function = functional.functional(self)
     return params, jax.jit(function)
 
-  def stream(self, items, threads=None):
+  def stream(self, items, threads=None, pixels_per_batch=None):
     """Predictions of an iterable of inputs.Item, see `predictor.stream`."""
-    return predictor.stream(self.models, items, head=self.head, threads=threads)
+    options = {"threads": threads, "pixels_per_batch": pixels_per_batch}
+    return predictor.stream(self.models, items, head=self.head, **options)
 
   def _all(self, images, also_broken=False):
     predictions = []

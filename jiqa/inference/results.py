@@ -196,7 +196,7 @@ def _read_final(path):
 
 def _typed_file(rows, suffix):
   """Rows of text as a JSON or Parquet file with numbers as numbers, and None for what is missing."""
-  columns = {key: _typed(key, [row[key] for row in rows]) for key in (rows[0] if rows else ())}
+  columns = {key: typed(key, [row[key] for row in rows]) for key in (rows[0] if rows else ())}
   if suffix == ".json":
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return (json.dumps(rows, indent=1) + "\n").encode()
@@ -208,7 +208,8 @@ def _typed_file(rows, suffix):
     raise UserError(f"Parquet needs pyarrow; pip install pyarrow, or choose .csv. {error}") from error
 
 
-def _typed(key, texts):
+def typed(key, texts):
+  """A column of text as numbers where it holds such, and None for what is missing."""
   try:
     if key not in TEXTS:
       numbers = [float(text) if text else None for text in texts]

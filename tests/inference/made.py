@@ -75,11 +75,8 @@ def weights(folder, seed=0, with_head=True, **changes):
   return folder
 
 
-def brightness(folder, slope=2.0):
+def brightness(folder, slope=2.0, method=brightness_method.NAME):
   """A folder of weights of tests/brightness_method.py: the score is slope times the mean pixel in [0, 1]."""
-  card = {
-    "method": brightness_method.NAME,
-    "config": {"method": brightness_method.NAME, "batch_size": 1},
-  }
+  card = {"method": method, "config": {"method": method, "batch_size": 1}}
   save_weights(folder, {"slope": np.float32(slope)}, {}, card)
   return pathlib.Path(folder)
