@@ -231,7 +231,8 @@ def dither(planes, palette, alive):
   Row y runs two columns behind row y - 1, so that all rows advance together: w + 2 h - 2 steps instead of w h. Entries
   that are not alive [b, k] bool are not used. No gradient flows through the errors.
   """
-  squares = jnp.where(alive, 0.5 * jnp.sum(palette**2, axis=-1), jnp.inf)[:, None]
+  squares = jnp.where(alive, 0.5 * jnp.sum(palette**2, axis=-1), jnp.inf)[..., None]
+  entries = jnp.arange(palette.shape[1])[:, None]
   product = functools.partial(jnp.einsum, precision="highest")
 
   def advance(errors, pixels):
@@ -239,8 +240,10 @@ def dither(planes, palette, alive):
     last, older, oldest = errors
     above = 3 * last + 5 * older + oldest
     colors = colors + (7 * last + jnp.pad(above, ((0, 0), (1, 0), (0, 0)))[:, :-1]) / 16
-    nearest = jnp.argmax(product("bhc,bkc->bhk", colors, palette) - squares, axis=-1)
-    chosen = product("bhk,bkc->bhc", jax.nn.one_hot(nearest, palette.shape[1]), palette)
+    # The first that is nearest, as argmax has it: of which XLA makes no vector instructions on CPUs.
+    score = product("bhc,bkc->bkh", colors, palette) - squares
+    nearest = jnp.where(score == jnp.max(score, axis=1, keepdims=True), entries, len(entries)).min(1, keepdims=True)
+    chosen = product("bkh,bkc->bhc", (entries == nearest).astype(jnp.float32), palette)
     return (jax.lax.stop_gradient(colors - chosen) * inside, last, older), chosen
 
   inside = _shear(jnp.ones_like(planes[:1, :, :1]))
