@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,7 @@ def test_two_workers_of_beam_finish_what_a_kill_of_everything_has_left(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
 def test_spark_finishes_without_the_worker_that_was_killed(tmp_path):
   weights = made.brightness(tmp_path / "w", method=f"{__name__}:Dying")
   pattern, expected = shards(tmp_path / "s")
