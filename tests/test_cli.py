@@ -94,7 +94,7 @@ CALLS = {
 def test_options_reach_the_arguments_that_they_are_of(name):
   arguments, target, expected = CALLS[name]
   returned = {"export-weights": {"config": 0}}.get(name, 0)
-  with mock.patch.object(cli, "_before_jax"), mock.patch(target, return_value=returned) as called:
+  with mock.patch("jiqa.inference.startup.prepare"), mock.patch(target, return_value=returned) as called:
     assert cli.app([name, *arguments.split()], standalone_mode=False) in (None, 0)
   assert called.mock_calls == [expected]
 
@@ -107,7 +107,7 @@ def run(text, **functions):
   """
   record = mock.Mock()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(mock.patch.object(cli, "_before_jax"))
+    stack.enter_context(mock.patch("jiqa.inference.startup.prepare"))
     for place, answer in functions.items():
       function = stack.enter_context(mock.patch(place.replace("__", "."), return_value=answer))
       record.attach_mock(function, place.rpartition("__")[2])
@@ -217,7 +217,7 @@ def test_convert_lists_every_checkpoint_and_asks_for_missing_arguments(capsys):
 def test_the_status_says_that_an_image_could_not_be_read_or_nothing_was_done(answer, status, monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["jiqa", "score", "a.png"])
   with (
-    mock.patch.object(cli, "_before_jax"),
+    mock.patch("jiqa.inference.startup.prepare"),
     mock.patch("jiqa.inference.command.score_files", side_effect=[answer]),
     pytest.raises(SystemExit) as ended,
   ):

@@ -192,7 +192,7 @@ MUTANTS = (
   ("live_originals_kept", "data_builders/live.py", "        if not original[i]\n", "", "tests/data_builders/test_builders.py -k live_drops"),
   ("changed_files_not_written_anew", "data_builders/shards.py", "stamp.update(repr((row, stat.st_size, stat.st_mtime_ns)).encode())", "stamp.update(repr(row).encode())", "tests/data_builders/test_interruptions.py -k changed_files"),
   ("tid_content_from_the_distortion", "data_builders/tid2013.py", "f\"I{name[1]}\"", "f\"I{name[2]}\"", "tests/data_builders/test_builders.py -k tid2013_matches"),
-  ("score_ends_well_with_broken_images", "jiqa/cli.py", "  if code:\n    raise typer.Exit(code)", "  if False:\n    raise typer.Exit(code)", "tests/test_cli.py -k status"),
+  ("score_ends_well_with_broken_images", "jiqa/cli/scoring.py", "  if code:\n    raise typer.Exit(code)", "  if False:\n    raise typer.Exit(code)", "tests/test_cli.py -k status"),
   ("raw_score_keeps_the_range_of_mos", "jiqa/data/source.py", "      self.metadata[\"range\"] = self.metadata[\"raw_range\"]\n", "", "tests/data_builders/test_builders.py -k z_scores"),
   ("evaluated_weights_untrained", "jiqa/evaluate.py", "trained = checkpoints.restore(fresh)", "trained = fresh.replace(step=checkpoints.restore(fresh).step)", "tests/test_evaluate.py -k results_are_those"),
   ("runs_averaged_by_run", "jiqa/evaluation/console.py", "splits[key] += of.get(key) or [None] * len(of[\"srcc\"])", "splits[key] += [np.median(of[key])] if of.get(key) else [None]", "tests/evaluation/test_console.py -k taken_together"),

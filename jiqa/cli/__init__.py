@@ -1,0 +1,21 @@
+"""The `jiqa` command. Each subcommand imports what it needs when it runs, so that `jiqa --help` is instant."""
+
+import sys
+
+from jiqa.cli import data, models, runs, scoring  # noqa: F401 they register their subcommands
+from jiqa.cli.app import app
+from jiqa.errors import INSTALL, UserError
+
+
+def main():
+  """Runs the command; a `UserError` is printed without a traceback and exits with status 2."""
+  try:
+    app()
+  except UserError as error:
+    print(f"jiqa: {error}", file=sys.stderr)
+    sys.exit(2)
+  except ModuleNotFoundError as error:
+    if (error.name or "jiqa").startswith("jiqa"):
+      raise
+    print(f"jiqa: {error.name} is not installed. {INSTALL}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,3 @@
+from jiqa.cli import main
+
+main()
