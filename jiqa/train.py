@@ -19,6 +19,7 @@ from jiqa.data.source import check_name, open_database
 from jiqa.data.splits import TEST, TRAIN, check_protocol
 from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
+from jiqa.inference.predictor import Network, predict_database
 from jiqa.inference.validation import Validation
 from jiqa.methods import build_method
 from jiqa.runtime import optimizer
@@ -135,6 +136,17 @@ def init_state(config, method, tx, mesh):
   state = method.init(jax.random.key(config.seed), weights)
   complete = lambda state: state.replace(opt_state=tx.init(state.params))  # noqa: E731
   return jax.jit(complete, out_shardings=state_sharding(jax.eval_shape(complete, state), mesh, config.sharding))(state)
+
+
+def prefitted(method, state, sources):
+  """The state before the first step after `Method.prefit`, each array where it lay."""
+  network, outputs, records = Network.of_state(method, state, method.mesh), [], []
+  for source in sources:
+    name = source.facts["database"]
+    outputs.append(predict_database(network, source.source, source.positions, f"{name}, before training"))
+    records += [row | source.facts for row in source.source.table.iloc[source.positions].to_dict("records")]
+  outputs = {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
+  return jax.device_put(method.prefit(state, outputs, records), jax.tree.map(lambda x: x.sharding, state))
 
 
 def build(config, mesh):
@@ -264,7 +276,8 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
     lock = stack.enter_context(claim(folder, claimed, defaults=defaults_of(claimed, overrides)))
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
     state = init_state(config, method, tx, method.mesh)
-    state = checkpoints.restore(state) or state
+    restored = checkpoints.restore(state)
+    state = restored or (prefitted(method, state, sources) if method.prefit else state)
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
     validation = Validation(config, method, method.mesh, folder.remote) if config.validate_every else None
     prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), method.mesh))

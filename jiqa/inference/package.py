@@ -32,7 +32,7 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
   A method with a score of its own keeps it, and is calibrated on the validation images; to features a head is fitted.
 
   Args:
-    run: the --workdir of a finished run.
+    run: the --workdir of a finished run, or weights that came of one.
     out: folder to write: weights.safetensors, card.json, and for features head.safetensors.
     database: that a head is fitted to and that is tested on, on the splits of the run's evaluation; the run's training
       has left out what they test on only if it is one of its own databases. None: the first that the run evaluates.
@@ -61,7 +61,8 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
   started = pathlib.Path(model.config.get("init_from") or "scratch").name
   card = {
     "method": model.name, "config": config | {"init_from": "", "data_dir": ""}, "dtype": dtype,
-    "step": model.card.get("step"), "trained_on": trained_on(model.config), "from": f"trained by jiqa from {started}",
+    "step": model.card.get("step"), "trained_on": trained_on(model.config),
+    "from": model.card.get("from", f"trained by jiqa from {started}"),
   }  # fmt: skip
   card |= {key: value for key, value in {"recipe": recipe, "licence": licence, "notes": list(notes)}.items() if value}
   written = save_weights(out, **smaller, card=card)

@@ -31,6 +31,8 @@ class Method:
     explain: None; or function (params, stats, extra, image) -> dict of NumPy arrays, what a score is made of: 'map'
       [g, g], where the network looks or what 'shows' says, perhaps 'image', 'score', and for n crops 'crops', 'boxes',
       'scores' and 'saliency', see `inference/explain.py`. `extra` is what `precompute` returned.
+    prefit: None; or function (state, outputs, records) -> state, the State at step 0 after something was fitted to what
+      `predict` gives for all training images: NumPy arrays [n, ...] and a list of n dicts as `preprocess_train` gets.
   """
 
   score_range = None
@@ -44,6 +46,7 @@ class Method:
   how_to_get = None
   feature_order = 0
   explain = None
+  prefit = None
 
   def __init__(self, config, mesh):
     self.config, self.mesh = config, mesh

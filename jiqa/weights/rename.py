@@ -193,7 +193,7 @@ def write_checkpoint(tensors, path, wrapper):
   partial = path.with_name(path.name + ".part")
   path.parent.mkdir(parents=True, exist_ok=True)
   if path.suffix == ".safetensors":
-    safetensors.numpy.save_file(tensors, partial)
+    partial.write_bytes(safetensors.numpy.save(tensors))  # its save_file lets nobody else read the file
   else:
     torch = _torch(path)
     tensors = {name: torch.from_numpy(value) for name, value in tensors.items()}

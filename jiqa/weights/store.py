@@ -79,7 +79,7 @@ def save_weights(directory, params, stats, card):
   for left_over in (partial, old):
     shutil.rmtree(left_over, ignore_errors=True)
   partial.mkdir(parents=True)
-  safetensors.numpy.save_file(arrays, partial / WEIGHTS)
+  (partial / WEIGHTS).write_bytes(safetensors.numpy.save(arrays))  # its save_file lets nobody else read the file
   (partial / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
   if directory.exists():
     os.replace(directory, old)

@@ -29,7 +29,7 @@ def config_of(**changes):
     config.update_from_flattened_dict(
       {
         "init_from": "", "encoder.width": 0.25, "levels": {"full": 2}, "frozen": (), "at_once": 0, "window": SIDE,
-        "crop": 32, "hidden": 6, "heads": 3, "batch_size": 8, "ranked": 4,
+        "crop": 32, "hidden": 6, "heads": 3, "batch_size": 8, "ranked": 4, "prefit.epochs": 0,
         "kinds": ("JPEG", "darken"), "dropout": (0.0, 0.0), "optimizer.warmup_steps": 0,
       }
       | changes
@@ -134,14 +134,15 @@ def test_versions_are_crops_of_their_image_of_one_kind_at_rising_levels():
     )
 
 
-def test_running_statistics_of_the_features_are_those_of_the_images_alone():
-  method = method_of()
+@pytest.mark.parametrize(("prefit", "keep"), [(0, 5 / 14), (2, 0.995)])
+def test_running_statistics_of_the_features_are_those_of_the_images_alone(prefit, keep):
+  method = method_of(**{"prefit.epochs": prefit})
   state, batch = state_of(method), batch_of()
   state = state.replace(step=jnp.int32(4))
   _, (statistics, _, _) = jax.jit(method.loss)(state.params, state, batch, jax.random.key(0))
   params = supervised.join(state.extra["frozen"], state.params)
   features = np.asarray(method.features(params, state.stats, batch["image"]), np.float64)
-  before, keep = jax.tree.map(np.float64, state.stats["heads"]), 5 / 14
+  before = jax.tree.map(np.float64, state.stats["heads"])
   mean = keep * before["mean"] + (1 - keep) * features.mean(0)
   variance = keep * before["deviation"] ** 2 + (1 - keep) * ((features - mean) ** 2).mean(0)
   np.testing.assert_allclose(statistics["heads"]["mean"], mean, rtol=1e-4, atol=1e-5)
@@ -150,6 +151,53 @@ def test_running_statistics_of_the_features_are_those_of_the_images_alone():
     np.testing.assert_array_equal(
       statistics["encoders"]["full"]["bn0"][name], state.stats["encoders"]["full"]["bn0"][name]
     )
+
+
+def test_heads_are_fitted_to_the_features_of_an_encoder_that_stays():
+  frozen = ("encoders/full/conv_stem",)
+  prefit = {"prefit.epochs": 100, "prefit.batch_size": 16, "prefit.learning_rate": 0.02}
+  method = method_of(frozen=frozen, **{"data": [config_of().data[0]] * 2}, **prefit)
+  state = state_of(method)
+  rng = np.random.default_rng(3)
+  features = rng.normal(2, 3, (120, 32)).astype(np.float32)
+  quality = special.expit((features @ rng.normal(size=32)) / 20)
+  entry = np.arange(120) % 2  # the second database has half the scale, and a shift
+  records = [
+    {
+      "mos": q if e == 0 else 2 + q / 2,
+      "range": (0, 1) if e == 0 else (2, 3),
+      "entry": e,
+      "database": "",
+      "image_name": "",
+    }
+    for q, e in zip(quality, entry, strict=True)
+  ]
+  fitted = method.prefit(state, {"features": features}, records)
+  heads = fitted.stats["heads"]
+  np.testing.assert_allclose(heads["mean"], features.mean(0), rtol=1e-4)
+  np.testing.assert_allclose(heads["deviation"], features.std(0), rtol=1e-4)
+  for path, leaf in flatten(fitted.params["encoders"]).items():
+    np.testing.assert_array_equal(leaf, flatten(state.params["encoders"])[path])
+  jax.tree.map(np.testing.assert_array_equal, fitted.params, fitted.extra["average"])
+  params, statistics = method.weights(fitted)
+  scores = supervised.points(method.network(params, statistics).heads(features)[0]).mean(0)
+  assert stats.spearmanr(scores, quality).statistic > 0.9
+  assert np.abs(scores - 100 * quality).mean() < 8  # on the scale of the first database, of which the second has half
+  again = method.prefit(state, {"features": features}, records)
+  jax.tree.map(np.testing.assert_array_equal, fitted, again)
+
+
+def test_scales_of_as_many_levels_share_an_encoder():
+  shared, apart = (method_of(levels={"full": 2, "half": half}, frozen=()) for half in (2, 1))
+  assert list(state_of(shared).params["encoders"]) == ["full"]
+  assert list(state_of(apart).params["encoders"]) == ["full", "half"]
+  state, image = state_of(shared), batch_of(1)["image"]
+  params, statistics = shared.weights(state)
+  seen = np.asarray(shared.features(params, statistics, image))
+  encoder = shared.network(params, statistics).encoders["full"]
+  half = encoder(supervised.normalise(resample.reduce(image / np.float32(255), 2)))
+  np.testing.assert_allclose(seen[:, 32:], half, rtol=1e-4, atol=1e-4)
+  assert np.abs(seen[:, 32:] - seen[:, :32]).max() > 0.01
 
 
 def test_frozen_parameters_stay_and_an_average_of_the_others_predicts():

@@ -33,6 +33,8 @@ def test_weights_come_back_as_they_were(tmp_path):
       np.testing.assert_array_equal(ours[path], theirs[path])
       assert ours[path].dtype == theirs[path].dtype
   assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
+  # Whoever may read the card may read the weights.
+  assert len({p.stat().st_mode for p in (tmp_path / "w").iterdir()}) == 1
 
 
 def test_the_checksum_depends_on_values_names_types_and_shapes():
@@ -65,7 +67,7 @@ def test_earlier_weights_are_replaced_and_other_folders_left_alone(tmp_path):
     raise OSError("the disk is full")
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="disk is full"):
-    patch.setattr(store.safetensors.numpy, "save_file", interrupted)
+    patch.setattr(store.safetensors.numpy, "save", interrupted)
     store.save_weights(tmp_path / "w", params, stats, {})
   assert list(store.load_weights(tmp_path / "w")[0]) == ["a"]
   (tmp_path / "mine").mkdir()

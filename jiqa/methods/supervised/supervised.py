@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -66,12 +67,15 @@ class Heads(nnx.Module):
 
 
 class Network(nnx.Module):
-  """An encoder for every scale, heads on their joined features, and how databases use their own scales of scores."""
+  """An encoder, heads on the joined features of all scales, and how databases use their own scales of scores.
+
+  Scales that are seen at as many levels share the encoder.
+  """
 
   def __init__(self, config, *, rngs):
-    encoders = {scale: _encoder(config, levels, rngs) for scale, levels in config.levels.items()}
-    self.encoders = nnx.Dict(encoders)
-    width = sum(encoder.num_features for encoder in encoders.values())
+    encoders = {levels: _encoder(config, levels, rngs) for levels in sorted(set(config.levels.values()))}
+    self.encoders = nnx.Dict({scale: encoders[levels] for scale, levels in config.levels.items()})
+    width = sum(encoder.num_features for encoder in self.encoders.values())
     self.heads = Heads(width, config.hidden, config.heads, rngs=rngs)
     # Slope and shift of the logit on the scale of every database but the first, whose scale the score has.
     self.databases = nnx.Dict(scale=nnx.Param(jnp.tile(jnp.array([1.0, 0.0]), (len(config.data), 1))))
@@ -96,6 +100,8 @@ class Supervised(NetworkMethod):
     known = f"config.levels is {levels}; expected a number of levels for 'full', for 'half' or for both"
     check((levels and set(levels) <= set(SCALES), known))
     super().__init__(config, mesh)
+    if not config.prefit.epochs:
+      self.prefit = None
 
   def build(self, rngs):
     return Network(self.config, rngs=rngs)
@@ -149,33 +155,76 @@ class Supervised(NetworkMethod):
     return join(state.extra["frozen"], state.extra["average"]), state.stats
 
   def preprocess_train(self, image, record, rng):
+    target = self.target(record)
+    window = random_window(image, self.config.window, self.config.window, rng)["image"]
+    return {
+      "image": window[:, ::-1].copy() if rng.integers(2) else window,
+      "target": target,
+      "database": np.int32(record["entry"]),
+    }
+
+  def target(self, record):
+    """The score of a record on the scale of 0 to 100, float32."""
     (low, high), mos = record["range"], record["mos"]
     if not np.isfinite([low, high, mos]).all():
       raise UserError(
         f"{record['image_name']} of {record['database']}: the score is {mos} in a range of {low} to {high}; "
         "supervised training needs finite ones"
       )
-    window = random_window(image, self.config.window, self.config.window, rng)["image"]
-    return {
-      "image": window[:, ::-1].copy() if rng.integers(2) else window,
-      "target": np.float32(100 * (mos - low) / (high - low)),
-      "database": np.int32(record["entry"]),
-    }
+    return np.float32(100 * (mos - low) / (high - low))
 
-  def loss(self, params, state, batch, key):
-    config, target, database = self.config, batch["target"], batch["database"]
-    params = join(state.extra["frozen"], params)
-    features = self.features(params, state.stats, batch["image"])
-    statistics = {**state.stats, "heads": self._follow(state, jax.lax.stop_gradient(features))}
-    network = self.network(params, statistics)
-    logits, error = network.heads(features, functools.partial(self._drop, key=jax.random.fold_in(key, 0)))
+  def prefit(self, state, outputs, records):
+    """Fits the heads to the features of the encoder as it comes: heads at random would make it forget what it knows."""
+    features, given = outputs["features"], self.config.prefit
+    target = np.array([self.target(record) for record in records])
+    database = np.array([record["entry"] for record in records], np.int32)
+    normal = {"mean": jnp.array(features.mean(0)), "deviation": jnp.array(np.sqrt(features.var(0) + 1e-6))}
+    stats = {**state.stats, "heads": {**state.stats["heads"], **normal}}
+    fixed = {"encoders": join(state.extra["frozen"], state.params)["encoders"]}
+    size = min(given.batch_size, len(features))
+    per_epoch = len(features) // size
+    steps = given.epochs * per_epoch
+    warmup = min(100, steps // 5)
+    tx = optax.adamw(optax.warmup_cosine_decay_schedule(0, given.learning_rate, warmup, steps), weight_decay=0.01)
+
+    def loss(params, *batch):
+      parts = self.fit_losses(self.network(join(fixed, params), stats), *batch)
+      return sum(self.config.weights[name] * part for name, part in parts.items())
+
+    @jax.jit
+    def step(params, tx_state, *batch):
+      updates, tx_state = tx.update(jax.grad(loss)(params, *batch), tx_state, params)
+      return optax.apply_updates(params, updates), tx_state
+
+    params = {name: part for name, part in state.params.items() if name != "encoders"}
+    tx_state, rng, keys = tx.init(params), np.random.default_rng(self.config.seed), jax.random.key(self.config.seed)
+    for number in range(steps):
+      if number % per_epoch == 0:
+        order = rng.permutation(len(features))
+      rows = order[number % per_epoch * size :][:size]
+      batch = features[rows], target[rows], database[rows]
+      params, tx_state = step(params, tx_state, *batch, jax.random.fold_in(keys, number))
+    params = {**state.params, **params}
+    return state.replace(params=params, stats=stats, extra=state.extra | {"average": jax.tree.map(jnp.copy, params)})
+
+  def fit_losses(self, network, features, target, database, key):
+    """How far scores of features [b, d] with dropout are from targets [b] of databases [b]: dict of scalars."""
+    logits, error = network.heads(features, functools.partial(self._drop, key=key))
     scale = jnp.where(database[:, None] == 0, jnp.array([1.0, 0.0]), network.databases["scale"][...][database])
     scores = points(logits * scale[:, 0] + scale[:, 1])
-    parts = {
+    return {
       "regression": losses.smooth_l1(scores / 10, target / 10).mean(),
       "correlation": jax.vmap(lambda s: losses.plcc_loss(s, target, database))(scores).mean(),
       "likelihood": deviation_loss(error, jax.lax.stop_gradient(scores) - target),
     }
+
+  def loss(self, params, state, batch, key):
+    config = self.config
+    params = join(state.extra["frozen"], params)
+    features = self.features(params, state.stats, batch["image"])
+    statistics = {**state.stats, "heads": self._follow(state, jax.lax.stop_gradient(features))}
+    network = self.network(params, statistics)
+    parts = self.fit_losses(network, features, batch["target"], batch["database"], jax.random.fold_in(key, 0))
     if config.ranked:
       with jax.named_scope("augment"):  # its arithmetic is not the model's
         versions, gap = self.versions(batch["image"], jax.random.fold_in(key, 1))
@@ -229,9 +278,9 @@ class Supervised(NetworkMethod):
     return jnp.stack([sources, *distorted], 1), gap
 
   def _follow(self, state, features):
-    """Running statistics of the features after those of one more batch; fast at first."""
+    """Running statistics of the features after those of one more batch; fast at first, where there were none."""
     stats = state.stats["heads"]
-    momentum = jnp.minimum(0.995, (1.0 + state.step) / (10.0 + state.step))
+    momentum = 0.995 if self.prefit else jnp.minimum(0.995, (1.0 + state.step) / (10.0 + state.step))
     mean = momentum * stats["mean"] + (1 - momentum) * features.mean(0)
     variance = momentum * jnp.square(stats["deviation"]) + (1 - momentum) * jnp.square(features - mean).mean(0)
     return {**stats, "mean": mean, "deviation": jnp.sqrt(variance + 1e-6)}
