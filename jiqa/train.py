@@ -139,7 +139,9 @@ def init_state(config, method, tx, mesh):
 
 
 def prefitted(method, state, sources):
-  """The state before the first step after `Method.prefit`, each array where it lay."""
+  """The state before the first step, after `Method.prefit` where there is one; each array where it lay."""
+  if not method.prefit:
+    return state
   network, outputs, records = Network.of_state(method, state, method.mesh), [], []
   for source in sources:
     name = source.facts["database"]
@@ -276,8 +278,7 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
     lock = stack.enter_context(claim(folder, claimed, defaults=defaults_of(claimed, overrides)))
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
     state = init_state(config, method, tx, method.mesh)
-    restored = checkpoints.restore(state)
-    state = restored or (prefitted(method, state, sources) if method.prefit else state)
+    state = checkpoints.restore(state) or prefitted(method, state, sources)
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
     validation = Validation(config, method, method.mesh, folder.remote) if config.validate_every else None
     prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), method.mesh))

@@ -113,7 +113,7 @@ MUTANTS = (
   ('new_name_is_not_on_the_disk', 'jiqa/durable.py', '_sync(path.parent)', '_sync(path)', 'tests/test_durable.py'),
   ('fitted_heads_do_not_predict', 'jiqa/methods/supervised/supervised.py', '"average": jax.tree.map(jnp.copy, params)', '"average": state.extra["average"]', 'tests/methods/test_supervised.py -k fitted'),
   ('heads_fitted_to_any_database_as_to_the_first', 'jiqa/methods/supervised/supervised.py', 'batch = features[rows], target[rows], database[rows]', 'batch = features[rows], target[rows], 0 * database[rows]', 'tests/methods/test_supervised.py -k fitted'),
-  ('prefit_again_on_resuming', 'jiqa/train.py', 'restored or (prefitted(method, state, sources) if method.prefit else state)', 'prefitted(method, restored or state, sources) if method.prefit else restored or state', 'tests/test_train.py -k fit_something'),
+  ('prefit_again_on_resuming', 'jiqa/train.py', 'checkpoints.restore(state) or prefitted(method, state, sources)', 'prefitted(method, checkpoints.restore(state) or state, sources)', 'tests/test_prefit.py'),
   ('last_parameters_predict', 'jiqa/methods/supervised/supervised.py', 'join(state.extra["frozen"], state.extra["average"])', 'join(state.extra["frozen"], state.params)', 'tests/methods/test_supervised.py -k frozen'),
   ("clip_mean_of_imagenet", "jiqa/models/clip.py", "MEAN = (0.48145466, 0.4578275, 0.40821073)", "MEAN = (0.485, 0.456, 0.406)", "tests/models/test_clip.py -k openais"),
   ("clip_deviation_of_imagenet", "jiqa/models/clip.py", "STD = (0.26862954, 0.26130258, 0.27577711)", "STD = (0.229, 0.224, 0.225)", "tests/models/test_clip.py -k openais"),
