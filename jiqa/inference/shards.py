@@ -9,6 +9,7 @@ import functools
 import glob
 import itertools
 import json
+import pathlib
 import struct
 import sys
 import tarfile
@@ -16,6 +17,7 @@ import threading
 import uuid
 from typing import NamedTuple
 
+from jiqa import durable
 from jiqa.errors import UserError
 from jiqa.inference import inputs, results
 from jiqa.inference.command import UNREADABLE, as_row
@@ -30,6 +32,7 @@ except ImportError as error:
 
 ROWS = 64  # that are read at once
 TYPES = {"score": pa.float64(), "error": pa.string()}  # also where all are missing
+MOST = inputs.MAX_BYTES  # of a member, or of what a header announces, which is looked at before it is read
 
 
 class Sample(NamedTuple):
@@ -110,7 +113,10 @@ def score_shard(metric, address, target, *, keep=(), overwrite=False):
   try:
     with store.open(unfinished, "wb") as file:
       pq.write_table(table, file)
-    store.mv(unfinished, file_name)
+    if inputs.is_address(target):
+      store.mv(unfinished, file_name)
+    else:
+      durable.replace(pathlib.Path(unfinished), pathlib.Path(file_name))
   except OSError as error:
     with contextlib.suppress(OSError):
       store.rm(unfinished)
@@ -200,6 +206,13 @@ class _Strict(tarfile.TarInfo):
     except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as error:
       raise tarfile.ReadError(f"the archive is damaged or cut off: {error}") from error
 
+  @classmethod
+  def frombuf(cls, *arguments):
+    header = super().frombuf(*arguments)
+    if not header.isreg() and header.size > MOST:  # a long name, or other facts of the next member
+      raise tarfile.InvalidHeaderError(f"{header.size:,} bytes beside the files; at most {MOST:,} are read")
+    return header
+
 
 def _tar(file, address, keep):
   def files():
@@ -208,19 +221,23 @@ def _tar(file, address, keep):
         folder, slash, name = member.name.rpartition("/")
         stem, _, ending = name.partition(".")
         if member.isfile() and stem:
-          ending = ending.lower()
-          read = ending in {"json", *keep} or f".{ending}".endswith(inputs.SUFFIXES)
-          yield folder + slash + stem, ending, tar.extractfile(member).read() if read else None
+          ending, data = ending.lower(), None
+          if ending in {"json", *keep} or f".{ending}".endswith(inputs.SUFFIXES):
+            much = UserError(f"{address}: {member.name}: {member.size:,} bytes; at most {MOST:,} are read")
+            data = much if member.size > MOST else tar.extractfile(member).read()
+          yield folder + slash + stem, ending, data
 
   for key, parts in itertools.groupby(files(), lambda part: part[0]):
     parts = {ending: data for _, ending, data in parts}
-    image = next((data for ending, data in parts.items() if f".{ending}".endswith(inputs.SUFFIXES)), None)
+    image = next((data for data in parts.values() if isinstance(data, UserError)), None) or next(
+      (data for ending, data in parts.items() if f".{ending}".endswith(inputs.SUFFIXES)), None
+    )
     if image is None:
       image = UserError(f"{address}: {key}: no image among {', '.join(parts)}")
     known = {}
-    with contextlib.suppress(ValueError):
-      known = json.loads(parts.get("json", b"{}"))
-    texts = {name: parts[name].decode(errors="replace") for name in keep if name in parts}
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+      known = dict(json.loads(parts.get("json", b"{}")))
+    texts = {name: parts[name].decode(errors="replace") for name in keep if isinstance(parts.get(name), bytes)}
     yield Sample(key, image, {name: texts.get(name, known.get(name)) for name in keep})
 
 
@@ -228,8 +245,8 @@ def _parquet(file, address, keep):
   table = pq.ParquetFile(file)
 
   def holds_files(of):
-    binary = pa.types.is_binary, pa.types.is_large_binary
-    return any(is_type(of) for is_type in binary) or (pa.types.is_struct(of) and of.get_field_index("bytes") >= 0)
+    of = of.field("bytes").type if pa.types.is_struct(of) and of.get_field_index("bytes") >= 0 else of
+    return pa.types.is_binary(of) or pa.types.is_large_binary(of)  # and not text, which would be a path
 
   schema = table.schema_arrow
   columns = [field.name for field in schema if holds_files(field.type)]
@@ -243,9 +260,20 @@ def _parquet(file, address, keep):
     for row in batch.to_pylist():
       image, key = row[columns[0]], str(next(number))
       if isinstance(image, dict):
-        image, key = image["bytes"] or image.get("path"), image.get("path") or key
+        key = str(image.get("path") or key)
+        image = image["bytes"] or (_beside(key, address) if image.get("path") else None)
       missing = UserError(f"{address}: {key}: the column {columns[0]} is empty")
       yield Sample(key, missing if image is None else image, {name: row[name] for name in keep})
+
+
+def _beside(name, address):
+  """The file that a row names, or a UserError: whoever made the shard must not choose among files of the reader."""
+  folder = pathlib.Path(address).resolve().parent
+  with contextlib.suppress(ValueError, OSError):  # what can be no path
+    path = (folder / name).resolve()
+    if path.is_relative_to(folder) and not inputs.is_address(address):
+      return path
+  return UserError(f"{address}: {name}: no bytes in the shard, and no file in its folder; write the images into it")
 
 
 def _records(file, address, keep):
@@ -264,9 +292,9 @@ def _records(file, address, keep):
 def _tfrecords(file):
   while header := file.read(12):
     (length,) = struct.unpack("<Q", header[:8])
-    data = file.read(length + 4)
+    data = file.read(min(length, MOST) + 4)
     if len(data) < length + 4:
-      raise EOFError("a record is cut off")
+      raise EOFError(f"a record is cut off, or longer than {MOST:,} bytes")
     yield data[:-4]
 
 
