@@ -21,6 +21,7 @@ PAGE = {
   "/": ("index.html", "text/html; charset=utf-8"),
   "/style.css": ("style.css", "text/css; charset=utf-8"),
   "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+  "/viewer.js": ("viewer.js", "text/javascript; charset=utf-8"),
   "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 # The page brings everything along; blob: and data: are thumbnails and saliency maps.
@@ -122,6 +123,7 @@ class Scored(BaseModel):
   score: float | None = None
   columns: dict[str, str | float | int | bool | None] = {}
   saliency: str | None = None
+  saliency_shows: str | None = None
   width: int | None = None
   height: int | None = None
   error: str | None = None

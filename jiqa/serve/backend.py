@@ -45,7 +45,7 @@ class Backend:
     """Scores a list of images [h, w, 3] uint8; `saliency` says for which of them a map is wanted.
 
     Returns a list of dict with 'score', 'columns' (what else the metric says) and 'saliency' (data URI of a PNG, or
-    None), or with 'error' alone.
+    None) with 'saliency_shows' beside it, or with 'error' alone.
     """
     rows = [None] * len(images)
     for scored in self._metric.stream([Item("the image", image) for image in images]):
@@ -57,7 +57,9 @@ class Backend:
       )
     for image, row, wanted in zip(images, rows, saliency, strict=True):
       if wanted and self.saliency and "error" not in row:
-        row["saliency"] = map_as_png(self._metric.explain(image)["map"])
+        found = self._metric.explain(image)
+        row["saliency"] = map_as_png(found["map"])
+        row["saliency_shows"] = caption(found)
     return rows
 
 
@@ -69,6 +71,13 @@ def _row(outputs, likeliest):
     if name not in ("score", *columns) and np.ndim(value) == 0:
       columns[name] = np.asarray(value).item()
   return {"score": float(outputs["score"]), "columns": columns, "saliency": None}
+
+
+def caption(found):
+  """What the map of `Metric.explain` shows, in words."""
+  if "shows" not in found:
+    return "bright: where the network looks"
+  return f"{found['shows']}, {found['map'].min():.0f} (dark) to {found['map'].max():.0f} (bright)"
 
 
 def map_as_png(values):

@@ -69,6 +69,27 @@ class Brightness:
     }
 
 
+class Rated(Brightness):
+  """Scores of 0 to 100 with a deviation, and a card that says what they mean."""
+
+  scale = {"low": 0.0, "high": 100.0, "higher_is_better": True}
+  card = Brightness.card | {
+    "weights": [{"trained_on": "<b>grays</b>", "licence": "free", "notes": ["Not for night."]}],
+    "score": {
+      "test": {
+        "images": 299, "database": "greys", "srcc": 0.85294, "plcc": 0.8487, "within_90_percent_intervals": 0.876,
+        "pairs_ordered_alike_by_points": {"1": 0.493, "10": 0.739},
+      }
+    },
+  }  # fmt: skip
+
+  @staticmethod
+  def _row(image, wanted):
+    row = Brightness._row(image, wanted)
+    row["columns"] |= {"distortion_probability": 0.81, "score_std": 10.0}
+    return row | {"score": 100 * row["score"], "saliency_shows": "where it is gray" if wanted else None}
+
+
 class InProcess:
   """A `Worker` without a process, around a backend."""
 

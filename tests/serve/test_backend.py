@@ -78,6 +78,10 @@ def test_the_method_that_explains_itself_gives_a_shade(metric):
   alpha = np.asarray(png)[..., 3].astype(float)
   assert alpha[0, 0] > alpha[1, 0] > alpha[0, 1] == alpha[1, 1] == 0
   assert map_as_png(np.ones((3, 3)))  # a flat map divides by nothing
+  assert row["saliency_shows"] == "bright: where the network looks"
+  metric.models[0].method.explain = lambda *_: {"map": 70 * looks + 12.4, "shows": "scores"}
+  row = Backend(metric).score([np.zeros((8, 8, 3), np.uint8)], [True])[0]
+  assert row["saliency_shows"] == "scores, 12 (dark) to 82 (bright)"
 
 
 def test_says_what_to_install_where_the_extra_is_missing(monkeypatch):

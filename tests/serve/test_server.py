@@ -347,7 +347,7 @@ def test_every_answer_carries_the_policy_and_none_opens_it_to_others(client):
 
 
 def test_the_page_brings_everything_along(client):
-  text = "".join(client.get(path).text for path in ("/", "/style.css", "/app.js"))
+  text = "".join(client.get(path).text for path in ("/", "/style.css", "/app.js", "/viewer.js"))
   assert "//" not in text.replace("http://www.w3.org", "").split("<body>")[0]
   for address in ("https://", "http://", "@import", "innerHTML"):
     assert address not in text

@@ -11,9 +11,19 @@ let running = 0;
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4, useGrouping: false });
+const percent = (share) => `${Math.round(100 * share)} %`;
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
-
 const words = (key) => key.replaceAll("_", " ");
+
+// All scores of a page have as many decimals as their range needs: 71.4 of 100, 3.72 of 5.
+function scoreText(value) {
+  const { low, high } = about.scale;
+  return value.toFixed(low === null ? 3 : Math.max(0, 3 - Math.ceil(Math.log10(high - low))));
+}
+
+// Half of the range in which 90 % of the human scores are meant to lie.
+const give = (result) => (result.columns.score_std === undefined ? null : 1.645 * result.columns.score_std);
+const valueText = (result) => scoreText(result.score) + (give(result) === null ? "" : ` ± ${scoreText(give(result))}`);
 
 function describe(value) {
   if (value === null || value === undefined) return "";
@@ -38,21 +48,77 @@ function scaleText() {
 }
 
 async function start() {
-  try {
-    about = await (await fetch("/api/about")).json();
-  } catch {
-    return fail("The server does not answer. Is it still running? Reload this page when it is.");
-  }
+  about = await fetchAbout();
   $("model").textContent = `${about.model} · ${scaleText()}`;
   $("limits").textContent =
     `Up to ${number(about.limits.file_bytes / 2 ** 20)} MiB and ${number(about.limits.pixels / 1e6)} megapixels each.`;
   addFacts($("card"), [["scale", scaleText()], ...Object.entries(about.card)]);
-  $("show-map").hidden = !about.saliency;
+  for (const text of meaning(about.card)) {
+    const paragraph = document.createElement("p");
+    paragraph.textContent = text;
+    $("meaning").append(paragraph);
+  }
 }
 
-function fail(message) {
-  $("fatal").textContent = message;
-  $("fatal").hidden = false;
+// What the card says, for people.
+function* meaning({ score, weights }) {
+  const test = score?.head?.test ?? score?.test, facts = score?.head ?? test;
+  yield `A score predicts how people would rate the technical quality of a photograph on average: ${scaleText()}.`;
+  if (test?.within_90_percent_intervals) {
+    yield `± is meant to hold the human score of 90 % of images; of the test images it held that of ${percent(test.within_90_percent_intervals)}.`;
+  }
+  const pairs = Object.entries(test?.pairs_ordered_alike_by_points ?? {});
+  if (pairs.length) {
+    const text = pairs.map(([points, share]) => `${plural(Number(points), "point")}: ${percent(share)}`).join(", ");
+    yield `How often people prefer the image with the higher score, by the difference of the two scores: ${text}.`;
+  }
+  yield test
+    ? `Measured on ${test.images} images of ${facts.database} that it has not seen: SRCC ${test.srcc.toFixed(3)}, PLCC ${test.plcc.toFixed(3)}; 1 would be the order that people see.`
+    : "How good it is has not been measured, as far as its card knows.";
+  for (const network of weights ?? []) {
+    yield `Trained on ${network.trained_on}. Licence: ${network.licence}.`;
+    yield* network.notes ?? [];
+  }
+  yield `Images are sent to ${location.host}, scored there in memory, and not stored.`;
+}
+
+// ---- the server comes and goes
+
+let lost = null;           // while the server does not answer: a promise of its return
+
+function banner(text) {
+  $("banner").textContent = text;
+  $("banner").hidden = !text;
+}
+
+const answers = () => fetch("/livez", { signal: AbortSignal.timeout(5000) }).then((answer) => answer.ok, () => false);
+
+async function fetchAbout() {
+  for (;;) {
+    try {
+      return await (await fetch("/api/about")).json();
+    } catch {
+      await returned();
+    }
+  }
+}
+
+function returned() {
+  lost ??= (async () => {
+    banner("The server does not answer. Is it still running? Nothing on this page is lost; scoring goes on when the server is back.");
+    while (!(await answers())) await pause(2);
+    lost = null;
+    if (about && JSON.stringify(await fetchAbout()) !== JSON.stringify(about)) {
+      banner("The server now has another model. Save the table, then reload this page: scores of two models cannot be compared.");
+      throw new Error("the server has another model now; reload this page");
+    }
+    banner("");
+  })();
+  return lost;
+}
+
+async function check() {
+  if (about && !lost && !document.hidden && !(await answers())) returned().catch(() => {});
 }
 
 // ---- images in
@@ -82,10 +148,13 @@ function add(found) {
   if (!about) return;
   for (const { file, name } of found) {
     const element = $("row").content.firstElementChild.cloneNode(true);
-    const item = { file, name, state: "waiting", result: null, element, again: true };
+    const item = { file, name, state: "waiting", result: null, map: null, element, again: true };
     element.querySelector(".name").textContent = name;
     element.querySelector(".name").title = name;
     element.querySelector("canvas").setAttribute("aria-label", name);
+    element.querySelector(".frame").addEventListener("click", () => openViewer([item]));
+    element.querySelector(".where").addEventListener("click", () => toggleMap(item));
+    element.querySelector(".pick").addEventListener("click", () => pick(item));
     items.push(item);
     $("list").append(element);
     show(item);
@@ -107,7 +176,7 @@ async function drawThumbnail({ file, element }) {
     whole.close();
   } catch {
     // A format that the browser cannot show, such as TIFF; the server may read it all the same.
-    canvas.remove();
+    canvas.parentNode.hidden = true;
     element.querySelector(".blind").hidden = false;
   }
 }
@@ -131,11 +200,11 @@ function work() {
 }
 
 async function score(item) {
-  item.result = await request(item).catch((error) => ({ error: error.message }));
+  item.result = await request(item, false).catch((error) => ({ error: error.message }));
   item.state = item.result.error === null ? "scored" : "failed";
 }
 
-async function request(item) {
+async function request(item, saliency) {
   if (item.file.size > about.limits.file_bytes) {
     throw new Error(`larger than ${number(about.limits.file_bytes / 2 ** 20)} MiB; save the image smaller`);
   }
@@ -144,9 +213,11 @@ async function request(item) {
   for (;;) {
     let answer;
     try {
-      answer = await fetch(`/api/score?saliency=${about.saliency}`, { method: "POST", body });
+      answer = await fetch(`/api/score?saliency=${saliency}`, { method: "POST", body });
     } catch {
-      throw new Error("the server does not answer, or the file has changed since it was chosen");
+      if (await answers()) throw new Error("could not be sent; has the file changed since it was chosen?");
+      await returned();
+      continue;
     }
     if (answer.status === 503) {
       await pause(Number(answer.headers.get("Retry-After")) || 1);
@@ -163,28 +234,70 @@ function show({ element, state, result }) {
   part(".score").classList.toggle("pending", state === "waiting");
   part(".score").hidden = state === "failed";
   part(".error").hidden = state !== "failed";
+  part(".actions").hidden = state !== "scored";
   if (state === "failed") part(".error").textContent = result.error;
   if (state !== "scored") return;
-  const { low, high } = about.scale;
-  part("output").textContent = number(result.score);
-  part("small").textContent = low === null ? "" : `of ${number(low)} to ${number(high)}`;
-  const meter = part("meter");
-  meter.hidden = low === null;
-  if (low !== null) Object.assign(meter, { min: low, max: high, value: result.score });
-  meter.setAttribute("aria-label", scaleText());
-  const facts = [...Object.entries(result.columns).filter(([, value]) => value !== null), ["size", `${result.width} × ${result.height}`]];
+  part("output").textContent = scoreText(result.score);
+  part(".give").textContent = valueText(result).slice(part("output").textContent.length);
+  part(".where").hidden = !about.saliency;
+  drawRange(part(".range"), result);
   part(".facts").replaceChildren();
-  addFacts(part(".facts"), facts);
-  if (result.saliency) placeMap(part("canvas"), part(".map"), result.saliency);
+  addFacts(part(".facts"), facts(result));
 }
 
-function placeMap(canvas, map, source) {
-  if (!canvas) return;
-  map.src = source;
-  map.hidden = !$("map").checked;
-  // The map has a shape of its own: it is stretched over the image.
-  const fit = () => Object.assign(map.style, { width: `${canvas.clientWidth}px`, height: `${canvas.clientHeight}px` });
-  new ResizeObserver(fit).observe(canvas);
+// The score on its scale, with the range around it.
+function drawRange(range, result) {
+  const { low, high } = about.scale, half = give(result) ?? 0;
+  const at = (value) => (100 * (Math.min(high, Math.max(low, value)) - low)) / (high - low);
+  range.hidden = low === null;
+  const [band, mark] = range.children, { score: value } = result;
+  mark.style.left = `${at(value)}%`;
+  Object.assign(band.style, { left: `${at(value - half)}%`, right: `${100 - at(value + half)}%` });
+  for (const [name, now] of [["min", low], ["max", high], ["now", value]]) range.setAttribute(`aria-value${name}`, now);
+  range.setAttribute("aria-label", scaleText());
+}
+
+function facts({ columns, width, height }) {
+  const shown = [];
+  for (const [key, value] of Object.entries(columns)) {
+    const probability = columns[`${key}_probability`];
+    if (value === null || key === "score_std" || key.endsWith("_probability")) continue;
+    shown.push([key, probability === undefined ? value : `${value} (${percent(probability)})`]);
+  }
+  return [...shown, ["size", `${width} × ${height}`]];
+}
+
+// ---- maps and comparisons
+
+// Puts the map of an image into an <img>, which it fetches once; returns what the map shows.
+async function showMap(item, image) {
+  item.map ??= request(item, true).catch((error) => ({ error: error.message }));
+  const { saliency, saliency_shows: shows, error } = await item.map;
+  if (error) item.map = null;
+  if (saliency && image) image.src = saliency;
+  return error ?? shows ?? "";
+}
+
+async function toggleMap(item) {
+  const [button, map, error] = [".where", ".map", ".error"].map((selector) => item.element.querySelector(selector));
+  const pressed = () => button.getAttribute("aria-pressed") === "true";
+  button.setAttribute("aria-pressed", !pressed());
+  if (pressed()) button.title = await showMap(item, map);
+  map.hidden = !pressed() || !map.src;
+  error.hidden = !pressed() || Boolean(map.src);
+  if (!error.hidden) error.textContent = button.title;
+}
+
+let picked = null;         // the image that waits for another to be compared with
+
+function pick(item) {
+  const both = picked && picked !== item ? [picked, item] : null;
+  picked?.element.querySelector(".pick").setAttribute("aria-pressed", false);
+  picked = both || picked === item ? null : item;
+  picked?.element.querySelector(".pick").setAttribute("aria-pressed", true);
+  for (const button of document.querySelectorAll(".pick")) button.textContent = picked ? "with this" : "Compare";
+  if (picked) picked.element.querySelector(".pick").textContent = "Compare";
+  if (both) openViewer(both);
 }
 
 function summarise() {
@@ -192,7 +305,7 @@ function summarise() {
   const waiting = items.length - scored.length - failed.length;
   const mean = scored.reduce((sum, item) => sum + item.result.score, 0) / scored.length;
   const parts = [`${plural(scored.length, "image")} scored`];
-  if (scored.length) parts.push(`mean ${number(mean)}`);
+  if (scored.length) parts.push(`mean ${scoreText(mean)}`);
   if (failed.length) parts.push(`${failed.length} failed`);
   if (waiting) parts.push(`${waiting} to go`);
   $("summary").textContent = parts.join(" · ");
@@ -257,9 +370,6 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   });
 }
 $("order").addEventListener("change", arrange);
-$("map").addEventListener("change", (event) => {
-  for (const map of document.querySelectorAll(".map[src]")) map.hidden = !event.target.checked;
-});
 $("download").addEventListener("click", download);
 $("retry").addEventListener("click", () => {
   for (const item of items.filter((one) => one.state === "failed")) {
@@ -271,7 +381,10 @@ $("retry").addEventListener("click", () => {
 });
 $("clear").addEventListener("click", () => {
   items = [];
+  picked = null;
   $("list").replaceChildren();
   $("results").hidden = true;
 });
+addEventListener("focus", check);
+setInterval(check, 10000);
 start();
