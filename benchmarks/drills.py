@@ -185,7 +185,7 @@ def dead_worker(folder):
   (path,) = photos(folder / "images", 1)
   with serving() as (port, server):
     assert ask(port, path.read_bytes())[0] == 200
-    for child in _children(server.pid):
+    for child in children(server.pid):
       os.kill(child, signal.SIGKILL)
     status, answer = ask(port, path.read_bytes())
     assert "the process that scores ended" in answer.decode() or status == 503, answer
@@ -198,7 +198,7 @@ def dead_worker(folder):
   return "one image failed; another process took its place"
 
 
-def _children(pid):
+def children(pid):
   """Processes of a parent that compute (Python's resource tracker is not one)."""
   found = []
   for path in pathlib.Path("/proc").glob("[0-9]*"):
@@ -256,7 +256,7 @@ def many_requests(folder, requests=2000, clients=64):
 
 def _memory(pid):
   """Resident megabytes of a process and its children."""
-  pages = sum(int(pathlib.Path(f"/proc/{p}/statm").read_text().split()[1]) for p in (pid, *_children(pid)))
+  pages = sum(int(pathlib.Path(f"/proc/{p}/statm").read_text().split()[1]) for p in (pid, *children(pid)))
   return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

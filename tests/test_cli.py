@@ -21,11 +21,11 @@ CALLS = {
   ),
   "score": (
     "a.png b --model=lml --weights=w1 --weights=w2 --head=h --out=o.csv --overwrite --shard=1/3 --fps=2.5 "
-    "--keep=url,txt",
+    "--keep=url,txt --sandbox",
     "jiqa.inference.command.score_files",
     mock.call(
       ["a.png", "b"], "lml", ["w1", "w2"], "h", out="o.csv", overwrite=True, shard="1/3", keep=["url", "txt"],
-      frames_per_second=2.5,
+      frames_per_second=2.5, sandbox=True,
     ),
   ),
   "score-shards": (
@@ -162,7 +162,7 @@ def test_distort_hands_on_the_pixels_and_every_option():
   _, calls = run(f"distort photo.jpg {options}", **functions)
   expected = {"bank": "kadid25", "compat": "official", "seed": 5, "side": 99}
   assert calls == [
-    mock.call.load(("photo.jpg", "photo.jpg")),
+    mock.call.load(("photo.jpg", "photo.jpg", False)),
     mock.call.distort_file("pixels", "o.png", ["jpeg", "7"], 3, **expected),
   ]
 

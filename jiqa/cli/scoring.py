@@ -20,6 +20,7 @@ def score(
   shard: str = Option(None, "--shard", help="i/n: this process takes every n-th image, or shard"),
   keep: str = Option("", "--keep", help="of shards, columns and sidecars to carry along: url,txt"),
   fps: float = Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
+  sandbox: bool = Option(False, "--sandbox", help="decode in processes with limits, for files of strangers"),
   device: Device = None,
 ):
   """Scores images: jiqa score photos --weights=runs/mine --out=scores.csv
@@ -30,8 +31,8 @@ def score(
   from jiqa.inference.command import score_files
 
   kept = keep.split(",") if keep else []
-  options = {"out": out, "overwrite": overwrite, "shard": shard, "keep": kept, "frames_per_second": fps}
-  code = score_files(paths, model, weights or None, head, **options)
+  options = {"out": out, "overwrite": overwrite, "shard": shard, "frames_per_second": fps, "sandbox": sandbox}
+  code = score_files(paths, model, weights or None, head, keep=kept, **options)
   if code:
     raise typer.Exit(code)
 

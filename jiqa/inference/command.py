@@ -23,7 +23,7 @@ PROGRESS = (
 )  # fmt: skip
 
 
-def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_second=1.0, threads=None):
+def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_second=1.0, threads=None, sandbox=False):
   """Scores images and videos, and writes or prints a row for each.
 
   Args:
@@ -34,6 +34,7 @@ def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_se
     shard: "i/n": this process scores every n-th image; OUT becomes OUT-i-of-n.
     frames_per_second: of videos.
     threads: that decode; None: one a core.
+    sandbox: see `inputs.Item`; videos are then refused.
 
   Returns:
     exit code: 0, or UNREADABLE.
@@ -45,6 +46,8 @@ def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_se
     if out:
       out = pathlib.Path(out)
       out = out.with_stem(f"{out.stem}-{shard.replace('/', '-of-')}")
+  if sandbox and any(map(video.is_video, names)):
+    raise UserError("--sandbox: videos are not decoded in it; score them without, if you trust them")
   made_by = {"weights": metric.weights_sha256, "head": metric.head_sha256}
   with _room(out), contextlib.closing(Results(out, made_by, overwrite)) if out else contextlib.nullcontext() as output:
     done = output.done if output else set()
@@ -57,7 +60,7 @@ def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_se
     left = [name for name in names if name not in done]
     items = (item for item in video.items(left, frames_per_second) if item.name not in done)
     stamps = {}  # of the files that are being scored, from before they are read
-    items = (stamps.update({item.name: results.stamp(item.name)}) or item for item in items)
+    items = (stamps.update({item.name: results.stamp(item.name)}) or item._replace(sandbox=sandbox) for item in items)
     rows = _rows(metric, items, None if any(map(video.is_video, left)) else len(left), threads)
     rows = ({**row, "file": stamps.pop(row["path"], "")} for row in rows)
     rows = _written(rows, output, names) if output else _printed(rows, names)
@@ -98,7 +101,8 @@ def score_files(names, model=None, weights=None, head=None, *, out=None, keep=()
   if shards:
     from jiqa.inference.shards import score_shards
 
-    return score_shards(metric, names, out, keep=keep, overwrite=options["overwrite"], shard=options["shard"])
+    del options["frames_per_second"]
+    return score_shards(metric, names, out, keep=keep, **options)
   return score(metric, names, out=out, **options)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from jiqa.data import sandbox
 from jiqa.data.decode import check_size, decode_rgb, to_rgb
 from jiqa.data.schema import passed_over
 from jiqa.errors import UserError
@@ -41,6 +42,7 @@ class Item(NamedTuple):
 
   name: str  # in results and errors
   source: object
+  sandbox: bool = False  # decode bytes and files where they can do no harm, see data/sandbox.py
 
 
 def as_items(images):
@@ -65,13 +67,13 @@ def as_items(images):
 
 def load(item):
   """The pixels of an item: [h, w, 3] uint8; a UserError names it and says what is wrong with it."""
-  name, source = item
+  name, source, sandboxed = item
   if isinstance(source, UserError):
     raise source
   if isinstance(source, (str, os.PathLike)):
     source = read_bytes(os.fspath(source))
   if isinstance(source, bytes):
-    return decode_rgb(source, name)
+    return sandbox.decode(source, name) if sandboxed else decode_rgb(source, name)
   if isinstance(source, Image.Image):
     check_size(*source.size, name)
     # PIL decodes an opened file when its pixels are first asked for, and not safely in two threads at once; one image

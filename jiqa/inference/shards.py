@@ -43,24 +43,21 @@ class Sample(NamedTuple):
   kept: dict  # from column to value
 
 
-def score_shards(metric, names, out, *, keep=(), overwrite=False, shard=None):
+def score_shards(metric, names, out, *, shard=None, **options):
   """Scores shards into a folder, each into a Parquet file of its own, which appears when it is complete.
 
   Args:
     metric: Metric.
     names: paths, addresses or patterns of shards.
     out: folder or address.
-    keep, overwrite: see `score_shard`.
     shard: "i/n": this process takes every n-th file.
+    options: see `score_shard`.
 
   Returns:
     exit code: 0, or UNREADABLE.
   """
   named = targets(names, out)
-  counts = [
-    score_shard(metric, *pair, keep=keep, overwrite=overwrite)
-    for pair in (inputs.shard(named, shard) if shard else named)
-  ]
+  counts = [score_shard(metric, *pair, **options) for pair in (inputs.shard(named, shard) if shard else named)]
   return UNREADABLE if any(errors for _, errors in counts) else 0
 
 
@@ -78,7 +75,7 @@ def targets(names, out):
   return [(address, f"{out.rstrip('/')}/{stem}.parquet") for address, stem in zip(addresses, stems, strict=True)]
 
 
-def score_shard(metric, address, target, *, keep=(), overwrite=False):
+def score_shard(metric, address, target, *, keep=(), overwrite=False, sandbox=False):
   """Scores a shard into a file, which is passed over if it is there, made by the same weights of the same input.
 
   What cannot be read of it is a row with an error; where the shard itself is cut off, it is also tried again the next
@@ -89,6 +86,7 @@ def score_shard(metric, address, target, *, keep=(), overwrite=False):
     address, target: of the shard, and of the Parquet file.
     keep: columns, sidecar files (txt) or keys of a sidecar json to carry along.
     overwrite: score it again.
+    sandbox: see `inputs.Item`.
 
   Returns:
     how many (rows, of them with an error) the file holds.
@@ -100,7 +98,7 @@ def score_shard(metric, address, target, *, keep=(), overwrite=False):
   known = None if overwrite else _made_by(store, file_name, made_by)
   if known and made_by.items() <= known.items():
     return known["rows"], known["errors"]
-  scored, rows = _scored(metric, address, keep)
+  scored, rows = _scored(metric, address, keep, sandbox)
   made_by["complete"] = all(sample.key for sample in scored)
   made_by |= {"rows": len(rows), "errors": sum(bool(row["error"]) for row in rows)}
   columns = {"key": [results.printable(sample.key) for sample in scored], "row": range(len(rows))}
@@ -164,14 +162,14 @@ def _made_by(store, target, expected):
   return made_by
 
 
-def _scored(metric, address, keep):
+def _scored(metric, address, keep, sandbox):
   """The samples of a shard without their images, and their rows, see `command.as_row`, in its order."""
   scored, rows = [], {}
 
   def items():
     for sample in samples(address, keep):
       scored.append(sample._replace(image=None))
-      yield inputs.Item(f"{address}: {sample.key}", sample.image)
+      yield inputs.Item(f"{address}: {sample.key}", sample.image, sandbox)
 
   for prediction in metric.stream(items()):
     rows[prediction.index] = as_row(prediction, metric.likeliest)

@@ -4,7 +4,7 @@ import logging
 import multiprocessing
 import signal
 
-from jiqa.data.decode import decode_rgb
+from jiqa.data import sandbox
 from jiqa.errors import UserError
 from jiqa.serve.upload import formats
 
@@ -84,7 +84,7 @@ def score_files(score, files, saliency):
   rows, images = {}, {}
   for i, data in enumerate(files):
     try:
-      images[i] = decode_rgb(data, "image", formats())
+      images[i] = sandbox.decode(data, "image", formats())
     except Exception as error:
       rows[i] = failure(error)
   try:

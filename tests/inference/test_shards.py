@@ -230,7 +230,7 @@ def test_the_command_tells_shards_from_files(weights, tmp_path, monkeypatch):
   monkeypatch.setattr(shards, "score_shards", lambda metric, *args, **options: calls.append((args, options)) or 3)
   names, options = (
     ["a.tar", "gs://b/x-*.array_record*", "c.tfrecord-00000-of-00010"],
-    {"overwrite": True, "shard": "0/2"},
+    {"overwrite": True, "shard": "0/2", "sandbox": True},
   )
   extra = {"frames_per_second": 1.0}
   assert command.score_files(names, weights=weights, out="folder", keep=["txt"], **options, **extra) == 3
