@@ -51,12 +51,12 @@ CALLS = {
   ),
   "serve": (
     "--model=lml --weights=w --head=h --host=::1 --port=81 --max_megabytes=3 --max_files=4 --max_megapixels=5 "
-    "--queue=6 --deadline=7 --access_log",
+    "--queue=6 --deadline=7 --token=t --access_log",
     "jiqa.serve.command.serve",
     mock.call(
       "lml", ["w"], "h", host="::1", port=81,
       sizes={"max_megabytes": 3, "max_files": 4, "max_megapixels": 5, "queue": 6, "deadline": 7.0},
-      access_log=True,
+      token="t", access_log=True,
     ),
   ),
   "explain": (

@@ -117,12 +117,13 @@ def serve(
   model: Model = None,
   weights: Weights = (),
   head: HeadFile = None,
-  host: str = Option("127.0.0.1", "--host", help="address to listen on; 0.0.0.0: every network, no password"),
+  host: str = Option("127.0.0.1", "--host", help="address to listen on; 0.0.0.0: every network"),
   port: int = Option(8000, "--port", min=0, max=65535, help="0: any free one"),
   max_megabytes: int = Option(32, "--max-megabytes", min=1, help="of one file"),
   max_files: int = Option(32, "--max-files", min=1, help="of one request"),
   max_megapixels: int = Option(50, "--max-megapixels", min=1, max=67, help="of one image"),
   queue: int = Option(256, "--queue", min=1, help="images that may wait; beyond it the answer is 503"),
+  token: str = Option(None, "--token", envvar="JIQA_TOKEN", help="password of the user jiqa; better in $JIQA_TOKEN"),
   access_log: bool = Option(False, "--access-log", help="print a line for every request"),
   deadline: float = Option(60.0, "--deadline", min=1, help="seconds that scoring a batch may take"),
   device: Device = None,
@@ -132,4 +133,4 @@ def serve(
 
   sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
   sizes["deadline"] = deadline
-  run(model, weights or None, head, host=host, port=port, sizes=sizes, access_log=access_log)
+  run(model, weights or None, head, host=host, port=port, sizes=sizes, token=token, access_log=access_log)

@@ -1,12 +1,15 @@
 """The application: who may ask, one page, what the metric is, scores, health."""
 
 import asyncio
+import base64
 import collections
 import contextlib
 import importlib.resources
+import secrets
 import time
 from urllib.parse import urlsplit
 
+import prometheus_client as prometheus
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
@@ -37,6 +40,7 @@ HEADERS = {
   "cross-origin-resource-policy": "same-origin",
   "cache-control": "no-store",
 }
+PROBES, USER = ("/healthz", "/readyz", "/livez"), "jiqa"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 FORM = {"type": "object", "required": ["files"], "properties": {"files": FILES}}
@@ -44,10 +48,10 @@ BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"s
 router = APIRouter()
 
 
-def create_app(backend, limits=None, *, local=True):
+def create_app(backend, limits=None, *, local=True, token=None):
   """The FastAPI application around a `Worker`; at its end it waits for the images that are still to be scored.
 
-  `limits` None are the usual ones; for `local` see `Guard`.
+  `limits` None are the usual ones; for `local` and `token` see `Guard`.
   """
   limits = limits or Limits()
   batcher = Batcher(backend, limits)
@@ -62,7 +66,15 @@ def create_app(backend, limits=None, *, local=True):
   app = FastAPI(title="jiqa", version=jiqa.__version__, lifespan=lifespan, **options)
   app.state.backend, app.state.limits, app.state.batcher, app.state.bytes_in_flight = backend, limits, batcher, 0
   app.state.clients = collections.Counter()
-  app.add_middleware(Guard, local=local)
+  registry = prometheus.CollectorRegistry()
+  answers = prometheus.Counter("jiqa_answers", "Answers by their status.", ["status"], registry=registry)
+  app.state.images = prometheus.Counter("jiqa_images", "By whether there is a score.", ["outcome"], registry=registry)
+  app.state.seconds = prometheus.Histogram("jiqa_score_seconds", "From a request to its scores.", registry=registry)
+  waiting = prometheus.Gauge("jiqa_unfinished", "Images that wait or are being scored.", registry=registry)
+  waiting.set_function(lambda: batcher.unfinished)
+  latest = {"media_type": prometheus.CONTENT_TYPE_LATEST}
+  app.add_route("/metrics", lambda _: Response(prometheus.generate_latest(registry), **latest), include_in_schema=False)
+  app.add_middleware(Guard, local=local, token=token, answers=answers)
 
   @app.exception_handler(Refused)
   async def refused(_, error):
@@ -76,24 +88,35 @@ def create_app(backend, limits=None, *, local=True):
 
 
 class Guard:
-  """ASGI middleware around `app`: refuses other sites' requests with 403 and adds HEADERS to all answers.
+  """ASGI middleware around `app`: refuses other sites' requests with 403, adds HEADERS to all answers, counts them.
+
+  With a `token`, it is the password of USER, for which browsers ask; PROBES answer without.
 
   A page of another site can make a visitor's browser send images here; its request says where it comes from (`Origin`,
   `Sec-Fetch-Site`). A site whose name was made to point at 127.0.0.1 says its own name in `Host`, so a server that
   listens on the loopback address (`local`) answers to this machine's names alone.
   """
 
-  def __init__(self, app, local):
-    self.app, self.local = app, local
+  def __init__(self, app, local, token, answers):
+    self.app, self.local, self.answers = app, local, answers
+    self.login = token and b"Basic " + base64.b64encode(f"{USER}:{token}".encode())
 
   async def __call__(self, scope, receive, send):
     async def send_with_headers(message):
       if message["type"] == "http.response.start":
         MutableHeaders(scope=message).update(HEADERS)
+        self.answers.labels(message["status"]).inc()
       await send(message)
 
-    reason = refusal(Headers(scope=scope), self.local) if scope["type"] == "http" else None
-    answer = self.app if reason is None else JSONResponse({"error": reason}, 403)
+    answer = self.app
+    if scope["type"] == "http":
+      headers = Headers(scope=scope)
+      given = headers.get("authorization", "").encode("latin-1")
+      if reason := refusal(headers, self.local):
+        answer = JSONResponse({"error": reason}, 403)
+      elif self.login and scope["path"] not in PROBES and not secrets.compare_digest(given, self.login):
+        reason = f"the server's token is needed, as the password of the user {USER}"
+        answer = JSONResponse({"error": reason}, 401, {"www-authenticate": 'Basic realm="jiqa", charset="UTF-8"'})
     await answer(scope, receive, send_with_headers)
 
 
@@ -186,6 +209,9 @@ async def score(request: Request, saliency: bool = False) -> Scores:
     await upload.drain(stream, server.limits)
     raise
   seconds = round(time.perf_counter() - started, 3)
+  server.seconds.observe(seconds)
+  for result in results:
+    server.images.labels("error" if result.error else "scored").inc()
   name, checksum = server.backend.name, server.backend.weights_sha256
   return Scores(model=name, weights_sha256=checksum, seconds=seconds, results=results)
 

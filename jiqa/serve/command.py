@@ -8,7 +8,12 @@ import signal
 
 from jiqa.errors import UserError
 
-NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+NEEDED = {
+  "fastapi": "fastapi",
+  "uvicorn": "uvicorn",
+  "python_multipart": "python-multipart",
+  "prometheus_client": "prometheus-client",
+}
 FAREWELL = 30  # seconds that running requests have when the server is told to stop
 
 
@@ -20,11 +25,11 @@ def check_extra():
     raise UserError(f"jiqa serve needs {missing.replace(' ', ', ')}, which is not installed: {command}")
 
 
-def serve(model, weights, head, *, host, port, sizes, access_log=False):
+def serve(model, weights, head, *, host, port, sizes, token=None, access_log=False):
   """Serves a metric, as of `jiqa.load`, until SIGINT or SIGTERM; requests that are being answered then are finished.
 
-  Port 0 takes any free one; `sizes` are the arguments of `Limits.of`. What cannot be served raises a UserError: a
-  package is missing, the metric cannot be loaded or gives no scores, the port is taken.
+  Port 0 takes any free one; `sizes` are the arguments of `Limits.of`; for `token` see `app.Guard`. What cannot be
+  served raises a UserError: a package is missing, the metric cannot be loaded or gives no scores, the port is taken.
   """
   check_extra()
   from jiqa.inference import startup
@@ -37,7 +42,7 @@ def serve(model, weights, head, *, host, port, sizes, access_log=False):
   os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
   startup.prepare()  # for the worker, which inherits the environment
   worker = Worker(functools.partial(make_backend, model, weights, head), limits.batch_seconds)
-  run(worker, host=host, port=port, limits=limits, access_log=access_log)
+  run(worker, host=host, port=port, limits=limits, token=token, access_log=access_log)
 
 
 def make_backend(model, weights, head):
@@ -48,14 +53,14 @@ def make_backend(model, weights, head):
   return Backend(load(model, weights, head))
 
 
-def run(worker, *, host, port, limits, access_log=False):
+def run(worker, *, host, port, limits, token=None, access_log=False):
   """Serves a `Worker`; see `serve`."""
   import uvicorn
 
   from jiqa.serve.app import create_app
   from jiqa.serve.protocol import Protocol
 
-  app = create_app(worker, limits, local=is_loopback(host))
+  app = create_app(worker, limits, local=is_loopback(host), token=token)
   config = uvicorn.Config(
     app, host=host, port=port, http=Protocol, ws="none", server_header=False, limit_concurrency=limits.connections,
     timeout_graceful_shutdown=FAREWELL, access_log=access_log, log_level="info" if access_log else "warning",

@@ -168,6 +168,7 @@ MUTANTS = (
   ("augmentation_counts_as_the_model", "jiqa/runtime/throughput.py", "_NOT_COUNTED = (\"augment\", ", "_NOT_COUNTED = (\"nothing\", ", "tests/runtime/test_throughput.py -k does_not_count"),
   ("lock_ignored", "jiqa/runtime/workdir.py", "      if now != holder:\n        self._refuse()\n", "      if now != holder:\n        return\n", "tests/runtime/test_workdir.py -k second_run"),
   ("metrics_not_trimmed_on_resume", "jiqa/runtime/writer.py", "[\"step\"] < start", "[\"step\"] <= start", "tests/test_resume.py -k lml"),
+  ("any_user_has_the_token", "jiqa/serve/app.py", "not secrets.compare_digest(given, self.login)", "not given.startswith(b\"Basic \")", "tests/serve/test_limits.py -k token"),
   ("any_host_is_served", "jiqa/serve/app.py", "if local and name not in LOOPBACK:", "if local and not name:", "tests/serve/test_server.py -k other_sites"),
   ("saliency_said_inverted", "jiqa/serve/backend.py", "{found['map'].min():.0f} (dark) to {found['map'].max():.0f} (bright)", "{found['map'].max():.0f} (dark) to {found['map'].min():.0f} (bright)", "tests/serve/test_backend.py -k shade"),
   ("saliency_inverted", "jiqa/serve/backend.py", "DARKEST * (high - values)", "DARKEST * (values - low)", "tests/serve/test_backend.py -k shade"),

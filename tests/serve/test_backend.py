@@ -147,7 +147,7 @@ def test_a_server_that_others_reach_answers_to_any_name(host, local):
 
   with mock.patch("jiqa.serve.app.create_app", side_effect=Made) as create, pytest.raises(Made):
     run("worker", host=host, port=0, limits=Limits())
-  assert create.mock_calls == [mock.call("worker", Limits(), local=local)]
+  assert create.mock_calls == [mock.call("worker", Limits(), local=local, token=None)]
 
 
 def test_the_options_of_the_command_are_limits_and_the_others_grow_with_them():

@@ -1,5 +1,6 @@
 """What one client, or all together, may take of the server, and what it says of itself."""
 
+import base64
 import contextlib
 import socket
 import subprocess
@@ -171,3 +172,43 @@ def test_readiness_is_not_liveness(metric):
     thread.join(10)
     app.state.batcher.status = "restarting"
     assert [client.get(path).status_code for path in ("/livez", "/healthz", "/readyz")] == [200, 503, 503]
+
+
+@pytest.mark.parametrize(
+  ("login", "status"),
+  [(None, 401), (("jiqa", "s\xe9cret"), 200), (("jiqa", "secret"), 401), (("root", "s\xe9cret"), 401), (("", ""), 401)],
+)
+def test_a_token_guards_everything_but_the_probes(metric, login, status):
+  # As browsers send it.
+  said = login and base64.b64encode(":".join(login).encode()).decode()
+  headers = {"Authorization": f"Basic {said}"} if login else {}
+  with TestClient(create_app(InProcess(metric), token="s\xe9cret"), base_url="http://localhost") as client:
+    answer = post(client, headers=headers)
+    assert answer.status_code == status and len(metric.calls) == (status == 200)
+    for path in ("/", "/metrics", "/api/about", "/app.js"):
+      assert client.get(path, headers=headers).status_code == status
+    assert (answer.headers.get("www-authenticate", "none") == "none") == (status == 200)
+    assert all(client.get(path).status_code == 200 for path in ("/livez", "/readyz", "/healthz"))
+
+
+def test_odd_logins_are_wrong_and_nothing_worse(metric):
+  with TestClient(create_app(InProcess(metric), token="secret"), base_url="http://localhost") as client:
+    for said in (b"Basic", b"Basic !", b"Bearer secret", b"\xff\xfe", b"Basic " + b"x" * 5000):
+      assert client.get("/", headers={"Authorization": said}).status_code == 401
+
+
+def test_metrics_count_answers_and_images(metric):
+  from prometheus_client.parser import text_string_to_metric_families
+
+  with TestClient(create_app(InProcess(metric)), base_url="http://localhost") as client:
+    client.post("/api/score", files=[("f", ("a.png", encoded())), ("f", ("b.png", b"no image"))])
+    client.get("/missing")
+    text = client.get("/metrics").text
+  samples = {
+    (sample.name, *sample.labels.values()): sample.value
+    for family in text_string_to_metric_families(text)
+    for sample in family.samples
+  }
+  assert samples["jiqa_answers_total", "200"] == 1 and samples["jiqa_answers_total", "404"] == 1
+  assert samples["jiqa_images_total", "scored"] == 1 and samples["jiqa_images_total", "error"] == 1
+  assert samples["jiqa_score_seconds_count",] == 1 and samples["jiqa_unfinished",] == 0
