@@ -173,10 +173,12 @@ def write_report(config, database, results, workdir):
   """
   name, table = database.name, database.table
   stem, mos = name.replace("/", "_"), table.mos.to_numpy()
-  unit = "SSIM, a proxy" if name == "demo" else "MOS"
-  conditions = {"part": np.array(database.domains), "distortion": table.distortion.to_numpy(str)}
-  conditions["level"] = table.level.to_numpy(str)
-  present = {key: values for key, values in conditions.items() if not np.isin(values, ("", "-1")).all()}
+  unit = "SSIM" if name == "demo" else "MOS"
+  distortion, level = table.distortion.to_numpy(str), table.level.to_numpy()
+  conditions = {"part": np.array(database.domains), "distortion": distortion}
+  if (level >= 0).any():  # as databases number them: 0 is pristine, 1 the weakest distortion
+    conditions["level"] = np.where((level >= 0) | np.isin(distortion, ("", "pristine")), (level + 1).astype(str), "")
+  present = {key: values for key, values in conditions.items() if (values != "").any()}
   report.scatter(
     workdir / f"scatter_{stem}.png", results["trained"].predictions[0], mos, unit=unit,
     title=f"{config.method} on {name}, test part of split {max(config.split, 0) + 1}",

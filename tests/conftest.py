@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import shutil
 import tempfile
 
 from tests import QUICK_COMPILATION
@@ -58,6 +59,17 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if "torch" in getattr(item, "fixturenames", ()):
       item.add_marker("torch")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+  """A headless Chromium, see tests/browser.py; where there is none the test is skipped."""
+  programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+  if not all(programs):
+    pytest.skip("no Chromium here (Debian: apt-get install chromium chromium-driver)")
+  from tests.browser import start
+
+  yield from start(*programs, tmp_path_factory.mktemp("chromium"))
 
 
 @pytest.fixture(scope="session")

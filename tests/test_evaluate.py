@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import sklearn.linear_model
 import sklearn.preprocessing
+from ml_collections import ConfigDict
 from PIL import Image
 
 import jiqa
@@ -93,6 +96,24 @@ def test_results_hold_what_is_promised_and_repeat_the_printed_medians(run):
   assert "trained" in (workdir / "report" / "report.md").read_text()
   records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert {"step", "loss", "learning_rate", "images_per_second"} <= set(records[0])
+
+
+def test_pristine_images_are_level_0_and_no_reason_for_a_warning(tmp_path):
+  mos = np.random.default_rng(0).random(40)
+  level = np.arange(40) % 4 - 1
+  table = pd.DataFrame({"image_name": [f"{i}.png" for i in range(40)], "reference_name": "", "level": level})
+  table["distortion"], table["mos"] = np.where(level < 0, "", "blur"), np.where(level < 0, 1.0, mos)
+  table.loc[5, "level"] = -1  # distorted, at a level that nobody tells
+  database = SimpleNamespace(name="demo", table=table, domains=[""] * 40, label="a proxy")
+  config = ConfigDict({"method": "lml", "split": -1, "seed": 0, "evaluation": {"databases": ("demo",)}})
+  results = {"trained": SimpleNamespace(predictions=np.where(np.arange(40) == 39, np.nan, mos)[None])}
+  evaluation.write_report(config, database, results, tmp_path)
+  told = json.loads((tmp_path / "report" / "report.json").read_text())
+  of_level = told["methods"]["trained"]["conditions"]["level"]
+  assert {key: found["images"] for key, found in of_level.items()} == {"": 1, "0": 10, "1": 9, "2": 10, "3": 9}
+  assert told["warnings"] == [] and of_level["0"]["srcc"] is None and of_level["1"]["srcc"] == pytest.approx(1)
+  page = (tmp_path / "report" / "index.html").read_text()
+  assert 'class="warn"' not in page and "every SSIM is 1.0" in page and "<th>SSIM</th>" in page and "MOS" not in page
 
 
 def test_results_are_those_of_scikit_learn_on_the_features(run, data_dir):

@@ -62,7 +62,7 @@ def evaluate(
   name: Name = None,
   out: str = Option("report", "--out", help="folder for index.html, report.md, report.json, report.csv"),
   title: str = Option(None, "--title", help="heading of the report"),
-  unit: str = Option("MOS", "--unit", help="name of the human scale"),
+  unit: str = Option(None, "--unit", help="name of the human scale; default that of its column"),
   resamples: int = Option(1000, "--resamples", min=100, help="of the bootstrap"),
   seed: int = Option(0, "--seed", help="of the bootstrap"),
 ):

@@ -17,7 +17,7 @@ from jiqa.evaluation.gmad import run as run_competition
 
 
 def evaluate(
-  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, name=None, out, title=None, unit="MOS",
+  scores, mos, *, methods=(), group=None, by=(), split=None, cross=None, name=None, out, title=None, unit=None,
   **options,
 ):  # fmt: skip
   """Evaluates files by `study.compare_table`, or one by `study.cross_database`; writes the report, prints results."""
@@ -39,6 +39,7 @@ def evaluate(
       notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
   for text in notes:
     print(f"jiqa: warning: {text}", file=sys.stderr)
+  unit = unit or ("MOS" if found["column"].lower() == "mos" else found["column"])
   title = title or f"Evaluation of {', '.join(pathlib.Path(file).name for file in scores)}"
   files = [path for path in (*scores, mos, group) if path and os.path.isfile(path)]
   extra = {"checksums": {str(path): report.checksum(path) for path in files}}

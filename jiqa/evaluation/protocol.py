@@ -125,12 +125,19 @@ def cells(measured):
 def breakdown(prediction, mos, labels):
   """Dict from every label, such as a distortion, to its number of `images` and the `measures` inside it.
 
-  prediction, mos, labels are [n]; images without a prediction (nan) do not count.
+  prediction, mos, labels are [n]; images without a prediction (nan) do not count. `undefined` says why a correlation
+  is nan; nothing warns, since in a group such as the pristine images this is how it should be.
   """
   prediction, mos, labels = np.asarray(prediction, np.float64), np.asarray(mos, np.float64), np.asarray(labels)
-  known = np.isfinite(prediction)
-  parts = {str(label): known & (labels == label) for label in np.unique(labels[known])}
-  return {label: {"images": int(part.sum()), **measures(prediction[part], mos[part])} for label, part in parts.items()}
+  known, found = np.isfinite(prediction), {}
+  for label in np.unique(labels[known]):
+    part = known & (labels == label)
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter("always", correlation.EvaluationWarning)
+      found[str(label)] = {"images": int(part.sum()), **measures(prediction[part], mos[part])}
+    why = dict.fromkeys(text.partition("undefined: ")[2] for text in correlation.reasons(caught))
+    found[str(label)]["undefined"] = "; ".join(why)
+  return found
 
 
 def summarise(result, domains):

@@ -41,7 +41,7 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   Args:
     found: what a function of `study` returned.
     title, command: heading of the page, and the exact command that made it.
-    unit: name of the human scale.
+    unit: name of the scale of what is predicted, such as MOS or SSIM.
     warnings: texts that a reader has to see first.
     extra: dict of further facts for `report.json`, such as config and checksums.
   """
@@ -56,10 +56,11 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   made = ", ".join(f"{name} {version}" for name, version in versions.items())
   markdown = [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections)]
   markdown += ["## How this was made", "", "```", command, "```", "", made, ""]
+  contents = "".join(f'<li><a href="#{_anchor(s)}">{html.escape(s["title"])}</a></li>' for s in sections)
   body = "\n".join([*(f'<p class="warn">{html.escape(text)}</p>' for text in warnings), *map(_html, sections)])
   template = importlib.resources.files(__package__).joinpath("templates/report.html").read_text("utf-8")
   texts = {"title": html.escape(title), "command": html.escape(command), "made": html.escape(made)}
-  page = string.Template(template).substitute(texts, body=body)
+  page = string.Template(template).substitute(texts, body=body, contents=contents)
   data = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False, default=str)
   outputs.write_csv(folder / "report.csv", _rows(found))
   for name, text in {"report.json": data, "report.md": "\n".join(markdown), "index.html": page}.items():
@@ -73,9 +74,9 @@ def checksum(path):
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _section(title, head, rows, note="", figures=()):
+def _section(title, head, rows, note="", figures=(), folded=False):
   """A table of text, '|' between a value and its small print, and the figures below it (PNG, caption, class)."""
-  return {"title": title, "note": note, "head": head, "rows": rows, "figures": figures}
+  return {"title": title, "note": note, "head": head, "rows": rows, "figures": figures, "folded": folded}
 
 
 def _sections(found, unit):
@@ -89,16 +90,17 @@ def _sections(found, unit):
     inside, rows = [m["conditions"][kind] for m in methods.values()], []
     for label in sorted(inside[0], key=figures.natural):
       values = [_number(measured[label][key]) for measured in inside for key in BRIEF]
-      rows.append([label or "none", str(inside[0][label]["images"]), *values])
+      why = "; ".join(dict.fromkeys(filter(None, (measured[label]["undefined"] for measured in inside))))
+      rows.append([f"{label or 'none'}|{why.replace('target', unit)}", str(inside[0][label]["images"]), *values])
     yield _section(f"By {kind}", [kind, "images", *both], rows)
   if len(images) > 1:
     columns = [map(_number, m["splits"][key]) for m in methods.values() for key in BRIEF]
     rows = [*zip(map(str, range(1, len(images) + 1)), map(str, images), *columns, strict=True)]
-    yield _section("Every split", ["split", "images", *both], rows)
-  note = "The images that the logistic misses most, in the unit of the human scores."
+    yield _section("Every split", ["split", "images", *both], rows, folded=True)
+  note = f"The images that the logistic misses most, in the unit of {unit}."
   for name, m in methods.items():
     rows = [[o["image"], *(_number(o[key]) for key in ("prediction", "mos", "residual"))] for o in m["outliers"]]
-    yield _section(f"Outliers of {name}", ["image", "prediction", "MOS", "residual"], rows, note)
+    yield _section(f"Outliers of {name}", ["image", "prediction", unit, "residual"], rows, note)
 
 
 def _results(found, unit):
@@ -137,8 +139,9 @@ def _comparison(found, level):
 def cross_database(inside):
   """The section of what `study.cross_database` found."""
   databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
+  cell = lambda measured: f"{_number(measured['srcc'])}|{measured['undefined']}"  # noqa: E731
+  rows = [[name, *(cell(of[n]) if n in of else "" for n in databases)] for name, of in inside.items()]
   srcc = [[tested.get(name, {"srcc": np.nan})["srcc"] for name in databases] for tested in inside.values()]
-  rows = [[name, *("" if np.isnan(v) else _number(v) for v in row)] for name, row in zip(inside, srcc, strict=True)]
   image = figures.heat_map(srcc, list(inside), databases, title="SRCC", row_title="method", column_title="tested on")
   note = "SRCC inside every database. Rows: the methods; columns: the database tested."
   shown = [(image, "SRCC of every method on every database.", "wide")]
@@ -175,14 +178,22 @@ def _html(section):
   head = "".join(cell(text, "th") for text in section["head"])
   rows = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in section["rows"])
   note = f'<p class="soft">{html.escape(section["note"])}</p>' if section["note"] else ""
-  table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+  table = f'<div class="scroll" tabindex="0"><table><tr>{head}</tr>{rows}</table></div>'
+  table += '<p class="hint">The table goes on to the right: scroll it sideways.</p>'
   shown = "".join(figure(*each) for each in section["figures"])
   shown = f'\n<div class="figures">{shown}</div>' if shown else ""
-  return f"<h2>{html.escape(section['title'])}</h2>{note}{table}{shown}"
+  title, tag = html.escape(section["title"]), "details" if section["folded"] else "section"
+  title = f"<h2>{title}</h2>"
+  title = f"<summary>{title}</summary>" if section["folded"] else title
+  return f'<{tag} id="{_anchor(section)}">{title}{note}{table}{shown}</{tag}>'
+
+
+def _anchor(section):
+  return "".join(c if c.isalnum() else "-" for c in section["title"].lower())
 
 
 def _markdown(section):
-  line = lambda cells: "| " + " | ".join(cell.replace("|", " ") or " " for cell in cells) + " |"  # noqa: E731
+  line = lambda cells: "| " + " | ".join(cell.replace("|", " ").strip() or " " for cell in cells) + " |"  # noqa: E731
   rule = "|" + "---|" * len(section["head"])
   rows = map(line, section["rows"])
   return "\n".join([f"## {section['title']}", "", section["note"], "", line(section["head"]), rule, *rows, ""])

@@ -70,6 +70,9 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
     labels: columns to break the results down by, such as distortion or level.
     split: beginning of the names of the columns that hold 'test' where an image is tested, one column a split.
     name: column of the image names; None: image_name, path or Image Name.
+
+  Returns:
+    dict as of `compare`, and `column`, the name of the column with the human scores.
   """
   path = files[0]
   table, mos = tables.join(tables.read(path, name), path, mos, "mos", name)
@@ -90,7 +93,8 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
     warnings.warn(f"{path}: {what}; each row counts", correlation.EvaluationWarning, stacklevel=2)
   groups = None if group is None else tables.words(table, group, path)
   labels = {column: tables.words(table, column, path) for column in labels}
-  return compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)
+  found = compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)
+  return found | {"column": mos}
 
 
 def cross_database(path, mos, database, *, scores=(), name=None):
@@ -108,7 +112,7 @@ def cross_database(path, mos, database, *, scores=(), name=None):
       raise UserError(f"{path}: {method!r} scores only some images of {str(both[0])!r}; score all or none")
     inside[method] = protocol.breakdown(values, target, databases)
   described = {method: {"value": {}, "conditions": {"database": parts}} for method, parts in inside.items()}
-  return {"cross_database": inside, "methods": described}
+  return {"cross_database": inside, "methods": described, "column": mos}
 
 
 def _tested(scores, mos):

@@ -41,15 +41,18 @@ def run(*arguments):
 
 
 class Page(html.parser.HTMLParser):
-  """Collects what a page refers to, and its words."""
+  """Collects what a page refers to, inside of it (`links` to `anchors`) and elsewhere, and its words."""
 
   def __init__(self, text):
     super().__init__()
-    self.sources, self.words = [], []
+    self.sources, self.links, self.anchors, self.words = [], [], [], []
     self.feed(text)
 
   def handle_starttag(self, tag, attributes):
-    self.sources += [value for name, value in attributes if name in ("src", "href")]
+    refers = [value for name, value in attributes if name in ("src", "href")]
+    self.sources += [value for value in refers if value[0] != "#"]
+    self.links += [value[1:] for value in refers if value[0] == "#"]
+    self.anchors += [value for name, value in attributes if name == "id"]
 
   def handle_data(self, data):
     self.words.append(data)
@@ -73,6 +76,8 @@ def test_evaluate_from_scores_alone(table, tmp_path):
   page = Page((out / "index.html").read_text())
   assert len(page.sources) == 5 and all(source.startswith("data:image/png;base64,") for source in page.sources)
   assert "bad <b>" in page.words and f"{expected:.4f}" in page.words
+  assert page.links == page.anchors == ["results", "is-the-difference-real-", "by-distortion", *page.links[3:]]
+  assert len(set(page.links)) == 6 and page.links[-1] == "made"
   assert f"{expected:.4f}" in (out / "report.md").read_text() and f"{expected:.4f}" in told.output
   with open(out / "report.csv", newline="") as file:
     rows = {(row["method"], row["part"], row["measure"]): row for row in csv.DictReader(file)}
@@ -146,6 +151,39 @@ def test_what_is_undefined_is_said_on_the_page(table, tmp_path):
   page = (tmp_path / "r" / "index.html").read_text()
   assert "SRCC is undefined: every prediction is 1.0" in page and "undefined" in page
   assert json.loads((tmp_path / "r" / "report.json").read_text())["methods"]["flat"]["value"]["srcc"] is None
+
+
+def test_the_columns_have_their_own_names(table, tmp_path):
+  table = table.rename(columns={"mos": "ssim"}).assign(ssim=table["mos"].where(table["distortion"] == "blur", 5.0))
+  table.to_csv(tmp_path / "scores.csv", index=False)
+  out = tmp_path / "r"
+  told = run("evaluate", tmp_path / "scores.csv", "--mos=ssim", "--score=good", "--by=distortion", f"--out={out}")
+  assert told.exit_code == 0 and "undefined" not in told.output  # one group is all the same, as pristine images are
+  page = (out / "index.html").read_text()
+  assert "<th>ssim</th>" in page and "MOS" not in page and 'class="warn"' not in page
+  assert "<td>jpeg<small>every ssim is 5.0</small></td><td>40</td><td>undefined</td>" in page
+  assert "| jpeg every ssim is 5.0 | 40 | undefined | undefined |" in (out / "report.md").read_text()
+  run("evaluate", tmp_path / "scores.csv", "--mos=ssim", "--score=good", "--unit=DMOS", f"--out={out}")
+  assert "<th>DMOS</th>" in (out / "index.html").read_text()
+
+
+def test_on_a_phone_the_tables_scroll_and_say_so(table, tmp_path, browser):
+  from tests.browser import one, screen, texts, wait
+
+  run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--score=good", "--split=split_", f"--out={tmp_path / 'r'}")
+  hint = "#results .hint"
+  with screen(browser, 400):
+    browser.get((tmp_path / "r" / "index.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    wait(browser, one(browser, hint).is_displayed)
+    browser.execute_script("document.querySelector('.scroll').scrollTo(9999, 0)")
+    wait(browser, lambda: not one(browser, hint).is_displayed())
+    assert not one(browser, "#every-split table").is_displayed()
+    one(browser, "#every-split summary").click()
+    assert texts(browser, "#every-split td:first-child") == list("12345")
+  with screen(browser, 1280):
+    browser.refresh()
+    assert not one(browser, hint).is_displayed()
 
 
 def test_cross_database_is_measured_inside_every_database(tmp_path):

@@ -2,25 +2,16 @@
 
 import contextlib
 import csv
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
-selenium = pytest.importorskip("selenium")
+pytest.importorskip("selenium")
 
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-from tests.serve.images import encoded, png_header  # noqa: E402
-
-BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-pytestmark = pytest.mark.skipif(
-  not (BROWSER and DRIVER), reason="no Chromium here (Debian: apt-get install chromium chromium-driver)"
-)
+from tests.browser import CSS, one, screen, texts, wait
+from tests.serve.images import encoded, png_header
 
 SERVER = """
 import sys
@@ -60,42 +51,12 @@ def address():
     yield address
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-  options = webdriver.ChromeOptions()
-  options.binary_location = BROWSER
-  profile, downloads = tmp_path_factory.mktemp("profile"), tmp_path_factory.mktemp("downloads")
-  for flag in (
-    "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-    "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}",
-  ):  # fmt: skip
-    options.add_argument(f"--{flag}")
-  options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-  options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-  browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-  browser.downloads = downloads
-  yield browser
-  browser.quit()
-
-
 def drop(browser, *paths):
   browser.execute_script(OWN_INPUT)
-  hand = browser.find_element(By.ID, "hand")
+  hand = one(browser, "#hand")
   hand.send_keys("\n".join(map(str, paths)))
-  browser.execute_script(DROP, hand, browser.find_element(By.ID, "drop"))
+  browser.execute_script(DROP, hand, one(browser, "#drop"))
   browser.execute_script("arguments[0].remove()", hand)
-
-
-def wait(browser, condition):
-  return WebDriverWait(browser, 20, poll_frequency=0.05).until(lambda _: condition())
-
-
-def texts(browser, selector):
-  return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
-
-
-def one(browser, selector):
-  return browser.find_element(By.CSS_SELECTOR, selector)
 
 
 def scored(browser, address, folder, **images):
@@ -106,16 +67,6 @@ def scored(browser, address, folder, **images):
     (folder / f"{name}.png").write_bytes(encoded(**arguments))
   drop(browser, *(folder / f"{name}.png" for name in images))
   wait(browser, one(browser, "#download").is_enabled)
-
-
-@contextlib.contextmanager
-def screen(browser, width):
-  command = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-  browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", command)
-  try:
-    yield
-  finally:
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_dropped_images_are_scored_and_the_table_can_be_downloaded(address, browser, tmp_path):
@@ -132,7 +83,7 @@ def test_dropped_images_are_scored_and_the_table_can_be_downloaded(address, brow
   assert one(browser, "#summary").text == "2 images scored · mean 50.0 · 1 failed"
   assert texts(browser, "#list .name") == [*names, "bomb.png"]
   assert texts(browser, "#list .score")[:2] == ["20.0 ± 16.4", "80.0 ± 16.4"]  # 1.645 deviations
-  assert "pixels" in browser.find_elements(By.CSS_SELECTOR, "#list .error")[2].text
+  assert "pixels" in browser.find_elements(CSS, "#list .error")[2].text
   assert one(browser, "#list .facts").text == "distortion\n=blur (81 %)\nlevel\n2\nsize\n40 × 30"
   ends = "const {left, width} = arguments[0].getBoundingClientRect(); return [left, left + width]"
   scale, band = (browser.execute_script(ends, one(browser, f"#list .range{part}")) for part in ("", " i"))
@@ -166,14 +117,14 @@ def test_what_the_scores_mean_is_told_in_words_to_who_asks(address, browser):
   one(browser, "#about details > summary").click()
   # What comes from outside is text, and nothing breaks the policy.
   assert "<script>alert(1)</script>" in one(browser, "#card").text
-  assert len(browser.find_elements(By.CSS_SELECTOR, "#card script, #meaning b, #list b:not(.range b)")) == 0
+  assert len(browser.find_elements(CSS, "#card script, #meaning b, #list b:not(.range b)")) == 0
   assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_a_map_is_fetched_and_laid_over_its_image_on_a_click(address, browser, tmp_path):
   scored(browser, address, tmp_path, a={}, b={})
   asked = "return performance.getEntriesByType('resource').filter(e => e.name.includes('saliency=true')).length"
-  first, second = browser.find_elements(By.CSS_SELECTOR, "#list .map")
+  first, second = browser.find_elements(CSS, "#list .map")
   button = one(browser, "#list .where")
   assert browser.execute_script(asked) == 0
   button.click()
@@ -194,7 +145,7 @@ def test_a_map_is_fetched_and_laid_over_its_image_on_a_click(address, browser, t
 def test_two_images_are_compared_at_100_percent_and_move_together(address, browser, tmp_path, width):
   with screen(browser, width):
     scored(browser, address, tmp_path, a={"size": (2000, 1500)}, b={}, c={"size": (2000, 1500), "color": 200})
-    pick = browser.find_elements(By.CSS_SELECTOR, "#list .pick")
+    pick = browser.find_elements(CSS, "#list .pick")
     pick[0].click()
     assert [button.text for button in pick] == ["Compare", "with this", "with this"]
     pick[2].click()
@@ -206,9 +157,7 @@ def test_two_images_are_compared_at_100_percent_and_move_together(address, brows
     place = "return [...document.querySelectorAll('.scroller')].map(pane => [pane.scrollLeft, pane.scrollTop])"
     wait(browser, lambda: browser.execute_script(place) == [[700, 300]] * 2)
     one(browser, "#zoom").click()
-    for image, pane in zip(
-      browser.execute_script(shape), browser.find_elements(By.CSS_SELECTOR, "#panes .scroller"), strict=True
-    ):
+    for image, pane in zip(browser.execute_script(shape), browser.find_elements(CSS, "#panes .scroller"), strict=True):
       assert image[0] <= pane.size["width"] and image[1] <= pane.size["height"]
     one(browser, "#close").click()
     assert [button.text for button in pick] == ["Compare"] * 3
@@ -233,15 +182,15 @@ def test_when_the_server_is_gone_the_page_says_so_and_goes_on_when_it_is_back(br
   with serving("Brightness", port):
     wait(browser, lambda: "another model" in one(browser, "#banner").text)
     wait(browser, one(browser, "#download").is_enabled)
-    assert "reload this page" in browser.find_elements(By.CSS_SELECTOR, "#list .error")[2].text
+    assert "reload this page" in browser.find_elements(CSS, "#list .error")[2].text
 
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_the_page_fits(address, browser, tmp_path, width):
   with screen(browser, width):
     scored(browser, address, tmp_path, **{"long_name_" * 12: {"size": (800, 200)}}, tall={"size": (60, 700)})
-    buttons = browser.find_elements(By.CSS_SELECTOR, "#list .where")
-    for button, over in zip(buttons, browser.find_elements(By.CSS_SELECTOR, "#list .map"), strict=True):
+    buttons = browser.find_elements(CSS, "#list .where")
+    for button, over in zip(buttons, browser.find_elements(CSS, "#list .map"), strict=True):
       button.click()
       wait(browser, over.is_displayed)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
