@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import sys
 import traceback
 
@@ -113,6 +114,10 @@ def main(_):
   except UserError as error:
     print(f"launch.py: {error}", file=sys.stderr)
     sys.exit(2)
+  except KeyboardInterrupt:
+    print("launch.py: stopped; checkpoints and results are kept: run the same command to go on", file=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)  # so that a shell's loop ends too
   except (RuntimeError, MemoryError) as error:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
       out_of_memory(error)
@@ -168,7 +173,7 @@ if __name__ == "__main__":
   except ModuleNotFoundError as error:
     if (error.name or "jiqa").startswith("jiqa"):
       raise
-    from jiqa.errors import INSTALL
+    from jiqa.errors import not_installed
 
-    print(f"launch.py: {error.name} is not installed. {INSTALL}", file=sys.stderr)
+    print(f"launch.py: {not_installed(error.name)}", file=sys.stderr)
     sys.exit(2)

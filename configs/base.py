@@ -66,7 +66,10 @@ def optimizer(name, schedule, learning_rate, weight_decay, *, clip_norm=0.0, **f
   )
 
 
-def evaluation(databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.2), resize=0, **further):
+def evaluation(
+  databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.2), resize=0, untrained=False, checkpoint="newest",
+  **further,
+):  # fmt: skip
   """What is measured after training.
 
   Args:
@@ -75,6 +78,8 @@ def evaluation(databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.
     pixels_per_batch: of padded images that are predicted at once.
     fractions: of 'folds': train, validation, test.
     resize: pixels of the shorter side of every image tested; -1: the database's own (512 for SPAQ), 0: as it is.
+    untrained: also test the network as it is before training.
+    checkpoint: which one is tested: 'newest', or 'best' in validation (`validate_every`).
     **further: keys of one method.
   """
   return ConfigDict(
@@ -84,6 +89,8 @@ def evaluation(databases, protocol, *, pixels_per_batch, fractions=(0.7, 0.1, 0.
       "splits": 10,
       "fractions": fractions,
       "resize": resize,
+      "untrained": untrained,
+      "checkpoint": checkpoint,
       "standardise": True,  # features, before a head is fitted; False: as scikit-learn by itself
       "alphas": (1e-2, 1e6, 25),  # of the ridge, a geometric grid: first, last, number
       "pixels_per_batch": pixels_per_batch,

@@ -131,7 +131,6 @@ def _published():
     pixels_per_batch=16 * 10 * 224 * 224,
     fractions=(0.8, 0.0, 0.2),
     untrained=True,
-    checkpoint="newest",
   )
   return c
 

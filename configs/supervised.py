@@ -98,7 +98,7 @@ def _mixture():
   c.average = 0.998  # momentum of the parameters that predict
   c.optimizer = base.optimizer("adamw", "cosine", 1e-4, 0.01, clip_norm=1.0)
   c.optimizer.warmup_steps = 100
-  c.evaluation = base.evaluation(MIXTURE, "liqe", pixels_per_batch=2**24, untrained=False, checkpoint="newest")
+  c.evaluation = base.evaluation(MIXTURE, "liqe", pixels_per_batch=2**24)
   return c
 
 

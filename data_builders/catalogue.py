@@ -11,6 +11,7 @@ from data_builders.base import default_data_dir
 from jiqa.data.schema import LABELS_FILE
 from jiqa.data.schema.tables import published_protocols
 
+HEADERS = {"references": "refs", "direction": "better", "prepared": "here"}  # so that 80 columns are enough
 KINDS = ("synthetic", "authentic", "generated", "restored", "unlabelled", "your own")
 
 
@@ -60,12 +61,13 @@ def print_catalogue(data_dir=None):
   """Prints `catalogue` as a table, the terms below it."""
   rows = catalogue(data_dir)
   terms = rows.pop("licence")
-  table = Table(
-    title=f"databases; prepared sets in {data_dir or default_data_dir()}", box=box.SIMPLE, padding=(0, 1, 0, 0)
-  )
+  title = f"databases; prepared sets in {data_dir or default_data_dir()}"
+  table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, collapse_padding=True)
   for column in rows:
     justify = "right" if column in ("images", "references") else "left"
-    table.add_column(column, justify=justify, overflow="fold", no_wrap=column in ("name", "kind"))
+    table.add_column(
+      HEADERS.get(column, column), justify=justify, overflow="fold", no_wrap=column not in ("scale", "splits")
+    )
   for row in rows.astype(object).itertuples(index=False):
     table.add_row(*map(_cell, row))
   console = Console()

@@ -1,10 +1,11 @@
 """The one exception whose message is meant for the user."""
 
-# Of a package that scoring does not need; works in a checkout and with a wheel.
-INSTALL = (
-  "Install what training and evaluation need: in a checkout `pip install -r requirements.txt`, else "
-  "`pip install 'jiqa[train,evaluate] @ file:///PATH/TO/jiqa-VERSION-py3-none-any.whl'`"
-)
+
+def not_installed(package):
+  """What to do about a package that scoring does not need, in a checkout and with a wheel."""
+  extras = "evaluate" if package in ("matplotlib", "pandas", "threadpoolctl") else "train,evaluate"
+  wheel = f"jiqa[{extras}] @ file:///PATH/TO/jiqa-VERSION-py3-none-any.whl"
+  return f"{package} is not installed: in a checkout `pip install -e '.[{extras}]'`, else `pip install '{wheel}'`"
 
 
 class UserError(Exception):

@@ -37,7 +37,7 @@ def verify(run, data_dir=None):
     yield f"data {name}", _problem(_check_data, config, name, expected, data_dir)
   if (run / "metrics.jsonl").exists():
     yield "metrics.jsonl", _problem(_check_lines, run / "metrics.jsonl")
-  yield from _checkpoints(run, ConfigDict(config))
+  yield from _checkpoints(run, ConfigDict({**config, "data": [ConfigDict(entry) for entry in config.get("data", ())]}))
   for path in sorted(run.glob("*.npz")):
     yield path.name, _problem(_check_arrays, path)
   if (run / "results.json").exists():

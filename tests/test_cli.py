@@ -251,19 +251,21 @@ def test_models_are_printed_with_what_is_known(capsys):
   assert capsys.readouterr().out == "one\n  srcc       0.5\n  how to get x\n\ntwo\n  licence    l\n\n"
 
 
-@pytest.mark.parametrize(("missing", "status"), [("orbax.checkpoint", 2), ("jiqa.nothing", None)])
+@pytest.mark.parametrize(
+  ("missing", "extras"), [("orbax.checkpoint", "train,evaluate"), ("pandas", "evaluate"), ("jiqa.nothing", "")]
+)
 def test_a_missing_package_is_named_with_what_to_do_and_our_own_errors_are_not_hidden(
-  missing, status, monkeypatch, capsys
+  missing, extras, monkeypatch, capsys
 ):
   monkeypatch.setattr(sys, "argv", ["jiqa", "databases"])
   error = ModuleNotFoundError("missing", name=missing)
   place = "data_builders.catalogue.print_catalogue"
-  with mock.patch(place, side_effect=error), pytest.raises(SystemExit if status else ModuleNotFoundError) as ended:
+  with mock.patch(place, side_effect=error), pytest.raises(SystemExit if extras else ModuleNotFoundError) as ended:
     cli.main()
-  if status:
+  if extras:
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "orbax.checkpoint is not installed" in said and "pip install -r requirements.txt" in said
+    assert f"{missing} is not installed" in said and f"pip install -e '.[{extras}]'" in said
 
 
 def test_evaluate_without_human_scores_takes_workdirs():

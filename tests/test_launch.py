@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -92,8 +93,19 @@ def test_a_missing_accelerator_is_one_line(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")])
-def test_too_little_memory_is_one_line(error, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+  ("error", "status", "words"),
+  [
+    (MemoryError("no room"), 2, "out of memory (no room); use a smaller config.batch_size"),
+    (
+      RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"),
+      2,
+      "out of memory (RESOURCE_EXHAUSTED: Out of memory); use",
+    ),
+    (KeyboardInterrupt(), signal.SIGINT, "stopped; checkpoints and results are kept: run the same command to go on"),
+  ],
+)
+def test_what_ends_a_process_is_one_line(error, status, words, tmp_path, monkeypatch, capsys):
   def ended(status):
     raise SystemExit(status)
 
@@ -104,10 +116,12 @@ def test_too_little_memory_is_one_line(error, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(launch, "use_every_core", lambda _: None)
   monkeypatch.setattr("jiqa.train.train", train)
   monkeypatch.setattr(launch.os, "_exit", ended)
+  monkeypatch.setattr(launch.os, "kill", lambda process, number: ended(number))
+  monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
   arguments = ["launch.py", f"--config={ROOT}/configs/lml.py:demo", f"--workdir={tmp_path}"]
   monkeypatch.setattr(sys, "argv", arguments)
-  with flagsaver.flagsaver(), pytest.raises(SystemExit, match="2"):
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as exited:
     launch.parse_flags(arguments)
     launch.main([])
   told = capsys.readouterr().err
-  assert "out of memory" in told and "config.batch_size" in told and told.count("\n") == 1
+  assert exited.value.code == status and words in told and told.count("\n") == 1

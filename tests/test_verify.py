@@ -20,7 +20,6 @@ def run(brightness_run, monkeypatch):
   config.evaluation.databases = ("csv/gray",)
   for module in (train, evaluate):
     monkeypatch.setattr(module, "build", lambda config, mesh: Brightness(config, mesh))
-  monkeypatch.setattr("jiqa.verify.build", lambda config, mesh: Brightness(config, mesh))
   assert train.train(config, workdir)
   evaluate.evaluate(config, workdir)
   return workdir

@@ -4,7 +4,7 @@ import sys
 
 from jiqa.cli import data, models, runs, scoring  # noqa: F401 they register their subcommands
 from jiqa.cli.app import app
-from jiqa.errors import INSTALL, UserError
+from jiqa.errors import UserError, not_installed
 
 
 def main():
@@ -17,5 +17,5 @@ def main():
   except ModuleNotFoundError as error:
     if (error.name or "jiqa").startswith("jiqa"):
       raise
-    print(f"jiqa: {error.name} is not installed. {INSTALL}", file=sys.stderr)
+    print(f"jiqa: {not_installed(error.name)}", file=sys.stderr)
     sys.exit(2)

@@ -9,7 +9,7 @@ from typer import Option
 import jiqa
 
 # Options that several subcommands share.
-Model = Annotated[str, Option("--model", help="a method; default what the weights are of")]
+Model = Annotated[str, Option("--model", help="a name that `jiqa models` lists; default what the weights are of")]
 Weights = Annotated[list[str], Option("--weights", help="folder of weights or workdir of a run; repeat for several")]
 HeadFile = Annotated[str, Option("--head", help="head of `jiqa fit`; default the one beside the weights")]
 Name = Annotated[str, Option("--name", help="column of image names; default image_name, path or Image Name")]

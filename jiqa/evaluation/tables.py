@@ -121,7 +121,7 @@ def join(table, path, source, default, name=None):
   file, _, column = source.partition(":") if not pathlib.Path(source).is_file() else (source, "", "")
   if not pathlib.Path(file).is_file():
     columns = ", ".join(map(repr, table.columns))
-    raise UserError(f"{source!r} is neither a column of {path} ({columns}) nor a file")
+    raise UserError(f"{source!r} is neither a column of {path} ({columns}) nor a file, nor FILE:COLUMN")
   other = read(file, name)
   column = column or (default.upper() if default.upper() in other and default not in other else default)
   _require(other, column, file)

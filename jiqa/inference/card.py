@@ -43,7 +43,7 @@ def as_text(card):
   lines.append(f"{card['method']} (jiqa {card['jiqa']}): {score['direction']}{of}")
   for network in card["weights"]:
     lines += [
-      f"weights      {network['weights_sha256']} in {network['folder']}, {network.get('parameters', 0):,} parameters",
+      f"weights      {network['weights_sha256']} in {network['folder']}, {network['parameters']:,} parameters",
       f"sees         {network['input']}",
       f"trained on   {network['trained_on']}",
       f"licence      {network['licence']}",
@@ -60,10 +60,10 @@ def as_text(card):
 def _tested(test, facts):
   if not test:
     return ["tested       not that this card knows of: measure it on images of your own (`jiqa evaluate`)"]
-  lines = [
-    f"tested       {test['images']} images of {facts.get('database')} ({facts.get('protocol')} test part) that it has "
-    f"not seen: SRCC {test['srcc']:.3f}, PLCC {test['plcc']:.3f}, RMSE {test['rmse']:.3g}"
-  ]
+  images = f"{test.get('images', 'the')} images of {facts.get('database')} ({facts.get('protocol')} test part)"
+  images = facts.get("tested", f"{images} that it has not seen")
+  rmse = f", RMSE {test['rmse']:.3g}" if "rmse" in test else ""
+  lines = [f"tested       {images}: SRCC {test['srcc']:.3f}, PLCC {test['plcc']:.3f}{rmse}"]
   shares = test.get("pairs_ordered_alike_by_points", {})
   if shares:
     pairs = ", ".join(f"{points} points: {share:.0%}" for points, share in shares.items())

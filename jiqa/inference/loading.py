@@ -44,7 +44,8 @@ def read_folder(folder):
       "`jiqa convert SOURCE FILE OUT`; `jiqa convert list` shows the sources."
     )
   if not folder.is_dir():
-    raise UserError(f"{folder}: no such folder; expected a folder of weights (with {CARD}) or the --workdir of a run")
+    expected = f"expected a folder of weights (with {CARD}) or the --workdir of a run"
+    raise UserError(f"{folder}: no such folder; {expected}; names that `jiqa models` lists are given as --model")
   if (folder / CARD).is_file():
     params, stats, card = load_weights(folder)
     config = card["config"] if "config" in card else _published_config(folder, card)
@@ -103,7 +104,8 @@ class Model(Network):
     self.family = methods.names().get(self.name, f".{self.name}.").split(".")[-2]
     method = _method(read, mesh)
     params, stats = _weights(method, read)
-    self.card = {"weights_sha256": checksum(params, stats), **read.card}
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    self.card = {"weights_sha256": checksum(params, stats), "parameters": parameters, **read.card}
     params, stats = jax.device_put((params, stats), replicated(mesh))
     super().__init__(method, (params, stats, jax.jit(method.precompute)(params, stats)), mesh)
 

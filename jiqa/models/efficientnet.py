@@ -74,7 +74,7 @@ class Stem(nnx.Module):
     windows = jnp.concatenate(windows, -1).reshape(x.shape[0], rows * columns, 48)
     kernel = kernel.reshape(-1, 2, 2, 2, 2, 3, kernel.shape[-1]).transpose(0, 1, 3, 2, 4, 5, 6)
     kernel = kernel.reshape(kernel.shape[0], 48, -1)
-    y = product(windows, kernel[0]) if len(kernel) == 1 else jax.vmap(product)(windows, kernel)
+    y = product(windows, kernel[0]) if kernel.shape[0] == 1 else jax.vmap(product)(windows, kernel)
     return y.reshape(x.shape[0], rows, columns, -1)
 
 

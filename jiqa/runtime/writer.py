@@ -32,6 +32,8 @@ class Writer(contextlib.ExitStack):
       self._file = self.enter_context(open(workdir / "metrics.jsonl", "a", buffering=1))
       board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, max_queue=1000, flush_secs=60)
       self._board = self.enter_context(board)
+    if start:
+      self._print(start, "goes on from a checkpoint")
 
   def advance(self, step):
     """Moves the progress bar to `step`."""

@@ -38,6 +38,15 @@ def test_a_heads_figures_stand_for_the_score():
   assert "ridge fitted to clive" in as_text(card) and "7 images of clive (folds test part)" in as_text(card)
 
 
+def test_a_head_for_own_ratings_says_what_it_was_tested_on():
+  card = copy.deepcopy(CARD)
+  head = {"database": "mos.csv", "protocol": "folds", "images": 80, "test": {"srcc": 0.8819, "plcc": 0.7}}
+  card["score"]["head"] = head
+  assert "the images of mos.csv (folds test part) that it has not seen: SRCC 0.882, PLCC 0.700" in as_text(card)
+  head["tested"] = "median of 10 random splits"
+  assert "tested       median of 10 random splits: SRCC 0.882, PLCC 0.700" in as_text(card)
+
+
 def test_pairs_are_counted_by_their_distance_in_points():
   rng = np.random.default_rng(0)
   score = rng.uniform(0, 100, 120)

@@ -52,6 +52,12 @@ def test_a_run_scores_like_its_weights(run, metric):
   assert float(from_run(IMAGE)) == pytest.approx(float(metric(IMAGE)), abs=1e-6)
   assert from_run.weights_sha256 == metric.weights_sha256
   assert from_run.card["weights"][0]["step"] == 7
+  known = metric.card["weights"][0]["parameters"]
+  assert (
+    from_run.card["weights"][0]["parameters"]
+    == known
+    == sum(x.size for x in jax.tree.leaves(metric.models[0].weights[0]))
+  )
   head = from_run.card["score"]["head"]
   assert head["test"] == {"images": 9, "srcc": 0.5, "krcc": 0.4, "plcc": 0.7, "rmse": 1.0} and head["alpha"] == 1.0
 

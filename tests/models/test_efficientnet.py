@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -105,6 +106,15 @@ def test_padding_leaves_the_features_of_every_size_unchanged(dtype, levels):
     alone = jax.jit(model)(image[None])[0]
     np.testing.assert_allclose(features, alone, rtol=tolerance, atol=tolerance * np.abs(alone).max())
   assert np.abs(padded[1] - padded[2]).max() > 0.1 * np.abs(padded[1]).max()
+
+
+def test_sizes_may_be_symbols():
+  graphdef, params, stats = randomised(narrow(levels=3))
+  model = jax.jit(merge_module(graphdef, params, stats))
+  x, sizes = np.random.default_rng(3).uniform(-1, 1, (2, 32, 64, 3)).astype(np.float32), np.int32([(31, 64), (32, 50)])
+  shapes = jax.export.symbolic_args_specs((x, sizes), ("b, 32*h, 32*w, 3", "b, 2"))
+  program = jax.export.export(model)(*shapes)
+  np.testing.assert_allclose(program.call(x, sizes), model(x, sizes), rtol=1e-5, atol=1e-5)
 
 
 def test_a_constant_image_has_no_deviations_but_a_gradient():

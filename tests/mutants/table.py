@@ -122,6 +122,8 @@ MUTANTS = (
   ("convolution_padded_as_same", "jiqa/models/cpu.py", "return _convolve(x, kernel, stride, (pad, pad))", "return _convolve(x, kernel, stride, (pad - (stride > 1) * (x.shape[1] % 2 == 0), pad))", "tests/models/test_resnet.py -k plain_numpy"),
   ("max_pool_of_pairs", "jiqa/models/cpu.py", "x = jnp.maximum(jnp.maximum(before, even), odd)", "x = jnp.maximum(even, odd)", "tests/models/test_resnet.py -k max_pooling"),
   ("lite_stride_2_centred", "jiqa/models/efficientnet.py", "pads[0][1 + axis], pads[1][1 + axis] = (1, 0), (0, 1)", "pads[0][1 + axis], pads[1][1 + axis] = (0, 1), (0, 1)", "tests/models/test_efficientnet.py -k pad_as_tensorflow"),
+  ("lite_rows_counted_by_len", "jiqa/models/efficientnet.py", "if kernel.shape[0] == 1 else", "if len(kernel) == 1 else", "tests/models/test_efficientnet.py -k symbols"),
+  ("verify_entries_as_dicts", "jiqa/verify.py", "[ConfigDict(entry) for entry in config.get(\"data\", ())]", "list(config.get(\"data\", ()))", "tests/test_verify.py -k damage_is_named"),
   ("lite_parity_of_the_frame", "jiqa/models/efficientnet.py", "odd = (part.size[:, axis] % 2 == 1)", "odd = ((0 * part.size[:, axis] + shape[axis]) % 2 == 1)", "tests/models/test_efficientnet.py -k pad_as_tensorflow"),
   ("lite_gradient_by_an_unturned_kernel", "jiqa/models/efficientnet.py", "shifted_products(spread, kernel[:, ::-1, ::-1], 1)", "shifted_products(spread, kernel, 1)", "tests/models/test_efficientnet.py -k with_its_gradient"),
   ("lite_expansion_outside_the_image", "jiqa/models/efficientnet.py", "self.depthwise_conv(mask_outside(y, part), part)", "self.depthwise_conv(y, part)", "tests/models/test_efficientnet.py -k padding_leaves"),

@@ -16,7 +16,7 @@ def test_what_is_undefined_is_null_in_the_records_and_no_point_of_a_curve(tmp_pa
   assert drawn.mock_calls == [mock.call("other", 0.5, 4)]
 
 
-def test_a_resumed_run_replaces_what_it_does_again(tmp_path):
+def test_a_resumed_run_replaces_what_it_does_again(tmp_path, capsys):
   values = {"loss": 2.0, "images_per_second": 30.0, "input_wait": 0.125}
   with mock.patch("jiqa.runtime.writer.SummaryWriter"), Writer(tmp_path, 0, 10) as log:
     for step in range(9):
@@ -26,6 +26,8 @@ def test_a_resumed_run_replaces_what_it_does_again(tmp_path):
   records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [record["step"] for record in records] == list(range(8)) and records[7] == {"step": 7, **values, "loss": 1.0}
   assert board.call_args.kwargs["purge_step"] == 7
+  goes_on = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line]
+  assert goes_on == ["step 7/10  goes on from a checkpoint"]
 
 
 def test_damaged_lines_are_dropped_and_hide_nothing(tmp_path):
