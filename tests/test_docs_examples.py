@@ -1,4 +1,6 @@
-"""The examples of docs/functional.md do what they say, in a few steps."""
+"""The examples of docs/functional.md and docs/extending.md do what they say, in a few steps."""
+
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,10 @@ import numpy as np
 import pytest
 
 import jiqa
-from docs.examples import denoiser, drawing, reward, tone_curve
+from docs.examples import brightness, denoiser, drawing, reward, tone_curve
+from jiqa import evaluate, train
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +49,15 @@ def test_a_search_by_reward_finds_better_settings(metric):
   assert float(metric.apply(developed)) > float(metric.apply(image))
   slope = jax.grad(lambda s: metric.apply(reward.develop(s, image)))(jnp.asarray(settings))
   assert not np.any(slope[:4])  # there is no gradient to follow
+
+
+def test_a_method_with_its_config_trains_as_its_page_shows_it(brightness_run):
+  page = (ROOT / "docs/extending.md").read_text()
+  assert (ROOT / "docs/examples/brightness.py").read_text().partition('"""\n\n')[2] in page
+  tiny, workdir = brightness_run  # forty gray images, whose mos is their brightness times 106.25
+  config = brightness.get_config()
+  config.data_dir, config.data[0].name, config.evaluation.databases = tiny.data_dir, "csv/gray", ("csv/gray",)
+  assert train.train(config, workdir)
+  assert evaluate.evaluate(config, workdir)["databases"]["csv/gray"]["srcc"] == [1.0]
+  slope = float(jiqa.load(workdir).models[0].weights[0]["slope"])
+  assert slope == pytest.approx(106.25, rel=0.05)
