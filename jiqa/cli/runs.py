@@ -85,7 +85,7 @@ def gmad(
   anchors: str = Option(None, "--anchors", help="table of labelled images (the methods' columns and mos)"),
   content: str = Option(None, "--content", help="column or file that says what an image shows"),
   answers: Annotated[list[str], Option("--answers", help="CSV file saved by the page; repeat")] = (),
-  proxy: str = Option(None, "--proxy", help="column that answers in place of people, such as SSIM"),
+  proxy: str = Option(None, "--proxy", help="column or FILE:COLUMN that answers in place of people, such as SSIM"),
   levels: int = Option(6, "--levels", min=1, help="levels of every defender"),
   top: int = Option(1, "--top", min=1, help="pairs of every level"),
   name: Name = None,

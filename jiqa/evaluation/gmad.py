@@ -209,7 +209,8 @@ def run(
   if answers:
     found |= _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
   elif proxy:
-    quality = tables.numbers(table, proxy, score_files[0])
+    table, column = tables.join(table, score_files[0], proxy, "mos", name)
+    quality = tables.numbers(table, column, score_files[0])
     found |= _outcome(out, pairs, proxy_preferences(pairs, quality), methods)
   return found
 

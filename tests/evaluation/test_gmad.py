@@ -171,6 +171,54 @@ def test_a_session_from_tables_to_a_ranking(pool):
   assert (pd.read_csv(pool / "out" / "answers.csv")["answers"] == 2).all()
 
 
+def test_a_proxy_may_come_from_another_file(pool):
+  first = pd.read_csv(pool / "first.csv")
+  first[["image_name", "ssim"]].sample(frac=1, random_state=1).to_csv(pool / "labels.csv", index=False)
+  files = [pool / "a.csv", pool / "second.csv"]
+  first[["image_name", "score"]].to_csv(files[0], index=False)
+  found = gmad.run(files, pool / "out", proxy=f"{pool / 'labels.csv'}:ssim")
+  answers = gmad.proxy_preferences(found["pairs"], first["ssim"])
+  np.testing.assert_allclose(found["resistance"], gmad.matrices(found["pairs"], answers, 2)[1])
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_pair_is_judged_in_a_browser(pool, browser, width):
+  from tests.browser import one, screen, texts, wait
+
+  for image in (pool / "pool" / "set").iterdir():
+    PIL.Image.open(image).resize((1000, 800)).save(image)
+  # Other pairs at every width: the browser keeps what was answered.
+  gmad.run([pool / "first.csv", pool / "second.csv"], pool / "out", images=pool / "pool", top=1 + (width == 400))
+  shown = lambda: texts(browser, "figcaption")  # noqa: E731
+  shape = "return [...document.querySelectorAll('.view img')].map(image => image.width)"
+  places = "return [...document.querySelectorAll('.view')].map(view => [view.scrollLeft, view.scrollTop])"
+  with screen(browser, width, touch=width == 400):
+    browser.get((pool / "out" / "index.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # A phone has one image at a time, and a tap brings the other; a wide screen has both.
+    assert shown() == (["A", ""] if width == 400 else ["A", "B"])
+    if width == 1280:
+      one(browser, "#single").click()
+    for expected in (["", "B"], ["A", ""]):
+      one(browser, "#images").click()
+      assert shown() == expected
+    one(browser, "#full").click()
+    wait(browser, lambda: browser.execute_script(shape) == [1000, 1000])
+    browser.execute_script("document.querySelector('.view').scrollTo(0, 100)")
+    wait(browser, lambda: browser.execute_script(places) == [[0, 100]] * 2)
+    # What is better on the side that B is on is an answer for the image that is there.
+    state = one(browser, "#state")
+    assert state.text.startswith("Pair 1 of ")
+    better = one(browser, "figure:last-child img").get_attribute("src").rpartition("/")[2]
+    browser.execute_script("document.getElementById('answer').value = 60")
+    one(browser, "#next").click()
+    assert state.text.startswith("Pair 2 of ") and "1 answered" in state.text
+    pair, _, preference = browser.execute_script("return csv()").splitlines()[1].split(",")
+    _, low, high = browser.execute_script("return pairs")[int(pair)]
+    assert (high if int(preference) > 0 else low).endswith(better) and abs(int(preference)) == 60
+  assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
