@@ -99,7 +99,7 @@ def bootstrap_rows(n, resamples, repeats):
       found.append((stats.spearmanr(x[drawn], y[drawn])[0], stats.pearsonr(x[drawn], y[drawn])[0]))
     return np.array(found)
 
-  ours = lambda: bootstrap.resample(x, y, units, ("srcc", "plcc"), resamples, 0)  # noqa: E731
+  ours = lambda: bootstrap.resample(x, y, units, ("srcc", "plcc"), resamples, 0)
   ours()
   times = [(seconds(ours)[0], seconds(theirs)[0] * resamples / share) for _ in range(repeats)]
   ours_s, theirs_s = np.median(np.array(times), axis=0)

@@ -167,7 +167,7 @@ def figures(ladders, damages):
 
 def markdown(found):
   """The tables, of a dict from the name of weights to their `figures`."""
-  share = lambda value: "" if value is None else f"{100 * value:.1f}"  # noqa: E731
+  share = lambda value: "" if value is None else f"{100 * value:.1f}"
   twice = [f"{name}: {column}" for name in found for column in ("original over level 5, %", "neighbours in order, %")]
   lines = [["kinds", "number", *twice], ["---"] * (2 + len(twice))]
   for group, kinds in GROUPS.items():
@@ -203,7 +203,7 @@ def main(argv=None):
   for metric in metrics:
     metric.check_scores()
   images = [(path, lambda path=path: inputs.load(inputs.Item(path, path))) for path in paths]
-  show = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+  show = lambda text: print(text, file=sys.stderr, flush=True)
   ladders, damages = score_all(metrics, images, show)
   found = {name: figures(*scores) for name, *scores in zip(flags.weights, ladders, damages, strict=True)}
   print(markdown(found))

@@ -78,7 +78,7 @@ class Content(NetworkMethod):
   def predict(self, params, stats, extra, batch):
     encoder = self.network(params, stats).encoder
     mean, std = (255 * np.float32(self.config[name]) for name in ("mean", "std"))
-    of_scale = lambda name: tiles.features(  # noqa: E731
+    of_scale = lambda name: tiles.features(
       encoder, batch[name], batch[f"{name}_size"], lambda pixels: (pixels.astype(jnp.float32) - mean) / std
     )
     return {"features": jnp.concatenate([of_scale(name) for name in SCALES], 1)}
@@ -350,7 +350,7 @@ def main(argv=None):
   network, last, content_sha = content_network(flags.content)
   quality_metric = jiqa.load(flags.quality)
   quality_metric.check_features()
-  beside = lambda what: flags.out.with_name(f"{flags.out.stem}_{what}.npz")  # noqa: E731
+  beside = lambda what: flags.out.with_name(f"{flags.out.stem}_{what}.npz")
   content = features_of(network, content_sha, database, rows, beside("content"))
   sha = quality_metric.weights_sha256
   quality = features_of(quality_metric.models[0], sha, database, rows, beside("quality"))

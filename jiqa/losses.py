@@ -140,7 +140,7 @@ def plcc_loss(score, mos, group=None):
     2.0
   """
   same = _same_group(score, group)
-  mean = lambda x: jnp.matmul(same, x, precision=_EXACT) / same.sum(-1)  # noqa: E731
+  mean = lambda x: jnp.matmul(same, x, precision=_EXACT) / same.sum(-1)
 
   def centred(x):
     # In units of the largest value: neither tiny nor huge units are lost in the squares, and what is equal but for

@@ -55,8 +55,8 @@ def make_step(method, tx, schedule, seed, *, shardings=None, accumulate=1, remat
   """
   gather = split = lambda tree: tree
   if shardings is not None:
-    gather = lambda tree: jax.lax.with_sharding_constraint(tree, replicated(shardings.step.mesh))  # noqa: E731
-    split = lambda gradient: jax.lax.with_sharding_constraint(gradient, shardings.params)  # noqa: E731
+    gather = lambda tree: jax.lax.with_sharding_constraint(tree, replicated(shardings.step.mesh))
+    split = lambda gradient: jax.lax.with_sharding_constraint(gradient, shardings.params)
   value_and_grad = jax.value_and_grad(rematerialised(method.loss) if remat else method.loss, has_aux=True)
   if accumulate > 1:
     value_and_grad = accumulated(value_and_grad, method.merge_aux, accumulate, shardings.step.mesh)
@@ -134,7 +134,7 @@ def init_state(config, method, tx, mesh):
   """The state before the first step: from config.init_from, if given, else fresh; the same on any number of devices."""
   weights = load_weights(config.init_from)[:2] if config.init_from else None
   state = method.init(jax.random.key(config.seed), weights)
-  complete = lambda state: state.replace(opt_state=tx.init(state.params))  # noqa: E731
+  complete = lambda state: state.replace(opt_state=tx.init(state.params))
   return jax.jit(complete, out_shardings=state_sharding(jax.eval_shape(complete, state), mesh, config.sharding))(state)
 
 

@@ -60,7 +60,7 @@ def test_what_a_mode_calls_and_the_status_it_ends_with(mode, reached, flags, tmp
   monkeypatch.setattr(host_memory, "keep_freed", lambda: True)
   monkeypatch.setattr(launch, "use_every_core", lambda batch_size: called.append(batch_size))
   for module, result in (("train", reached), ("evaluate", {})):
-    note = lambda *args, module=module, result=result, **more: called.append((module, *args[1:], more)) or result  # noqa: E731
+    note = lambda *args, module=module, result=result, **more: called.append((module, *args[1:], more)) or result
     monkeypatch.setattr(f"jiqa.{module}.{module}", note)
   arguments = ["launch.py", config, f"--workdir={tmp_path}", f"--mode={mode}", "--config.batch_size=7", *flags]
   monkeypatch.setattr(sys, "argv", arguments)  # where overrides of a config are looked for

@@ -98,7 +98,7 @@ class Dummy:
   [("reiqa", "official", "koniq10k"), ("liqe", "liqe", "bid"), ("arniqa", "arniqa", "csiq"), ("lml", "folds", "clive")],
 )
 def test_every_protocol_evaluates_made_up_images(method, protocol, name, tmp_path, monkeypatch):
-  opened = lambda name, data_dir=None, score="mos": Dummy(protocol, name)  # noqa: E731
+  opened = lambda name, data_dir=None, score="mos": Dummy(protocol, name)
   if method == "arniqa":
     tiny_experts.save(tmp_path / "quality", "quality")
     config = reiqa.get_config("arniqa")

@@ -81,10 +81,10 @@ def test_tables_hold_what_predictions_reach_on_each_part():
   domains = np.array(["a", "b"])[np.arange(n) % 2]
   spreads = {"content": 0.3, "content, last means": 0.5, "quality": 0.4, "both": 0.1, "both, last means": 0.2}
   sets = {name: (mos + rng.normal(0, s, n))[:, None].astype(np.float32) for name, s in spreads.items()}
-  first_column = lambda features, mos, splits: np.where(splits == TEST, features[:, 0], np.nan)  # noqa: E731
+  first_column = lambda features, mos, splits: np.where(splits == TEST, features[:, 0], np.nan)
   rows, comparisons = thesis.study(sets, mos, splits, domains, {"as it is": first_column})
 
-  srcc = lambda x, rows: stats.spearmanr(x[rows, 0], mos[rows])[0]  # noqa: E731
+  srcc = lambda x, rows: stats.spearmanr(x[rows, 0], mos[rows])[0]
   validated, tested = splits == VALIDATION, splits[0] == TEST
   for row in rows:
     x = sets[row["features"]]

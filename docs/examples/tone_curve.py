@@ -35,7 +35,7 @@ def optimise(metric, image, updates=40, learning_rate=0.1):
 
   @jax.jit
   def update(params, image, steps, state):
-    lower_is_better = lambda steps: -score(params, apply_curve(steps, image))  # noqa: E731
+    lower_is_better = lambda steps: -score(params, apply_curve(steps, image))
     loss, gradient = jax.value_and_grad(lower_is_better)(steps)
     change, state = optimizer.update(gradient, state)
     return optax.apply_updates(steps, change), state, -loss

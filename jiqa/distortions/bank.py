@@ -94,7 +94,7 @@ def numbers(kinds, bank="reiqa26"):
 
   Names count without regard to capitals, - and _. A UserError names what the bank does not have.
   """
-  spell = lambda name: name.casefold().replace("_", " ").replace("-", " ")  # noqa: E731
+  spell = lambda name: name.casefold().replace("_", " ").replace("-", " ")
   known = {spell(name): number for number, name in enumerate(names(bank))}
 
   def number(kind):

@@ -167,7 +167,7 @@ def _tie_sums(counts, ties):
 
 def _spearman(counts, x, y, by_y, ties_x, ties_y):
   # Average ranks, halves exact in float32, of elements that are drawn `counts` times; less their mean.
-  ranks = lambda counts, ties: (sum(_tie_sums(counts, ties)) - counts.sum(0)) / 2  # noqa: E731
+  ranks = lambda counts, ties: (sum(_tie_sums(counts, ties)) - counts.sum(0)) / 2
   place = jnp.zeros_like(by_y).at[by_y].set(jnp.arange(len(by_y), dtype=by_y.dtype), unique_indices=True)
   x, y = ranks(counts, ties_x), ranks(counts[by_y], ties_y)[place]
   weighted = counts * x

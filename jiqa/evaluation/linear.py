@@ -202,10 +202,10 @@ def _ridge(x, y, count, groups, tolerance, *, standardise, dual, max_steps):
 def _solve(matrix, multiply, right, alphas, *, tolerance, max_steps):
   """Solves (A + alpha I) x = right for a group of alphas; `matrix` is A in float32, `multiply` A in float64."""
   factor = _factorise(matrix, jnp.sqrt(alphas.min() * alphas.max()).astype(jnp.float32))
-  in_float32 = lambda of, v: of(v.astype(jnp.float32)).astype(v.dtype)  # noqa: E731
+  in_float32 = lambda of, v: of(v.astype(jnp.float32)).astype(v.dtype)
   precondition = functools.partial(in_float32, lambda r: jax.scipy.linalg.cho_solve((factor, True), r))
-  rough = lambda v: in_float32(lambda v: _matmul(matrix, v), v) + alphas * v  # noqa: E731
-  exact = lambda v: multiply(v) + alphas * v  # noqa: E731
+  rough = lambda v: in_float32(lambda v: _matmul(matrix, v), v) + alphas * v
+  exact = lambda v: multiply(v) + alphas * v
   right = jnp.broadcast_to(right[:, None], (len(right), len(alphas)))
   start, _ = _conjugate_gradients(rough, precondition, right, jnp.zeros_like(right), 1e-5, 30)
   return _conjugate_gradients(exact, precondition, right, start, tolerance, max_steps)
@@ -219,16 +219,16 @@ def _factorise(matrix, alpha):
     shifted = matrix + alpha * jnp.eye(len(matrix), dtype=matrix.dtype)
     return alpha, jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
 
-  broken = lambda carry: ~jnp.isfinite(carry[1][-1, -1]) & (carry[0] < jnp.inf)  # noqa: E731
+  broken = lambda carry: ~jnp.isfinite(carry[1][-1, -1]) & (carry[0] < jnp.inf)
   alpha = jnp.maximum(alpha, 1e-7 * jnp.trace(matrix))
   return jax.lax.while_loop(broken, attempt, (alpha / 10, jnp.full_like(matrix, jnp.nan)))[1]
 
 
 def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
   """Preconditioned, for each column of `right` by itself: x, and its relative error sqrt(r' M^-1 r / x' b)."""
-  dot = lambda a, b: (a * b).sum(0)  # noqa: E731
-  ratio = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # noqa: E731
-  unsettled = lambda x, rz: rz > tolerance**2 * dot(x, right)  # noqa: E731
+  dot = lambda a, b: (a * b).sum(0)
+  ratio = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
+  unsettled = lambda x, rz: rz > tolerance**2 * dot(x, right)
 
   def body(carry):
     x, r, p, rz, step = carry
@@ -242,7 +242,7 @@ def _conjugate_gradients(apply, precondition, right, x, tolerance, max_steps):
 
   r = right - apply(x)
   z = precondition(r)
-  proceed = lambda carry: (carry[4] < max_steps) & unsettled(carry[0], carry[3]).any()  # noqa: E731
+  proceed = lambda carry: (carry[4] < max_steps) & unsettled(carry[0], carry[3]).any()
   x, _, _, rz, _ = jax.lax.while_loop(proceed, body, (x, r, z, dot(r, z), 0))
   return x, jnp.sqrt(ratio(jnp.maximum(rz, 0), dot(x, right)))
 

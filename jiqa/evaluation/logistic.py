@@ -91,6 +91,6 @@ def _starts(x, y):
 
 
 def _polish(x, y, start):
-  residual = lambda free: _project(x, y, free[0], np.exp(free[1]))[1]  # noqa: E731
+  residual = lambda free: _project(x, y, free[0], np.exp(free[1]))[1]
   options = {"jac": "3-point", "ftol": 1e-12, "xtol": 1e-10, "gtol": 1e-10, "max_nfev": 200}
   return optimize.least_squares(residual, start, bounds=list(zip(CENTRES, np.log(SLOPES), strict=True)), **options)

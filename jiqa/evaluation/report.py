@@ -139,7 +139,7 @@ def _comparison(found, level):
 def cross_database(inside):
   """The section of what `study.cross_database` found."""
   databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
-  cell = lambda measured: f"{_number(measured['srcc'])}|{measured['undefined']}"  # noqa: E731
+  cell = lambda measured: f"{_number(measured['srcc'])}|{measured['undefined']}"
   rows = [[name, *(cell(of[n]) if n in of else "" for n in databases)] for name, of in inside.items()]
   srcc = [[tested.get(name, {"srcc": np.nan})["srcc"] for name in databases] for tested in inside.values()]
   image = figures.heat_map(srcc, list(inside), databases, title="SRCC", row_title="method", column_title="tested on")
@@ -193,7 +193,7 @@ def _anchor(section):
 
 
 def _markdown(section):
-  line = lambda cells: "| " + " | ".join(cell.replace("|", " ").strip() or " " for cell in cells) + " |"  # noqa: E731
+  line = lambda cells: "| " + " | ".join(cell.replace("|", " ").strip() or " " for cell in cells) + " |"
   rule = "|" + "---|" * len(section["head"])
   rows = map(line, section["rows"])
   return "\n".join([f"## {section['title']}", "", section["note"], "", line(section["head"]), rule, *rows, ""])

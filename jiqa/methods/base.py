@@ -187,7 +187,7 @@ class NetworkMethod(Method):
       arrays = [adopt(ours, theirs, optional=self.optional) for ours, theirs in zip(arrays, weights, strict=True)]
       arrays = jax.device_put(arrays, whole)
     # Copied: no array may stand twice in a state, whose memory is given away at every step.
-    first_state = lambda *args: jax.tree.map(jnp.copy, self.first_state(*args))  # noqa: E731
+    first_state = lambda *args: jax.tree.map(jnp.copy, self.first_state(*args))
     return jax.jit(first_state, out_shardings=whole)(key, *arrays)
 
 

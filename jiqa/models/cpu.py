@@ -87,7 +87,7 @@ def _correlate(x, gradient, size, stride, dtype):
 
 def correlate(x, y):
   """The sums over places and images of products: [b, h, w, c] and [b, h, w, d] to [c, d] float32."""
-  by_convolution = lambda x, y: _correlate(x, y, 1, 1, jnp.float32)[0, 0]  # noqa: E731
+  by_convolution = lambda x, y: _correlate(x, y, 1, 1, jnp.float32)[0, 0]
   return jax.lax.platform_dependent(x, y, cpu=_of_rows, default=by_convolution)
 
 

@@ -77,7 +77,7 @@ def lars(learning_rate, weight_decay):
   mu = 0.9 mu + g' and w -= learning_rate mu. `optax.lars` multiplies the rate in before the momentum, which differs
   whenever the rate changes.
   """
-  matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+  matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=matrices),
     optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), matrices),

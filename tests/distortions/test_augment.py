@@ -152,7 +152,7 @@ def test_jitter_draws_its_factors_and_their_order_from_the_published_ranges(monk
   """Every adjustment writes its factor, and when it came, instead of changing colours."""
   names = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "shift_hue")
   for i, name in enumerate(names):
-    write = lambda image, factor, i=i: image.at[0, i].set(jnp.stack([factor, image[1, 0, 0], 1])).at[1].add(1)  # noqa: E731
+    write = lambda image, factor, i=i: image.at[0, i].set(jnp.stack([factor, image[1, 0, 0], 1])).at[1].add(1)
     monkeypatch.setattr(augment, name, write)
   keys = jax.random.split(jax.random.key(3), 600)
   written = np.asarray(jax.jit(jax.vmap(lambda k: augment.color_jitter(k, jnp.zeros((2, 4, 3)))))(keys))[:, 0]

@@ -155,8 +155,8 @@ def test_arniqas_protocol_is_scikit_learns_ridge_on_five_crops():
   result = protocol.fit_heads(features, mos, splits, grid[::-1], standardise=False, refit=False, per_split=False)
 
   x = features.astype(np.float64)
-  regressor = lambda alpha, part: Ridge(alpha).fit(x[part].reshape(-1, 40), np.repeat(mos[part], 5))  # noqa: E731
-  scores = lambda ridge, part: ridge.predict(x[part].reshape(-1, 40)).reshape(-1, 5).mean(1)  # noqa: E731
+  regressor = lambda alpha, part: Ridge(alpha).fit(x[part].reshape(-1, 40), np.repeat(mos[part], 5))
+  scores = lambda ridge, part: ridge.predict(x[part].reshape(-1, 40)).reshape(-1, 5).mean(1)
   srcc = np.array([
     [stats.spearmanr(scores(regressor(alpha, split == 0), split == 1), mos[split == 1])[0] for alpha in grid]
     for split in splits
@@ -187,7 +187,7 @@ def test_plcc_after_the_logistic_is_scipys_beside_the_raw_one():
   split = np.where(np.arange(200) < 150, 2, 0)[None]
   summary = protocol.scored(score, mos, split).summary()
   x, y = score[:150], mos[:150]
-  logistic = lambda x, b1, b2, b3, b4: b2 + (b1 - b2) / (1 + np.exp(-(x - b3) / abs(b4)))  # noqa: E731
+  logistic = lambda x, b1, b2, b3, b4: b2 + (b1 - b2) / (1 + np.exp(-(x - b3) / abs(b4)))
   curve, _ = optimize.curve_fit(logistic, x, y, [y.max(), y.min(), 0, 1])
   assert summary["plcc"][0] == pytest.approx(stats.pearsonr(x, y)[0])
   assert summary["plcc_logistic"][0] == pytest.approx(stats.pearsonr(logistic(x, *curve), y)[0], abs=1e-6)

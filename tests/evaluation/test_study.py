@@ -32,7 +32,7 @@ def found(scored):
 
 def logistic_by_scipy(x, y):
   """The four-parameter logistic with the least squares, as a function."""
-  curve = lambda x, high, low, middle, width: low + (high - low) / (1 + np.exp(-(x - middle) / abs(width)))  # noqa: E731
+  curve = lambda x, high, low, middle, width: low + (high - low) / (1 + np.exp(-(x - middle) / abs(width)))
   fitted = optimize.curve_fit(curve, x, y, [y.max(), y.min(), x.mean(), x.std()], maxfev=20_000)[0]
   return lambda x: curve(x, *fitted)
 

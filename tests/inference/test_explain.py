@@ -26,7 +26,7 @@ def folders(tmp_path_factory):
   method = LML(config, mesh_of(1))
   state = method.init(jax.random.key(0))
   rng = np.random.default_rng(0)
-  shaken = lambda p: p + jnp.asarray(rng.normal(0, 0.2, p.shape), jnp.float32)  # noqa: E731
+  shaken = lambda p: p + jnp.asarray(rng.normal(0, 0.2, p.shape), jnp.float32)
   state = state.replace(params=jax.tree.map(shaken, state.params), extra=jax.tree.map(shaken, state.extra))
   plain = json.loads(config.to_json_best_effort())
   save_weights(root / "weights", jax.device_get(state.params), {}, {"model": "lml", "config": plain})

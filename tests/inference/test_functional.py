@@ -35,7 +35,7 @@ def of_config(folder, config):
   method = build_method(config, mesh_of(1))
   state = jax.eval_shape(method.init, jax.random.key(0))
   rng = np.random.default_rng(0)
-  fill = lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32) + 3 * (leaf.ndim == 0)  # noqa: E731
+  fill = lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32) + 3 * (leaf.ndim == 0)
   params, stats = jax.tree.map(fill, method.weights(state))
   stats = jax.tree.map(lambda leaf: np.abs(leaf) + 0.5, stats)  # variances among them
   save_weights(folder, params, stats, {"method": config.method, "config": json.loads(config.to_json_best_effort())})
@@ -180,7 +180,7 @@ def test_an_image_of_several_tiles_has_the_gradient_of_one(metrics):
   weights = np.random.default_rng(0).normal(size=encoder.num_features).astype(np.float32)
 
   def gradient(tile):
-    score = lambda x: (tiles.features(encoder, x, None, method.normalise, tile) * weights).sum()  # noqa: E731
+    score = lambda x: (tiles.features(encoder, x, None, method.normalise, tile) * weights).sum()
     return np.asarray(jax.jit(jax.grad(score))(images))
 
   whole = gradient(1024)

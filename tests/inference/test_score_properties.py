@@ -56,7 +56,7 @@ def rows(path):
 
 def test_rows_are_the_inputs_in_order_and_once(metric, images):
   folder, paths = images
-  below = lambda start: sorted(p for p in paths if p.startswith(start) and os.path.exists(p))  # noqa: E731
+  below = lambda start: sorted(p for p in paths if p.startswith(start) and os.path.exists(p))
   folders = [str(folder), str(folder / "inner")]
 
   @QUICK

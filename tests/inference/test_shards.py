@@ -202,7 +202,7 @@ def test_records_of_tfds(metric, tmp_path, form, monkeypatch):
   if form == "tfrecord":
     records = list(shards._array_records(str(path)))
     path = path.with_name(path.name.replace("array_record", "tfrecord"))
-    frame = lambda data: len(data).to_bytes(8, "little") + b"crc " + data + b"crc "  # noqa: E731
+    frame = lambda data: len(data).to_bytes(8, "little") + b"crc " + data + b"crc "
     path.write_bytes(b"".join(map(frame, records)))
   shards.score_shards(metric, [str(path)], str(tmp_path / "out"), keep=["label"])
   (written,) = (tmp_path / "out").iterdir()

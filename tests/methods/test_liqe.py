@@ -128,7 +128,7 @@ def test_loss_of_the_batch_equals_its_parts_written_out():
   found = method.weights(state)
   found = jax.jit(method.predict)(*found, jax.jit(method.precompute)(*found), {"crops": batch["crops"]})
   score, scene, distortion = (np.asarray(found[name], np.float64) for name in ("score", "scene", "distortion"))
-  root = lambda x: np.sqrt(np.maximum(x, 0) + 1e-8)  # noqa: E731
+  root = lambda x: np.sqrt(np.maximum(x, 0) + 1e-8)
   wanted = batch["scene"].astype(float)
   scenes = (1 - root(scene * wanted) - root((1 - scene) * (1 - wanted))).mean()
   distortions = (1 - root(distortion * np.eye(11)[batch["distortion"]]).sum(1)).mean()
@@ -252,7 +252,7 @@ def test_a_frozen_text_tower_stays_and_its_table_with_it():
   _, before, _ = train_steps(config, 1, 0)
   losses, after, _ = train_steps(config, 1, 2)
   assert set(after.params) == {"visual"} and set(after.extra["frozen"]) == {*TEXT_TOWER, "logit_scale"}
-  rounded = lambda x: x.astype(np.float16).astype(np.float32)  # noqa: E731
+  rounded = lambda x: x.astype(np.float16).astype(np.float32)
   for first in (before.params["visual"]["proj"], before.extra["frozen"]["text_projection"]):
     np.testing.assert_array_equal(first, rounded(first))
   for name in ("frozen", "table"):

@@ -54,7 +54,7 @@ def shaken(method, seed=0):
   """A state whose network and teacher differ and are far from their first values."""
   state = method.init(jax.random.key(0))
   rng = np.random.default_rng(seed)
-  draw = lambda p: p + jnp.asarray(rng.normal(0, 0.2, p.shape), jnp.float32)  # noqa: E731
+  draw = lambda p: p + jnp.asarray(rng.normal(0, 0.2, p.shape), jnp.float32)
   return state.replace(params=jax.tree.map(draw, state.params), extra=jax.tree.map(draw, state.extra))
 
 
@@ -136,7 +136,7 @@ def test_the_network_sees_pixels_normalised_as_imagenets(seen, batch):
 def test_the_teacher_chooses_the_crop_and_random_crops_depend_on_the_key(seen, batch):
   _, state, *_ = seen
   moved = batch | {"boxes": np.roll(batch["boxes"], 1, 1)}
-  contrast = lambda config, batch, key: float(value(config, state, batch, key)[0][1]["contrast"])  # noqa: E731
+  contrast = lambda config, batch, key: float(value(config, state, batch, key)[0][1]["contrast"])
   assert contrast(tiny_config(), batch, 0) == contrast(tiny_config(), batch, 1)
   assert contrast(tiny_config(), batch, 0) != contrast(tiny_config(), moved, 0)
   random = tiny_config(saliency="random")

@@ -70,7 +70,7 @@ def test_the_exchange_in_place_goes_wrong_where_the_crops_overlap():
     swap_by_hand(expected, first, second, CROP)
     ours = np.asarray(exchange(jnp.asarray(image, jnp.float32)[None], jnp.asarray(first), jnp.asarray(second), CROP))[0]
     np.testing.assert_allclose(ours, expected, atol=2e-6)
-    cut = lambda a, at: a[at[0] : at[0] + CROP, at[1] : at[1] + CROP]  # noqa: E731
+    cut = lambda a, at: a[at[0] : at[0] + CROP, at[1] : at[1] + CROP]
     wrong.append([np.abs(cut(ours, a) - cut(image, b)).max(-1) > 1e-4 for a, b in ((first, second), (second, first))])
     assert ours.min() < -0.5 and ours.max() > 1.5
   # Measured on the published code, 12 seeds: 32.5 % of the query's and 16.3 % of the key's pixels.

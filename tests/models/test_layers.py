@@ -14,7 +14,7 @@ def test_a_kernels_gradient_leaves_the_product_of_bfloat16_in_float32(shape):
   rng = np.random.default_rng(0)
   x, weight = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((*shape, 5), (*shape, 7)))
   kernel = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
-  loss = lambda x, kernel: (product(x, kernel) * weight).astype(jnp.float32).sum()  # noqa: E731
+  loss = lambda x, kernel: (product(x, kernel) * weight).astype(jnp.float32).sum()
   by_x, by_kernel = jax.grad(loss, (0, 1))(x, kernel)
   exact = [np.asarray(part, np.float64) for part in (x, weight, kernel.astype(jnp.bfloat16))]
   x64, weight64, kernel64 = exact
@@ -38,6 +38,6 @@ def test_a_bias_is_added_and_its_gradient_summed_in_float32():
   layer = Linear(3, 2, nnx.initializers.normal(), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
   weight = jnp.asarray(np.random.default_rng(0).normal(size=(3000, 2)), jnp.bfloat16)
   graphdef, params = nnx.split(layer)
-  loss = lambda params: (nnx.merge(graphdef, params)(jnp.ones((3000, 3))) * weight).astype(jnp.float32).sum()  # noqa: E731
+  loss = lambda params: (nnx.merge(graphdef, params)(jnp.ones((3000, 3))) * weight).astype(jnp.float32).sum()
   exact = np.asarray(weight, np.float64).sum(0)
   np.testing.assert_allclose(jax.grad(loss)(params)["bias"][...], exact, rtol=1e-5, atol=1e-3)

@@ -31,12 +31,12 @@ def test_a_normalised_product_and_its_gradients_are_those_of_the_definition():
     mean, var = y.mean((0, 1, 2)), y.var((0, 1, 2))
     return (y - mean) / jnp.sqrt(var + 0.1) * scale + bias, mean, var
 
-  loss = lambda function, *args: jnp.sin(function(*args)[0] * weight).sum()  # noqa: E731
+  loss = lambda function, *args: jnp.sin(function(*args)[0] * weight).sum()
   with jax.enable_x64(True):
     arguments = [jnp.asarray(part, jnp.float64) for part in (x, kernel, scale, bias)]
     expected = [np.asarray(part) for part in definition(*arguments)]
     gradients = [np.asarray(g) for g in jax.grad(lambda *args: loss(definition, *args), (0, 1, 2, 3))(*arguments)]
-  ours = lambda *args: normalised_product(*args, 0.1)  # noqa: E731
+  ours = lambda *args: normalised_product(*args, 0.1)
   arguments = [jnp.asarray(part, jnp.float32) for part in (x, kernel, scale, bias)]
   for a, b in zip(ours(*arguments), expected, strict=True):
     assert difference(a, b) < 1e-5
@@ -80,7 +80,7 @@ def test_convolution_and_normalisation_as_one_layer_do_what_they_do_one_after_th
 def test_eight_devices_give_what_one_gives_and_sum_covariances_and_gradients_only():
   x, weight = jnp.asarray(numbers(16, 4, 4, 8), jnp.float32), jnp.asarray(numbers(16, 4, 4, 32, seed=1), jnp.float32)
   rest = [jnp.asarray(numbers(*shape, seed=2), jnp.float32) for shape in ((8, 32), (32,), (32,))]
-  loss = lambda x, weight, *rest: (normalised_product(x, *rest, 1e-5)[0] * weight).sum()  # noqa: E731
+  loss = lambda x, weight, *rest: (normalised_product(x, *rest, 1e-5)[0] * weight).sum()
   gradients = jax.jit(jax.grad(loss, (0, 2, 3, 4)))
   sharded = jax.device_put((x, weight), batch_sharding(make_mesh()))
   program = gradients.lower(*sharded, *rest).compile()

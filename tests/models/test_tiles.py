@@ -34,7 +34,7 @@ def test_tiles_give_the_features_of_the_whole_image(name, sizes):
   graphdef, params, stats = randomised(ENCODERS[name])
   encoder = merge_module(graphdef, params, stats)
   frame = np.random.default_rng(0).integers(0, 256, (3, *(-(-sizes.max(0) // 32) * 32), 3), dtype=np.uint8)
-  normalise = lambda x: x.astype(jnp.float32) / 255 - 0.4  # noqa: E731
+  normalise = lambda x: x.astype(jnp.float32) / 255 - 0.4
   whole = jax.jit(lambda x, s: encoder(normalise(x), s))(frame, sizes)
   side = 2 * (-(-encoder.reach // 32) * 32) + 96
   assert side < frame.shape[2]
@@ -48,7 +48,7 @@ def test_a_strip_is_encoded_in_strips_of_whole_strides(name, rows, monkeypatch):
   encoder = merge_module(graphdef, params, stats)
   sizes = np.int32([(rows, 1500), (1, 1), (33, 900)])
   frame = np.random.default_rng(0).integers(0, 256, (3, rows, 1536, 3), dtype=np.uint8)
-  normalise = lambda x: x.astype(jnp.float32) / 255 - 0.4  # noqa: E731
+  normalise = lambda x: x.astype(jnp.float32) / 255 - 0.4
   tile = 2 * (-(-encoder.reach // 32) * 32) + 64
   encoded, sums = [], type(encoder).sums
   monkeypatch.setattr(type(encoder), "sums", lambda self, x, *rest: encoded.append(x.shape) or sums(self, x, *rest))

@@ -156,7 +156,7 @@ def test_rounding_is_numpys():
 
 def params():
   rng = np.random.default_rng(1)
-  normal = lambda *shape: jnp.float32(rng.normal(0, 0.03, shape))  # noqa: E731
+  normal = lambda *shape: jnp.float32(rng.normal(0, 0.03, shape))
   tree = {
     "visual": {
       "proj": normal(40, 40),

@@ -49,7 +49,7 @@ def encoder_of(variant, params, stats):
 @pytest.fixture
 def narrow(monkeypatch):
   """{name: array} of a file with two stages of eight, narrow, with counters and classifier; lite0's table is theirs."""
-  network = lambda: nnx.Dict(encoder=EfficientNetLite(0, 0.25, 2, rngs=nnx.Rngs(0)))  # noqa: E731
+  network = lambda: nnx.Dict(encoder=EfficientNetLite(0, 0.25, 2, rngs=nnx.Rngs(0)))
   monkeypatch.setitem(convert.SOURCES, "efficientnet-lite0", SOURCE._replace(network=network))
   shapes = {tensor.theirs: tensor.shape for tensor in SOURCE._replace(network=network).tensors()}
   shapes |= {"_bn0.num_batches_tracked": (), "_blocks.2._bn1.num_batches_tracked": ()}

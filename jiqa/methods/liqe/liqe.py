@@ -151,7 +151,7 @@ class LIQE(NetworkMethod):
 
   def _text_table(self, model):
     """[p, d] float32 of unit length: every prompt, encoded on all devices together."""
-    split = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))  # noqa: E731
+    split = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
     return unit(model.encode_prompts(self.prompts, split if self.mesh.size > 1 else lambda x: x))
 
   def _answers(self, model, crops, table):

@@ -145,7 +145,7 @@ class MomentumContrast(NetworkMethod):
     if self.config.loss == "in_batch":
       return state
     extra, momentum = dict(state.extra), self.config.key_momentum
-    average = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
+    average = lambda old, new: momentum * old + (1 - momentum) * new
     extra["key_params"] = jax.tree.map(average, extra["key_params"], state.params)
     extra["key_stats"] = aux["key_stats"]
     rows = (extra["pointer"] + jnp.arange(aux["keys"].shape[0])) % self.config.queue

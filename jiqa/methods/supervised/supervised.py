@@ -262,11 +262,11 @@ class Supervised(NetworkMethod):
     kind_key, level_key, place_key, noise_key = jax.random.split(key, 4)
     sources = images.reshape(count, -1, *images.shape[1:])[:, 0]
     corners = jax.random.randint(place_key, (count, 2), 0, config.window - config.crop + 1)
-    crop = lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), (config.crop, config.crop, 3))  # noqa: E731
+    crop = lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), (config.crop, config.crop, 3))
     sources = jax.vmap(crop)(sources, corners).astype(jnp.float32) / 255
     known = bank.names(BANK)
     kinds = bank.cyclic_kinds(kind_key, count, 1, tuple(known.index(kind) for kind in config.kinds))[:, 0]
-    two = lambda key: jax.random.choice(key, bank.LEVELS, (2,), replace=False)  # noqa: E731
+    two = lambda key: jax.random.choice(key, bank.LEVELS, (2,), replace=False)
     levels = jnp.sort(jax.vmap(two)(jax.random.split(level_key, count)), -1)
     distort = functools.partial(bank.distort, bank=BANK)
     if self.mesh.size > 1:
@@ -291,7 +291,7 @@ class Supervised(NetworkMethod):
 
   def post_update(self, state, aux):
     momentum = jnp.minimum(self.config.average, (1.0 + state.step) / (10.0 + state.step))
-    average = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
+    average = lambda old, new: momentum * old + (1 - momentum) * new
     return state.replace(extra=state.extra | {"average": jax.tree.map(average, state.extra["average"], state.params)})
 
   def preprocess_eval(self, image):
@@ -305,7 +305,7 @@ class Supervised(NetworkMethod):
   def predict(self, params, stats, extra, batch):
     """Score and score_std [b], in points of 100, and features [b, d]."""
     network = self.network(params, stats)
-    of_scale = lambda encoder, scale: tiles.features(encoder, batch[scale], batch[f"{scale}_size"], normalise)  # noqa: E731
+    of_scale = lambda encoder, scale: tiles.features(encoder, batch[scale], batch[f"{scale}_size"], normalise)
     features = jnp.concatenate([of_scale(encoder, scale) for scale, encoder in network.encoders.items()], 1)
     logits, error = network.heads(features)
     scores = points(logits)
