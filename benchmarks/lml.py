@@ -28,7 +28,8 @@ import numpy as np
 from benchmarks import measure
 from configs.lml import get_config
 from jiqa import train
-from jiqa.methods.lml.lml import MEAN, STD, box_means
+from jiqa.methods.lml.lml import box_means
+from jiqa.models.layers import IMAGENET
 from jiqa.runtime import host_memory
 from jiqa.runtime.sharding import make_mesh, put_batch
 from jiqa.weights import deit
@@ -108,7 +109,8 @@ class Theirs:
 
   def _pixels(self, images):
     x = torch.as_tensor(images, device=self.device).float().div(255)
-    x = (x - torch.tensor(MEAN, device=self.device)) / torch.tensor(STD, device=self.device)
+    mean, std = (torch.tensor(IMAGENET[name], device=self.device) for name in ("mean", "std"))
+    x = (x - mean) / std
     return x.permute(0, 3, 1, 2).contiguous()
 
   def _autocast(self):

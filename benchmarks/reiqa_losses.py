@@ -23,8 +23,7 @@ from ml_collections import ConfigDict
 
 from configs import reiqa
 from jiqa.data.source import open_database
-from jiqa.data.splits import TEST
-from jiqa.data.splits.run import run_splits
+from jiqa.data.splits import TEST, run_splits
 from jiqa.evaluation import protocol
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.runtime.checkpoint import Checkpoints

@@ -14,9 +14,8 @@ import numpy as np
 
 import jiqa
 from jiqa.data.source import open_database
-from jiqa.data.splits import TEST
+from jiqa.data.splits import TEST, run_splits
 from jiqa.data.splits import checksum as split_checksum
-from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation import console, correlation, outputs, protocol, report, study
 from jiqa.inference.predictor import Network, predict_database
@@ -44,7 +43,7 @@ def evaluate(config, workdir, devices=None, overrides=()):
     stands at the top, all of them under `databases`. None in any process but the main one.
 
   Raises:
-    UserError: the run has no checkpoint or a database is not prepared.
+    UserError: the run has no checkpoint, or a database is not prepared.
   """
   with Workdir(workdir) as folder:
     return _evaluate(config, folder, make_mesh(devices), overrides)
@@ -103,9 +102,8 @@ def _evaluate(config, folder, mesh, overrides):
 def evaluate_database(config, name, networks, workdir):
   """Tests networks, 'trained' and perhaps 'untrained', on the splits of one database; the main process writes a report.
 
-  Returns:
-    dict: `protocol.summarise` of the trained network, the untrained one's under 'untrained', and what was used; empty
-    in any process but the main one.
+  A dict: `protocol.summarise` of the trained network, the untrained one's under 'untrained', and what was used; empty
+  in any process but the main one.
   """
   database = open_database(name, config.data_dir or None, config.get("score", "mos"))
   table, evaluation = database.table, config.evaluation
@@ -143,15 +141,8 @@ def evaluate_database(config, name, networks, workdir):
 def test(config, name, table, splits, positions, predicted):
   """Compares predictions with the human scores, as they are or, where they are features, through ridge heads.
 
-  Args:
-    config, name: of the run, of the database.
-    table: its labels, N rows.
-    splits: [k, N] int8.
-    positions: [n] int, the rows predicted.
-    predicted: dict with 'features' [n, d] or 'score' [n].
-
-  Returns:
-    protocol.Result or protocol.Scored.
+  `predicted`, a dict with 'features' [n, d] or 'score' [n], is of the rows `positions` [n] int of the database's label
+  `table`; splits are [k, rows] int8. Returns a protocol.Result or protocol.Scored.
   """
   mos = table.mos.to_numpy()
   if "score" in predicted:

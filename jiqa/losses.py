@@ -15,8 +15,8 @@ _EXACT = jax.lax.Precision.HIGHEST
 FIDELITY_EPSILON = 1e-8
 
 
-def info_nce(query, positive, negatives, *, temperature=0.2, own=None, own_mask=None):
-  """Contrasts every query with its own positive against shared negatives and, optionally, negatives of its own.
+def info_nce(query, positive, negatives, *, temperature=0.2, group_negatives=None, group_mask=None):
+  """Contrasts every query with its own positive against shared negatives and, optionally, negatives of its group.
 
   He et al. 2020 (MoCo), eq. 1. Gradients flow into the query alone.
 
@@ -25,21 +25,21 @@ def info_nce(query, positive, negatives, *, temperature=0.2, own=None, own_mask=
     positive: [b, d] float32, unit length; row i belongs to query i.
     negatives: [k, d] float32, unit length, shared by all queries; k may be 0.
     temperature: > 0; the softmax is taken over similarities divided by it.
-    own: [g, m, d] float32, unit length, further negatives; b / g consecutive queries share a row. None: none.
-    own_mask: [b, m] bool, False where one of `own` must not count (it shows what the query shows); None: all count.
+    group_negatives: [g, m, d] float32, unit length, b / g consecutive queries share a row. None: none.
+    group_mask: [b, m] bool, False where one of them must not count (it shows what the query shows); None: all count.
 
   Returns:
     [b] float32, loss in nats; 0 where no negative counts. A ValueError where g does not divide b.
   """
-  positive, negatives = jax.lax.stop_gradient((positive, negatives))
+  positive, negatives, group_negatives = jax.lax.stop_gradient((positive, negatives, group_negatives))
   logits = [(query * positive).sum(-1, keepdims=True), jnp.matmul(query, negatives.T, precision=_EXACT)]
-  if own is not None:
-    groups, members, width = own.shape
+  if group_negatives is not None:
+    groups, members, width = group_negatives.shape
     if query.shape[0] % groups:
       raise ValueError(f"{query.shape[0]} queries cannot share {groups} groups of own negatives evenly")
     grouped = query.reshape(groups, -1, width)
-    similarity = jnp.einsum("gqd,gmd->gqm", grouped, jax.lax.stop_gradient(own), precision=_EXACT).reshape(-1, members)
-    logits.append(similarity if own_mask is None else jnp.where(own_mask, similarity, -jnp.inf))
+    similarity = jnp.einsum("gqd,gmd->gqm", grouped, group_negatives, precision=_EXACT).reshape(-1, members)
+    logits.append(similarity if group_mask is None else jnp.where(group_mask, similarity, -jnp.inf))
   logits = jnp.concatenate(logits, -1) / temperature
   return jax.nn.logsumexp(logits, -1) - logits[:, 0]
 

@@ -16,8 +16,7 @@ import optax
 
 from jiqa.data.mixture import Subset, training_batches
 from jiqa.data.source import check_name, open_database
-from jiqa.data.splits import TEST, TRAIN, check_protocol
-from jiqa.data.splits.run import run_splits
+from jiqa.data.splits import TEST, TRAIN, check_protocol, run_splits
 from jiqa.errors import UserError
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.inference.validation import Validation
@@ -92,10 +91,9 @@ def compile_step(step, state, batch):
 
 
 def open_sources(config):
-  """For every entry of config.data the images it names that its protocol lets it train on.
+  """The images of every entry of config.data that its protocol lets the run train on.
 
-  Returns:
-    (list of sources, list of weights, dict from database to the checksum of its labels).
+  (list of sources, list of weights, dict from database to the checksum of its labels).
   """
   sources, weights, checksums = [], [], {}
   for number, entry in enumerate(config.data):

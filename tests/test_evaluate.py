@@ -21,7 +21,7 @@ from jiqa import evaluate as evaluation
 from jiqa import train as loop
 from jiqa.data.decode import decode_rgb
 from jiqa.data.source import Database, open_database
-from jiqa.data.splits.run import run_splits
+from jiqa.data.splits import run_splits
 from jiqa.errors import UserError
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.runtime.checkpoint import Checkpoints

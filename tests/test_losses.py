@@ -34,7 +34,7 @@ def test_info_nce_with_own_negatives(temperature):
     temperature,
   )
   args = [jnp.asarray(a, jnp.float32) for a in (query, positive, negatives)]
-  loss = losses.info_nce(*args, temperature=temperature, own=jnp.float32(own), own_mask=own_mask)
+  loss = losses.info_nce(*args, temperature=temperature, group_negatives=jnp.float32(own), group_mask=own_mask)
   np.testing.assert_allclose(loss, expected, atol=2e-6, rtol=2e-6)
 
 
@@ -44,7 +44,7 @@ def test_info_nce_gradient_reaches_the_query_only_and_is_finite():
   mask = jnp.zeros((4, 6), bool).at[1:].set(True)  # the first query has no negative of its own
 
   def loss(q, p, n):
-    masked = losses.info_nce(q, p, n[:0], own=n[None], own_mask=mask)
+    masked = losses.info_nce(q, p, n[:0], group_negatives=n[None], group_mask=mask)
     return losses.info_nce(q, p, n).sum() + masked.sum()
 
   to_query, to_positive, to_negatives = jax.grad(loss, (0, 1, 2))(query, positive, negatives)
@@ -55,13 +55,13 @@ def test_info_nce_gradient_reaches_the_query_only_and_is_finite():
 def test_info_nce_without_negatives_is_zero():
   q, none = jnp.eye(3), jnp.zeros((0, 3))
   assert not losses.info_nce(q, -q, none).any()
-  assert not losses.info_nce(q, -q, none, own=-q[None], own_mask=jnp.zeros((3, 3), bool)).any()
+  assert not losses.info_nce(q, -q, none, group_negatives=-q[None], group_mask=jnp.zeros((3, 3), bool)).any()
 
 
 def test_info_nce_refuses_uneven_groups():
   q = jnp.eye(4)
   with pytest.raises(ValueError, match="4 queries"):
-    losses.info_nce(q, q, q, own=jnp.ones((3, 2, 4)))
+    losses.info_nce(q, q, q, group_negatives=jnp.ones((3, 2, 4)))
 
 
 def test_in_batch_info_nce():

@@ -42,11 +42,11 @@ def to_rgb(image, name):
     raise UserError(f"{name}: cannot be decoded, the file is damaged or incomplete ({error}).") from error
 
 
-def resize(image, height, width):
-  """[h, w, 3] uint8 by Pillow's antialiased bilinear filter; the same array where it has that size."""
+def resize(image, height, width, method="BILINEAR"):
+  """[h, w, 3] uint8 by one of Pillow's antialiased filters; the same array where it has that size."""
   if image.shape[:2] == (height, width):
     return image
-  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling[method]))
 
 
 def check_enlarged(size, enlarged):

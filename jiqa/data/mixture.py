@@ -2,24 +2,12 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
 
 import grain
 import numpy as np
 
 from jiqa.data.decode import decode_rgb
 from jiqa.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocess:
-  """Record with a decoded image to a training example, by `preprocess_train` of the method."""
-
-  preprocess_train: Callable
-
-  def __call__(self, record, rng):
-    record = dict(record)
-    return self.preprocess_train(record.pop("image"), record, rng)
 
 
 class Decoded:
@@ -103,20 +91,9 @@ class Subset:
 
 
 def training_batches(
-  sources,
-  weights,
-  preprocess_train,
-  *,
-  batch_size,
-  seed,
-  start,
-  host=0,
-  hosts=1,
-  threads=4,
-  buffered=8,
-  counts=None,
+  sources, weights, preprocess_train, *, batch_size, seed, start, host=0, hosts=1, threads=4, buffered=8, counts=None,
   damaged=0,
-):
+):  # fmt: skip
   """Batches from step `start` on, for ever; the same ones whatever the number of hosts, threads or restarts.
 
   Every source is shuffled anew each epoch and repeated; each record gets a random generator, derived from the seed and
@@ -137,8 +114,13 @@ def training_batches(
     iterator over dicts of stacked NumPy arrays, batch_size / hosts rows each.
 
   Raises:
-    ValueError: if batch_size is no multiple of hosts or not the sum of the counts, or a source is empty.
+    ValueError: batch_size is no multiple of hosts or not the sum of the counts, or a source is empty.
   """
+
+  def example(record, rng):
+    record = dict(record)
+    return preprocess_train(record.pop("image"), record, rng)
+
   if counts and sum(counts) != batch_size:
     raise ValueError(f"batch_size {batch_size} is not the sum of the counts {tuple(counts)}")
   if batch_size % hosts:
@@ -154,7 +136,7 @@ def training_batches(
   else:
     mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights=list(weights))
   local = batch_size // hosts
-  rows = HostRows(mixed.seed(seed).random_map(Preprocess(preprocess_train)), batch_size, host * local, local)
+  rows = HostRows(mixed.seed(seed).random_map(example), batch_size, host * local, local)
   # Examples are read ahead and batched afterwards: reading batches ahead would hold `buffered` of them in memory.
   examples = grain.MapDataset.source(rows)[start * local :]
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)

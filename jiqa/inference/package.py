@@ -6,9 +6,8 @@ import jax
 import numpy as np
 
 from jiqa.data.source import open_database
-from jiqa.data.splits import TEST, VALIDATION
+from jiqa.data.splits import TEST, VALIDATION, run_splits
 from jiqa.data.splits import checksum as split_checksum
-from jiqa.data.splits.run import run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol
 from jiqa.inference import heads

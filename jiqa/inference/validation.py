@@ -3,8 +3,7 @@
 import numpy as np
 
 from jiqa.data.source import open_database
-from jiqa.data.splits import VALIDATION
-from jiqa.data.splits.run import run_splits
+from jiqa.data.splits import VALIDATION, run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation.correlation import srcc
 from jiqa.inference.predictor import Network, predict_database

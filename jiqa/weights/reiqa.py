@@ -6,9 +6,9 @@ Both experts have the same 322 tensors: an encoder with torchvision's names belo
 
 from flax import nnx
 
-from jiqa.models.layers import Projector
+from jiqa.models.layers import IMAGENET, Projector
 from jiqa.models.resnet import ResNet
-from jiqa.weights.source import Source, unit_waves
+from jiqa.weights.source import Source, encoder_probe
 
 
 def expert(depth=50, width=64, embedding=128):
@@ -22,14 +22,8 @@ def resnet(depth=50, width=64):
   return nnx.Dict(encoder=ResNet(depth, width, rngs=nnx.Rngs(0)))
 
 
-def probe(network, card):
-  """The encoder's features of an image of odd size."""
-  return network.encoder(unit_waves(67, 93, card))
-
-
 _NETWORK = {"model": "reiqa", "depth": 50, "width": 64}
 _UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _LICENCE = "the authors give no licence for these weights; their training sets have terms of their own"
 
 SOURCES = {
@@ -37,19 +31,19 @@ SOURCES = {
     what=f"Re-IQA's {name} expert ({name}_aware_r50.pth)",
     network=expert,
     card={**_NETWORK, "expert": name, **pixels, "embedding": 128, "licence": _LICENCE},
-    probe=probe,
+    probe=encoder_probe,
     spellings=((r"^head\.layers\.", "head."),),
     counters=True,
     not_named=(other,),
     prefix="module.",
   )
-  for name, other, pixels in (("quality", "content", _UNIT), ("content", "quality", _IMAGENET))
+  for name, other, pixels in (("quality", "content", _UNIT), ("content", "quality", IMAGENET))
 } | {
   "resnet50": Source(
     what="an ImageNet ResNet-50 of torchvision or timm",
     network=resnet,
-    card={**_NETWORK, "expert": "imagenet", **_IMAGENET, "licence": "that of the file it was converted from"},
-    probe=probe,
+    card={**_NETWORK, "expert": "imagenet", **IMAGENET, "licence": "that of the file it was converted from"},
+    probe=encoder_probe,
     spellings=((r"^encoder\.", ""),),
     # Old torchvision files lack the counters, timm and torchvision have a classifier.
     ignored=("num_batches_tracked", "fc.weight", "fc.bias"),

@@ -44,6 +44,11 @@ class Source(NamedTuple):
     return np.asarray(run(params, stats))[0]
 
 
+def encoder_probe(network, card):
+  """The features that an `Encoder` gives of an image of odd size."""
+  return network.encoder(unit_waves(67, 93, card))
+
+
 def waves(height, width):
   """[height, width, 3] float64 in [-1, 1]: an image that anyone can make again, for probes."""
   y, x = np.mgrid[:height, :width].astype(np.float64)

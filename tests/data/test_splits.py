@@ -166,36 +166,30 @@ LIQE = {
 
 @pytest.mark.parametrize("database", LIQE)
 def test_liqe_labels_as_published(database):
-  table = pd.DataFrame({"image_name": tables.read("liqe", database).index})
-  scenes, distortions, fine = liqe_labels.liqe_labels(table, database)
+  scenes, distortions = zip(*liqe_labels.image_labels(database).values(), strict=True)
   classes, cardinality = LIQE[database]
   assert np.bincount(distortions, minlength=11).tolist() == classes
-  assert np.bincount(scenes.sum(axis=1), minlength=4).tolist() == [0, *cardinality]
-  assert set(fine) <= set(liqe_labels.COARSE)
+  assert np.bincount(np.sum(scenes, axis=1), minlength=4).tolist() == [0, *cardinality]
 
 
-def test_fixed_liqe_labels():
-  live = pd.DataFrame({"image_name": ["fastfading/img1.bmp", "wn/img1.bmp"]})
-  known = tables.read("liqe", "live").index
-  live = live[live.image_name.isin(known)]
-  assert liqe_labels.liqe_labels(live, "live")[2] == ["white noise"] * len(live)
-  fixed = liqe_labels.liqe_labels(live, "live", "fixed")
-  assert fixed[2][0] == "fastfading"
-  assert liqe_labels.DISTORTIONS[fixed[1][0]] == "jpeg2000 compression"
-  kadid = pd.DataFrame({"image_name": [f"images/I01_{t}_01.png" for t in ("01", "05", "07", "08")]})
-  assert liqe_labels.liqe_labels(kadid, "kadid10k")[2] == [
-    "gaussian blur",
-    "shifting",
-    "oversaturation",
-    "desaturation",
-  ]
-  fixed = liqe_labels.liqe_labels(kadid, "kadid10k", "fixed")
-  assert fixed[2] == ["gaussian blur", "color shift", "desaturation", "oversaturation"]
-  assert [liqe_labels.DISTORTIONS[i] for i in fixed[1]] == ["blur", "color", "color", "color"]
+@pytest.mark.parametrize(("database", "image", "published", "fixed"), [
+  ("live", "fastfading/img1.bmp", "noise", "jpeg2000 compression"),
+  ("live", "wn/img1.bmp", "noise", "noise"),
+  ("kadid10k", "images/i01_01_01.png", "blur", "blur"),
+  ("kadid10k", "images/i01_05_01.png", "blur", "color"),
+  ("kadid10k", "images/i01_07_01.png", "color", "color"),
+])  # fmt: skip
+def test_fixed_liqe_labels(database, image, published, fixed):
+  as_published, corrected = (liqe_labels.image_labels(database, labels)[image] for labels in ("published", "fixed"))
+  assert [liqe_labels.DISTORTIONS[label] for _, label in (as_published, corrected)] == [published, fixed]
+  assert (as_published[0] == corrected[0]).all()
+
+
+def test_liqe_labels_that_there_are_not():
   with pytest.raises(UserError, match="'published' or 'fixed'"):
-    liqe_labels.liqe_labels(kadid, "kadid10k", "better")
+    liqe_labels.image_labels("kadid10k", "better")
   with pytest.raises(UserError, match="no scene and distortion labels"):
-    liqe_labels.liqe_labels(kadid, "tid2013")
+    liqe_labels.image_labels("tid2013")
 
 
 def test_impossible_splits_are_refused_before_data_are_opened():

@@ -14,8 +14,7 @@ from data_builders.prepare import prepare
 from jiqa import evaluate as evaluation
 from jiqa import train as loop
 from jiqa.data.source import Database, open_database
-from jiqa.data.splits import TEST, TRAIN, VALIDATION, assign
-from jiqa.data.splits.run import run_splits
+from jiqa.data.splits import TEST, TRAIN, VALIDATION, assign, run_splits
 from jiqa.errors import UserError
 from jiqa.inference.validation import Validation
 from jiqa.runtime.checkpoint import Checkpoints

@@ -61,7 +61,7 @@ def test_resizing_is_pillows_and_leaves_what_is_not_large_both_ways():
   np.testing.assert_array_equal(crops.adaptive_resize(image), np.asarray(resized))
   assert (
     crops.eval_crops(image, 224, 15, "pyiqa").tobytes()
-    == crops.windows(image, crops.corners(901, 1203, 224, 15, "pyiqa"), 224).tobytes()
+    == crops.cut(image, crops.corners(901, 1203, 224, 15, "pyiqa"), 224).tobytes()
   )
 
 

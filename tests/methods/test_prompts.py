@@ -11,9 +11,15 @@ from jiqa.errors import UserError
 from jiqa.methods.liqe import _tokenizer as tokenizer
 from jiqa.methods.liqe.liqe import _prompts as prompts
 
+# The published templates.
+JOINT = "a photo of a {scene} with {distortion} artifacts, which is of {quality} quality"
+QUALITY_SCENE = "a photo of a {scene}, which is of {quality} quality"
+QUALITY_DISTORTION = "a photo with {distortion} artifacts, which is of {quality} quality"
+QUALITY = "a photo with {quality} quality"
+
 
 def test_the_table_is_the_published_one():
-  table = prompts.encode(prompts.JOINT)
+  table = prompts.encode(JOINT)
   assert table.shape == (495, 24) and table.dtype == np.int32
   wide = np.zeros((495, 77), np.int32)
   wide[:, :24] = table
@@ -25,14 +31,14 @@ def test_the_table_is_the_published_one():
 
 
 def test_the_order_is_quality_scene_distortion():
-  texts = prompts.texts(prompts.JOINT)
+  texts = prompts.texts(JOINT)
   assert texts[3 * 99 + 7 * 11 + 4] == "a photo of a still_life with color artifacts, which is of good quality"
   assert texts[-1] == "a photo of a others with other artifacts, which is of perfect quality"
-  assert {template: prompts.shape(template) for template in (prompts.QUALITY_SCENE, prompts.QUALITY_DISTORTION)} == {
-    prompts.QUALITY_SCENE: (5, 9),
-    prompts.QUALITY_DISTORTION: (5, 11),
+  assert {template: prompts.shape(template) for template in (QUALITY_SCENE, QUALITY_DISTORTION)} == {
+    QUALITY_SCENE: (5, 9),
+    QUALITY_DISTORTION: (5, 11),
   }
-  assert [len(prompts.encode(t)) for t in (prompts.QUALITY_SCENE, prompts.QUALITY_DISTORTION, prompts.QUALITY)] == [
+  assert [len(prompts.encode(t)) for t in (QUALITY_SCENE, QUALITY_DISTORTION, QUALITY)] == [
     45, 55, 5,
   ]  # fmt: skip
 
@@ -73,7 +79,7 @@ def vocabulary():
 @pytest.mark.skipif(vocabulary() is None, reason="CLIP's vocabulary is not here: pip install open_clip_torch --no-deps")
 def test_the_tokenizer_gives_the_committed_table():
   encode = tokenizer.open_tokenizer(vocabulary())
-  for template in (prompts.JOINT, prompts.QUALITY_SCENE, prompts.QUALITY_DISTORTION, prompts.QUALITY):
+  for template in (JOINT, QUALITY_SCENE, QUALITY_DISTORTION, QUALITY):
     np.testing.assert_array_equal(prompts.encode(template, encode), prompts.encode(template))
   assert encode("Hello, world! It's 2026 é") == encode("hello ,  WORLD !it's 2026 &eacute;")
   assert prompts.encode("the {scene} looks {quality}", encode).shape[0] == 45

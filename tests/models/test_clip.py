@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jiqa.methods.liqe._prompts import JOINT, QUALITY, encode
+from jiqa.methods.liqe._prompts import encode
 from jiqa.models.clip import CLIP, normalise, share_prefixes, similarity, unit
 from jiqa.runtime.state import merge_module, split_module
 from jiqa.weights import clip as table
@@ -19,7 +19,7 @@ VISION = {"image": 24, "patch": 8, "width": 12, "depth": 2, "heads": 2}
 TEXT = {"vocabulary": 46, "context": 24, "width": 8, "depth": 2, "heads": 2}
 SIZES = {"vision": VISION, "embedding": 8, **TEXT, "logit_scale": 2.5}
 # LIQE's prompts with their token ids counted anew, as in the fixture.
-TOKENS = np.unique(encode(JOINT), return_inverse=True)[1].reshape(495, -1)
+TOKENS = np.unique(encode(table.JOINT), return_inverse=True)[1].reshape(495, -1)
 
 
 def abstract(**changes):
@@ -94,9 +94,9 @@ def shared_tokens(prompts):
 
 
 def test_beginnings_are_shared_where_that_saves_tokens():
-  prompts = share_prefixes(encode(JOINT))
+  prompts = share_prefixes(encode(table.JOINT))
   assert prompts.prefix.shape == (99, 21) and prompts.suffix.shape == (99, 5, 3) and shared_tokens(prompts) == 3564
-  for template in (JOINT, QUALITY):
+  for template in (table.JOINT, table.QUALITY):
     tokens = encode(template)
     for multiple in (1, 8):
       prompts = share_prefixes(tokens, multiple)

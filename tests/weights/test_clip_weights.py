@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from configs import liqe
 from jiqa.errors import UserError
-from jiqa.methods.liqe._prompts import JOINT, QUALITY
 from jiqa.weights import clip, convert, rename
 from jiqa.weights.store import flatten, load_weights
 from tests.models.test_clip import TEXT, VISION
@@ -67,7 +67,7 @@ def test_every_layout_gives_the_same_weights_and_they_come_back(layout, tmp_path
   safetensors.numpy.save_file(stored, tmp_path / "file.safetensors")
   card = convert.convert(name, tmp_path / "file.safetensors", tmp_path / "weights")
   assert card["tensors"] == len(RULES) == 62 and card["source"] == name
-  assert card.get("prompt") == (None if name == "clip-vit-b-32" else JOINT)
+  assert card.get("prompt") == (None if name == "clip-vit-b-32" else liqe.get_config().prompt)
   params, stats, _ = load_weights(tmp_path / "weights")
   kernel = flatten(params)["visual/transformer/resblocks[1]/attn/in_proj/kernel"]
   np.testing.assert_array_equal(kernel, tensors["visual.transformer.resblocks.1.attn.in_proj_weight"].T)
@@ -151,4 +151,4 @@ def test_the_state_of_a_run_comes_back_too(tmp_path):
 def test_the_card_says_which_prompts_the_weights_know(tmp_path):
   safetensors.numpy.save_file(checkpoint(), tmp_path / "liqe_koniq.safetensors")
   card = convert.convert("liqe-koniq", tmp_path / "liqe_koniq.safetensors", tmp_path / "weights")
-  assert card["prompt"] == QUALITY
+  assert card["prompt"] == liqe.QUALITY

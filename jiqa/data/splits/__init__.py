@@ -31,8 +31,7 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
   Args:
     table: DataFrame of n rows with the columns image_name, reference_name and split.
     name: the database, with or without variant: "koniq10k/512x384".
-    protocol: one of PROTOCOLS.
-    num_splits: how many assignments at most.
+    protocol, num_splits: see above.
     seed: int, for "official" and "folds".
     fractions: shares of train, validation and test for "folds".
     group: column of `table` that says which images share content; images where it is '' stand for themselves.
@@ -51,6 +50,20 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
   texts = tables.rows(protocol, name.partition("/")[0], table.image_name.tolist()).splits
   splits = np.array([["012-".index(part) for part in text] for text in texts], np.int8).T
   return np.where(splits == 3, np.int8(UNUSED), splits)[:num_splits]
+
+
+def run_splits(config, table, name, protocol):
+  """The splits of a database that a run's config means, by `assign`: [k, n] int8.
+
+  Without labels (config.split is -1) all of them, since training leaves out what any of them tests on; otherwise one. A
+  UserError where the protocol has no split of that number.
+  """
+  number, evaluation = config["split"], config["evaluation"]
+  options = {"num_splits": max(evaluation["splits"], number + 1), "fractions": tuple(evaluation["fractions"])}
+  splits = assign(table, name, protocol, seed=config["seed"], **options)
+  if number >= len(splits):
+    raise UserError(f"config.split is {number}, but protocol {protocol!r} of {name} has {len(splits)} split(s)")
+  return splits if number < 0 else splits[number : number + 1]
 
 
 def check_protocol(name, protocol, fractions=FRACTIONS):

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from jiqa.data.crops import cut
 from jiqa.data.decode import check_enlarged, resize
 from jiqa.distortions import resample
 from jiqa.models import layers
@@ -70,14 +71,11 @@ def spread(height, width, crop, count):
 
 
 def corners(height, width, crop, count, policy):
-  """Where the windows of a test image are: [n, 2] int, top and left.
+  """Where the windows of a test image, at least as large as one, are: [n, 2] int, top and left, n <= count.
 
-  Args:
-    height, width: of the image, at least `crop`.
-    crop: side of a window, pixels.
-    count: at least n; a grid with fewer windows gives all it has, where the published code fails.
-    policy: "official": every (N // count)-th of the N windows of the grid, row by row from the top left (as published,
-      the bottom is not reached); "pyiqa": the same on the grid of stride 32; "uniform": see `spread`.
+  A grid with fewer windows gives all it has, where the published code fails. The policy "official" takes every
+  (N // count)-th of the N windows of the grid, row by row from the top left (as published, the bottom is not reached);
+  "pyiqa" the same on the grid of stride 32; "uniform": see `spread`.
   """
   if policy == "uniform":
     return spread(height, width, crop, count)
@@ -94,7 +92,7 @@ def eval_crops(image, crop, count, policy, side=768):
   The image [h, w, 3] uint8 is brought to size first: "pyiqa" leaves large ones as they are. The rest as for `corners`.
   """
   image = _sized(image, crop, policy, side)
-  return windows(image, corners(*image.shape[:2], crop, count, policy), crop)
+  return cut(image, corners(*image.shape[:2], crop, count, policy), crop)
 
 
 def float_crops(images, crop, count, policy, side=768):
@@ -116,12 +114,7 @@ def train_crops(image, crop, count, policy, rng, side=768):
   stride = 1 if policy == "uniform" else stride_of(height, width, policy)
   shape = grid(height, width, crop, stride)
   index = rng.integers(shape[0] * shape[1], size=count)
-  return windows(image, np.stack(np.unravel_index(index, shape), -1) * stride, crop)
-
-
-def windows(image, corners, crop):
-  """[n, 2] top left corners to [n, crop, crop, 3] windows."""
-  return np.stack([image[top : top + crop, left : left + crop] for top, left in corners])
+  return cut(image, np.stack(np.unravel_index(index, shape), -1) * stride, crop)
 
 
 def _sized(image, crop, policy, side):

@@ -1,11 +1,9 @@
 """What LIQE learns besides quality: which scenes an image shows, and which distortion dominates it."""
 
-import functools
-
 import numpy as np
 
 from jiqa.data.splits import tables
-from jiqa.data.splits.liqe_labels import COARSE, DISTORTIONS, SCENES, liqe_labels
+from jiqa.data.splits.liqe_labels import COARSE, DISTORTIONS, SCENES, image_labels
 from jiqa.errors import UserError
 
 # What the photographs of the demo set show, in the words of the prompts; close-ups of textures and images of science
@@ -39,17 +37,7 @@ def task_labels(record, labels="published"):
       f"{database}: has no labels of scene and distortion; train on quality alone with a config.prompt without "
       "{scene} and {distortion}, such as configs/liqe.py:single"
     )
-  found = _published(database.partition("/")[0], labels)
-  if tables.key(image) not in found:
+  of_images = image_labels(database.partition("/")[0], labels)
+  if tables.key(image) not in of_images:
     raise UserError(f"{database}: LIQE published no labels of scene and distortion for the image {image}")
-  return found[tables.key(image)]
-
-
-@functools.cache
-def _published(database, labels):
-  """Labels of all images of a database by `tables.key`."""
-  keys = tables.read("liqe", database).index
-  import pandas as pd  # scoring does without
-
-  scenes, distortions, _ = liqe_labels(pd.DataFrame({"image_name": keys}), database, labels)
-  return {key: (row, int(label)) for key, row, label in zip(keys, scenes, distortions, strict=True)}
+  return of_images[tables.key(image)]

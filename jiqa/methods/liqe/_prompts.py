@@ -14,15 +14,10 @@ from jiqa.errors import UserError
 QUALITIES = ("bad", "poor", "fair", "good", "perfect")
 # What a template may ask for, in the order in which the answers are enumerated: the first is outermost.
 TASKS = {"quality": QUALITIES, "scene": SCENES, "distortion": DISTORTIONS}
-# The published templates.
-JOINT = "a photo of a {scene} with {distortion} artifacts, which is of {quality} quality"
-QUALITY_SCENE = "a photo of a {scene}, which is of {quality} quality"
-QUALITY_DISTORTION = "a photo with {distortion} artifacts, which is of {quality} quality"
-QUALITY = "a photo with {quality} quality"
 
 START, END = 49406, 49407
 CONTEXT = 77
-# CLIP's tokens of every word of these templates.
+# CLIP's tokens of every word of the published templates, see configs/liqe.py.
 WORDS = {
   "a": (320,), "photo": (1125,), "of": (539,), "with": (593,), "artifacts": (30249,), ",": (267,), "which": (1448,),
   "is": (533,), "quality": (3027,),
@@ -40,17 +35,17 @@ def tasks(template):
 
   A UserError where it has a placeholder that is no task, or none for the quality.
   """
-  found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-  if not {"quality"} <= found <= set(TASKS):
+  placeholders = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+  if not {"quality"} <= placeholders <= set(TASKS):
     raise UserError(
       f"config.prompt is {template!r}; it must hold {{quality}} and may hold {{scene}} and {{distortion}}, "
       "nothing else in braces"
     )
-  return tuple(task for task in TASKS if task in found)
+  return tuple(task for task in TASKS if task in placeholders)
 
 
 def shape(template):
-  """How many answers every task has, the axes of a table of prompts: (5, 9, 11) for JOINT."""
+  """How many answers every task has, the axes of a table of prompts: (5, 9, 11) for all three."""
   return tuple(len(TASKS[task]) for task in tasks(template))
 
 

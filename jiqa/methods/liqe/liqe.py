@@ -168,13 +168,12 @@ class LIQE(NetworkMethod):
   def answers(self, joint):
     """What a joint distribution [b, 5, 9, 11] float32 (without the tasks that the prompts leave out) says.
 
-    Returns:
-      dict: 'joint'; its marginals by task, 'quality' [b, 5] and so on; 'score' [b], the mean quality, from 1 to 5.
+    A dict: 'joint'; its marginals by task, 'quality' [b, 5] and so on; 'score' [b], the mean quality, from 1 to 5.
     """
     axes = range(1, joint.ndim)
-    found = {task: joint.sum([axis for axis in axes if axis != i]) for i, task in enumerate(self.tasks, 1)}
+    marginals = {task: joint.sum([axis for axis in axes if axis != i]) for i, task in enumerate(self.tasks, 1)}
     levels = jnp.arange(1.0, len(_prompts.QUALITIES) + 1)
-    return {**found, "joint": joint, "score": (found["quality"] * levels).sum(-1)}
+    return {**marginals, "joint": joint, "score": (marginals["quality"] * levels).sum(-1)}
 
 
 def accuracy(probabilities, present):

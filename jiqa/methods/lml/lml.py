@@ -15,6 +15,7 @@ from flax import nnx
 from scipy import stats
 
 from jiqa import losses
+from jiqa.data.crops import cut
 from jiqa.data.decode import check_enlarged, resize
 from jiqa.distortions import resample
 from jiqa.errors import UserError
@@ -25,8 +26,6 @@ from jiqa.models.vit import ViT
 from jiqa.runtime.state import new_state
 
 CHOICES = {"saliency": ("teacher", "random"), "teacher": ("average", "frozen"), "anchors": ("all", "salient")}
-# ImageNet's, with which the published encoders were trained.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def fitted(image, least, size=()):
@@ -55,7 +54,7 @@ def grouped_crops(image, count, side, rng, *, flip):
   """
   height, width = image.shape[:2]
   top, left = _corners(height, width, count, side, rng)
-  crops = np.stack([image[y : y + side, x : x + side] for y, x in zip(top, left, strict=True)])
+  crops = cut(image, zip(top, left, strict=True), side)
   if flip:
     mirrored = rng.random(count) < 0.5
     crops[mirrored] = crops[mirrored, :, ::-1]
@@ -130,7 +129,7 @@ class QualityNetwork(nnx.Module):
 
     Images are [b, s, s, 3] uint8, or floats in [0, 1].
     """
-    x = (layers.unit_pixels(images) - jnp.array(MEAN)) / jnp.array(STD)
+    x = (layers.unit_pixels(images) - jnp.array(layers.IMAGENET["mean"])) / jnp.array(layers.IMAGENET["std"])
     tokens, attention = self.encoder(x)
     feature = tokens[:, 0]
     feature = feature * jax.lax.rsqrt(jnp.square(feature).sum(-1, keepdims=True) + 1e-12)

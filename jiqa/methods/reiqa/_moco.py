@@ -39,12 +39,10 @@ class Network(nnx.Module):
 class MomentumContrast(NetworkMethod):
   """A contrastive method; subclasses say where the pairs are from (`preprocess_train`, `loss`, `pairs`).
 
-  Attributes:
-    losses: values of config.loss.
-    mean, std: what the encoder's pixels in [0, 1] are normalised by.
+  The encoder's pixels in [0, 1] are normalised by `mean` and `std`.
   """
 
-  losses = ("queue", "in_batch")
+  losses = ("queue", "in_batch")  # values of config.loss
   training_only, optional = ("params/head",), ("head",)  # the projector
   input = "RGB of any size, at full and at half scale, neither cropped nor brought to a common size"
   mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -92,11 +90,11 @@ class MomentumContrast(NetworkMethod):
       return self._in_batch_loss(params, state.stats, crops, labels)
     query, stats = self._embed(params, state.stats, crops[0])
     keys, key_stats = self._embed_keys(state, crops[1], key)
-    own = own_mask = None
+    group_negatives = group_mask = None
     if self.config.loss == "queue+chunk":
-      own = keys.reshape(labels.shape[0], -1, keys.shape[-1])
-      own_mask = (labels[:, :, None] != labels[:, None, :]).reshape(query.shape[0], -1)
-    options = {"temperature": self.config.temperature, "own": own, "own_mask": own_mask}
+      group_negatives = keys.reshape(labels.shape[0], -1, keys.shape[-1])
+      group_mask = (labels[:, :, None] != labels[:, None, :]).reshape(query.shape[0], -1)
+    options = {"group_negatives": group_negatives, "group_mask": group_mask, "temperature": self.config.temperature}
     loss = losses.info_nce(query, keys, state.extra["queue"], **options).mean()
     aux = {"keys": keys, "key_stats": key_stats}
     return loss, (stats, aux, {"positive_similarity": (query * keys).sum(-1).mean()})

@@ -32,19 +32,15 @@ class ReIQA(MomentumContrast):
     c, fixed = self.config, self.config.compat == "fixed"
     kinds, scales, known = tuple(c.kinds), tuple(c.scales), len(bank.names())
     least, most, parts = c.crop * max(scales), len(kinds) + 1, c.accumulate * len(scales)
+    different = len(set(kinds)) == len(kinds) and set(kinds) <= set(range(known))
+    too_few = f"config.versions is {c.versions}; {len(kinds)} kinds give at most {most} different versions"
     check(
       (c.compat in bank.COMPAT, f"config.compat is {c.compat!r}; expected one of {', '.join(bank.COMPAT)}"),
       (fixed or scales in ((1,), (1, 2)), f"config.scales is {scales}; compat 'official' knows (1,) and (1, 2)"),
       (c.window >= least, f"config.window is {c.window}; the largest scale needs {least} pixels"),
       (c.versions >= 2, f"config.versions is {c.versions}; expected at least 2"),
-      (
-        len(set(kinds)) == len(kinds) and set(kinds) <= set(range(known)),
-        f"config.kinds is {kinds}; expected different numbers in 0..{known - 1}",
-      ),
-      (
-        c.versions <= most,
-        f"config.versions is {c.versions}; {len(kinds)} kinds give at most {most} different versions",
-      ),
+      (different, f"config.kinds is {kinds}; expected different numbers in 0..{known - 1}"),
+      (c.versions <= most, too_few),
       (c.every_scale or fixed, "config.every_scale is False, which config.compat 'official' does not know"),
       (
         c.every_scale or c.batch_size % parts == 0,
@@ -101,9 +97,9 @@ class ReIQA(MomentumContrast):
       if config.compat == "official":
         pairs, versions = self._official_scale(keys, versions, batch["size"], scale, swapped)
       else:
-        keys, here, size = (_turn(x, turns, index) for x in (keys, versions, batch["size"]))
-        here = here if scale == 1 else resample.reduce(self.normalise(here), scale)
-        pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, here, size // scale)
+        keys, scaled, size = (_turn(x, turns, index) for x in (keys, versions, batch["size"]))
+        scaled = scaled if scale == 1 else resample.reduce(self.normalise(scaled), scale)
+        pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, scaled, size // scale)
         pairs = jax.vmap(half_swap, (0, None))(pairs, swapped)
       crops.append(self.normalise(pairs).astype(config.dtype))
     if turns is None:

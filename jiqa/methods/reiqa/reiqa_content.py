@@ -7,18 +7,19 @@ than the window is reduced to fit into it first.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
+from jiqa.data.decode import resize
 from jiqa.distortions import augment
 from jiqa.methods.base import check
 from jiqa.methods.reiqa._moco import MomentumContrast, converted
+from jiqa.models.layers import IMAGENET
 
 
 class ReIQAContent(MomentumContrast):
   """The content expert behind the contract of `methods/base.py`."""
 
   expert = "content"
-  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+  mean, std = IMAGENET["mean"], IMAGENET["std"]
   published = converted(expert)
   how_to_get = "jiqa convert reiqa-content content_aware_r50.pth weights/content"
 
@@ -32,8 +33,7 @@ class ReIQAContent(MomentumContrast):
     side = self.config.window
     shrink = side / max(image.shape[:2])
     if shrink < 1:
-      height, width = (max(round(n * shrink), 1) for n in image.shape[:2])
-      image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+      image = resize(image, *(max(round(n * shrink), 1) for n in image.shape[:2]), "BICUBIC")
     window = np.zeros((side, side, 3), np.uint8)
     window[: image.shape[0], : image.shape[1]] = image
     return {"image": window, "size": np.int32(image.shape[:2])}
