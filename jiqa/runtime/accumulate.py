@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 
 def split(batch, parts, mesh):
@@ -10,7 +9,7 @@ def split(batch, parts, mesh):
 
   def deal(x):
     dealt = x.reshape(mesh.size, parts, -1, *x.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *x.shape[1:])
-    return jax.lax.with_sharding_constraint(dealt, NamedSharding(mesh, PartitionSpec(None, "data")))
+    return jax.lax.with_sharding_constraint(dealt, jax.NamedSharding(mesh, jax.P(None, "data")))
 
   return jax.tree.map(deal, batch)
 

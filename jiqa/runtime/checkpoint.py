@@ -46,11 +46,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     A damaged checkpoint is passed over with a warning, and replaced when one is saved again; a UserError if none can be
     read, or what is saved has another structure than `like`.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     failures = {}
     for step in self.steps():
       try:
-        state = self._read(step, abstract)
+        state = self._read(step, like)
       except Exception as error:  # what a damaged file makes the readers raise has no common type
         failures[step] = error
         continue
@@ -71,12 +70,13 @@ class Checkpoints(contextlib.AbstractContextManager):
   def damage(self, step, like):
     """What is wrong with the checkpoint of a step, '' where it is whole; `like` as for `restore`."""
     try:
-      self._read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+      self._read(step, like)
     except Exception as error:  # as in `restore`
       return f"is damaged, or does not fit the configured model ({_brief(error)})"
     return ""
 
-  def _read(self, step, abstract):
+  def _read(self, step, like):
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
     restored = self._manager.restore(step, args=parts)
     saved, read = restored.digest, digest(restored.state)
@@ -113,12 +113,9 @@ class Checkpoints(contextlib.AbstractContextManager):
       yield
     except Exception as error:  # disks, buckets and the writers between them raise what they like
       self._manager.reload()
-      gone = jax.process_count() > 1 and any(word in str(error) for word in GONE)
-      cure = (
-        "Another process of the run is gone: start all of them again"
-        if gone
-        else "Make room or put right what the message says"
-      )
+      cure = "Make room or put right what the message says"
+      if jax.process_count() > 1 and any(word in str(error) for word in GONE):
+        cure = "Another process of the run is gone: start all of them again"
       raise UserError(
         f"{self.directory}: a checkpoint could not be written ({_brief(error)}). The last complete one is step "
         f"{self.latest_step()}. {cure}; the same command then goes on from there."

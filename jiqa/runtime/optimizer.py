@@ -131,29 +131,15 @@ def half_rounding():
   return optax.stateless(update)
 
 
-def slowed(factors):
-  """The last transformation of a chain: updates of what lies below each name, such as 'encoder', times its factor."""
-
-  def update(updates, params=None):
-    def scale(path, u):
-      return u * factors.get(path[0].key, 1.0)
-
-    return jax.tree_util.tree_map_with_path(scale, updates)
-
-  return optax.stateless(update)
-
-
 def build(config, steps, steps_per_epoch):
   """The gradient transformation, and the function from step to learning rate, of a run of so many steps.
 
+  A ValueError for a value that cannot be run, or that the schedule ignores.
+
   Args:
     config: config.optimizer: name, schedule, learning_rate, weight_decay, clip_norm (0: none), warmup_steps ('cosine'),
-      warmup_epochs and decay_epochs (step schedules), epoch_steps ('liqe'), and perhaps slower (dict from a part of the
-      network to the factor of its updates) and param_rounding ('fp16': see `half_rounding`). 'adamw_all' decays all
-      parameters, as torch's AdamW does.
-
-  Raises:
-    ValueError: on a value that cannot be run, or that the schedule ignores.
+      warmup_epochs and decay_epochs (step schedules), epoch_steps ('liqe') and perhaps param_rounding ('fp16': see
+      `half_rounding`). 'adamw_all' decays all parameters, as torch's AdamW does.
   """
   name, peak, decay, warmup = config.schedule, config.learning_rate, config.weight_decay, config.get("warmup_steps", 0)
   if name == "cosine":  # linear from peak / warmup to the peak, then half a cosine to 0 at the last step
@@ -181,8 +167,6 @@ def build(config, steps, steps_per_epoch):
     raise ValueError(f"config.optimizer.name is {config.name!r}; expected lars, sgd, adamw or adamw_all")
   if config.clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
-  if config.get("slower"):
-    tx = optax.chain(tx, slowed(dict(config.slower)))
   rounding = config.get("param_rounding", "")
   if rounding not in ("", "fp16"):
     raise ValueError(f"config.optimizer.param_rounding is {rounding!r}; expected fp16, or '' for none")

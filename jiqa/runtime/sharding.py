@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jiqa.errors import UserError
 
@@ -32,12 +32,12 @@ def make_mesh(devices=None):
 
 def batch_sharding(mesh):
   """Sharding of an array whose leading axis is the batch."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+  return NamedSharding(mesh, jax.P("data"))
 
 
 def replicated(mesh):
   """Sharding of an array that every device holds whole."""
-  return NamedSharding(mesh, PartitionSpec())
+  return NamedSharding(mesh, jax.P())
 
 
 def fsdp_sharding(shape, mesh):
@@ -46,7 +46,7 @@ def fsdp_sharding(shape, mesh):
   if np.prod(shape, dtype=np.int64) < SMALL or not axes:
     return replicated(mesh)
   axis = max(axes, key=lambda axis: shape[axis])
-  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+  return NamedSharding(mesh, jax.P(*[None] * axis, "data"))
 
 
 def state_sharding(state, mesh, how):

@@ -93,20 +93,16 @@ def read_config(path):
     if not isinstance(config, dict):
       raise ValueError(f"it holds a {type(config).__name__}")
   except (ValueError, RecursionError) as error:
-    raise UserError(
-      f"{path}: is damaged ({error}); put back a copy of it, or delete the run and start it in another --workdir"
-    ) from error
+    advice = "put back a copy of it, or delete the run and start it in another --workdir"
+    raise UserError(f"{path}: is damaged ({error}); {advice}") from error
   return config
 
 
 def check(config, workdir, free=(), defaults=()):
   """Raises a UserError, which names every change, for a workdir in which another config or other data have trained.
 
-  Args:
-    config: dict of plain values, as config.json holds them.
-    workdir: pathlib.Path.
-    free: keys that may differ besides FREE_KEYS, such as those that only predictions read.
-    defaults: dict from key to what was done before there was the key, for a config.json that lacks it.
+  `config` is a dict of plain values, as config.json holds them; keys in `free` may differ besides FREE_KEYS, such as
+  those that only predictions read; `defaults` says what was done before there was a key, for a file that lacks it.
   """
 
   def fixed(config):
@@ -124,7 +120,7 @@ def check(config, workdir, free=(), defaults=()):
 
 
 @contextlib.contextmanager
-def claim(folder, config, free=(), defaults=()):
+def claim(folder, config, defaults=()):
   """Keeps other runs out of a Workdir and records the config in it; yields the Lock.
 
   Raises a UserError, on all processes, if another run holds the workdir or `check` refuses it.
@@ -132,9 +128,9 @@ def claim(folder, config, free=(), defaults=()):
   lock = Lock(folder.remote)
 
   def take():
-    check(config, folder.local, free, defaults)  # first, so that nothing is written for a run that is refused
+    check(config, folder.local, defaults=defaults)  # first, so that nothing is written for a run that is refused
     stack.enter_context(lock)
-    check(config, folder.local, free, defaults)
+    check(config, folder.local, defaults=defaults)
     replace_text(folder.local / "config.json", json.dumps(config, indent=2) + "\n")
 
   with contextlib.ExitStack() as stack:

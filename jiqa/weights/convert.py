@@ -20,17 +20,15 @@ def source_of(name):
 
 
 def convert(name, path, out):
-  """Converts the checkpoint file of a source to a folder of weights; returns the card.
+  """Converts the checkpoint file of a source (None: that of an installed package) to a folder of weights.
 
-  A path of None is the file of an installed package, where the source knows one.
-  A file that is not what the name says is a UserError that lists missing and surplus tensors.
+  Returns the card. A file that is not what the name says is a UserError that lists missing and surplus tensors.
   """
   source = source_of(name)
   if path is None and source.installed is None:
     raise UserError(f"{name}: name the FILE to convert, {source.what}; no package brings it")
   path = pathlib.Path(path or source.installed())
-  word = next((word for word in source.not_named if word in path.name), None)
-  if word:
+  if word := next((word for word in source.not_named if word in path.name), None):
     raise UserError(
       f"{path}: its name says {word}, but {name} is {source.what}. The files hold the same tensors and "
       "cannot be told apart by them; rename the file if its name is wrong."

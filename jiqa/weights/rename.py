@@ -79,8 +79,7 @@ def to_ours(tensors, table, what):
   Returns (params, stats, counters): nested dicts of float32 arrays, and a dict from name to int. A UserError lists the
   names that are missing and surplus and the shapes that are wrong, or names a tensor that is not finite.
   """
-  problems = compare(tensors, table)
-  if problems:
+  if problems := compare(tensors, table):
     raise UserError(f"this is not {what}: {len(tensors)} tensors, expected {len(table)}\n{problems}")
   flat, counters = {}, {}
   for name, path, _ in table:
@@ -107,8 +106,7 @@ def to_theirs(params, stats, table, counters):
 
   flat = {plain(path): leaf for path, leaf in flatten({"params": params, "stats": stats}).items()}
   paths = {plain(tensor.ours) for tensor in table if tensor.ours}
-  problems = describe_misfit(sorted(paths - set(flat)), sorted(set(flat) - paths), [])
-  if problems:
+  if problems := describe_misfit(sorted(paths - set(flat)), sorted(set(flat) - paths), []):
     raise UserError(f"these weights have another layout than the table:\n{problems}")
   tensors = {}
   for name, path, _ in table:
@@ -205,7 +203,6 @@ def _torch(path):
   try:
     import torch
   except ImportError as error:
-    raise UserError(
-      f"{path}: a file of torch needs torch; pip install torch, or use .safetensors, which needs nothing"
-    ) from error
+    advice = "pip install torch, or use .safetensors, which needs nothing"
+    raise UserError(f"{path}: a file of torch needs torch; {advice}") from error
   return torch

@@ -104,8 +104,7 @@ def load_weights(directory):
   except (ValueError, LookupError, TypeError, OSError, RecursionError, safetensors.SafetensorError) as error:
     raise UserError(f"{directory}: cannot be read as weights ({error}); convert the checkpoint again") from error
   params, stats = tree.get("params", {}), tree.get("stats", {})
-  sha = checksum(params, stats)
-  if sha != expected:
+  if (sha := checksum(params, stats)) != expected:
     raise UserError(f"{directory / WEIGHTS}: checksum {sha}, but {CARD} says {expected}; convert the checkpoint again")
   check_finite(tree, directory / WEIGHTS)
   return params, stats, card
@@ -115,26 +114,24 @@ def check_finite(tree, path):
   """Raises a UserError, with the name of the first, where arrays of a tree hold NaN or infinity."""
   for name, leaf in flatten(tree).items():
     if not np.isfinite(leaf).all():
-      raise UserError(
-        f"{path}: {name} holds values that are not finite, with which nothing can be predicted; use others"
-      )
+      why = "holds values that are not finite, with which nothing can be predicted; use others"
+      raise UserError(f"{path}: {name} {why}")
 
 
-def adopt(own, loaded, *, optional=()):
+def adopt(fresh, loaded, *, optional=()):
   """A module's nested dict of arrays, those of `loaded` in place of its own.
 
   What begins with a path of `optional` may be missing from `loaded` and stays; any other path that is missing, surplus
   or of another shape is named in a UserError.
 
   Example:
-    >>> own = {"encoder": {"a": np.zeros(2)}, "head": {"b": np.zeros(1)}}
-    >>> adopt(own, {"encoder": {"a": np.ones(2)}}, optional=("head",))
+    >>> fresh = {"encoder": {"a": np.zeros(2)}, "head": {"b": np.zeros(1)}}
+    >>> adopt(fresh, {"encoder": {"a": np.ones(2)}}, optional=("head",))
     {'encoder': {'a': array([1., 1.])}, 'head': {'b': array([0.])}}
   """
-  ours, theirs = flatten(own), flatten(loaded)
+  ours, theirs = flatten(fresh), flatten(loaded)
   required = {path: leaf for path, leaf in ours.items() if path in theirs or not path.startswith(tuple(optional))}
-  problems = misfit(required, theirs)
-  if problems:
+  if problems := misfit(required, theirs):
     raise UserError(f"the weights do not fit this model: {problems}")
   return unflatten(ours | {path: np.asarray(leaf).astype(ours[path].dtype) for path, leaf in theirs.items()})
 
