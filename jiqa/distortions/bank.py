@@ -212,14 +212,10 @@ def _by_tiles(planes, source, kinds, levels, seeds, table, compat, tile=None):
 
 
 def cyclic_kinds(key, num_images, versions, allowed=26):
-  """Assigns kinds in turn: request t = i * versions + j gets pi[t mod K], with pi a random order of the K kinds.
+  """Assigns kinds in turn, [b, v] int32: request t = i * v + j gets pi[t mod K], with pi a random order of the K kinds.
 
-  An image's kinds are distinct when versions <= K, and any run of images uses every kind equally often, up to one.
-
-  Args:
-    key: typed PRNG key; a fresh one for every step.
-    num_images, versions: b and v of the result, [b, v] int32.
-    allowed: number of kinds, or a tuple of the kinds to use.
+  An image's kinds are distinct when v <= K, and any run of images uses every kind equally often, up to one. `key` is a
+  typed PRNG key, a fresh one for every step; `allowed` the number of kinds, or a tuple of the kinds to use.
   """
   allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(allowed)
   order = jax.random.permutation(key, jnp.asarray(allowed, jnp.int32))

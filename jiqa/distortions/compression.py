@@ -1,15 +1,9 @@
-"""What saves bits: JPEG, JPEG2000, few colours, few grey levels.
+"""What saves bits: JPEG, JPEG2000, few colours, few grey levels; docs/distortions.md says how near they are to others.
 
-JPEG is libjpeg's without the entropy coder, which loses nothing.
-
-JPEG2000 has its irreversible colour transform, five levels of the CDF 9/7 wavelet and the dead-zone quantiser with
-mid-point reconstruction (ITU-T T.800, annexes E to G); its rate control is approximated. The real coder truncates bit
-planes until the file fits; here one step serves all coefficients of an image, found by bisection so that the estimated
-code length, 3.7 sum log2(1 + |q|) bits, calibrated on photographs against OpenJPEG, meets the budget 24 h w / ratio.
-
-KADID-10k's generator calls MATLAB's rgb2ind and multithresh. Palettes are fitted by Lloyd's algorithm (1982) and grey
-levels by dynamic programming; both minimise the variance that those two minimise, and agree in kind, not colour by
-colour.
+JPEG is libjpeg's without the entropy coder, which loses nothing. JPEG2000 has its irreversible colour transform, five
+levels of the CDF 9/7 wavelet and the dead-zone quantiser with mid-point reconstruction (ITU-T T.800, annexes E to G).
+Its coder truncates bit planes until the file fits; here one step serves all coefficients of an image, by bisection: the
+estimated code length, 3.7 sum log2(1 + |q|) bits, meets the budget of 24 h w / ratio.
 """
 
 import functools
@@ -289,9 +283,9 @@ def otsu_thresholds(histogram, count, most):
     return start, start
 
   end = jnp.full(count.shape, histogram.shape[1])
-  _, found = jax.lax.scan(go_back, end, (jnp.arange(most), starts), reverse=True)
-  found = jnp.where(jnp.arange(most)[:, None] < count, found, jnp.take_along_axis(found, count[None] - 1, axis=0))
-  return jnp.maximum(found.T - 1, jnp.argmax(histogram > 0, axis=1)[:, None])
+  _, cuts = jax.lax.scan(go_back, end, (jnp.arange(most), starts), reverse=True)
+  cuts = jnp.where(jnp.arange(most)[:, None] < count, cuts, jnp.take_along_axis(cuts, count[None] - 1, axis=0))
+  return jnp.maximum(cuts.T - 1, jnp.argmax(histogram > 0, axis=1)[:, None])
 
 
 def quantization(planes, levels, seeds=None, compat="fixed", strengths=(20, 16, 13, 10, 7)):

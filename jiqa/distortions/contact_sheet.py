@@ -12,16 +12,9 @@ _GAP = 2
 
 
 def distort_file(image, out, kinds=(), level=None, *, bank=None, compat="fixed", seed=0, side=160):
-  """Writes an image distorted by one kind at one level; without a level, a contact sheet of the kinds.
+  """Writes an image [h, w, 3] uint8 distorted by one kind at one level; without a level, a contact sheet of the kinds.
 
-  Args:
-    image: [h, w, 3] uint8.
-    out: file to write; its ending chooses the format.
-    kinds: list of names or numbers of `banks.names(bank)`; empty: all.
-    level: 0 (weakest) to 4, or None.
-    bank, compat: see `banks.distort`; None: 'reiqa26'.
-    seed: of noise and places.
-    side: of a tile of the contact sheet, in pixels.
+  The options are those of `jiqa distort`; kinds, names or numbers, are all where none is given.
   """
   bank = bank or "reiqa26"
   kinds = banks.numbers([int(kind) if str(kind).isdigit() else kind for kind in kinds], bank).tolist()

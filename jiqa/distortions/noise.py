@@ -54,10 +54,9 @@ def denoise(planes, levels, seeds, compat="fixed", strengths=(0.001, 0.002, 0.00
 
 
 def wavelet_denoise(planes, levels, seeds, compat="fixed", strengths=(0.01, 0.03, 0.05, 0.1, 0.15)):
-  """White noise taken away by shrinking wavelets, in every channel for itself; strengths: its variance.
+  """White noise taken away in every channel by BayesShrink (Chang, Yu & Vetterli 2000, eq. 10-13), which knows it.
 
-  KADID-10k's generator denoises with MATLAB's DnCNN, whose weights are not at hand; here it is BayesShrink (Chang, Yu &
-  Vetterli 2000, eq. 10-13) on JPEG2000's 9/7 wavelet, which knows the variance of the noise.
+  strengths: its variance. The wavelet is JPEG2000's.
   """
   variance = by_level(strengths, levels)
   approximation, details = compression.decompose(jnp.clip(planes + _gaussian(planes, levels, seeds, strengths), 0, 1))

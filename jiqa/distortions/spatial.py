@@ -1,8 +1,4 @@
-"""Spatial: resizing down and up, pixelating, colour blocks, displaced patches and jitter.
-
-The published code cannot run on small images. Here a resize keeps at least one pixel, a colour block is cut to the
-image, and patches shrink to a third of the shorter side.
-"""
+"""Spatial: resizing down and up, pixelating, colour blocks, displaced patches and jitter; on small images, too."""
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +87,7 @@ def _displace(planes, offsets, axis):
 def jitter(planes, levels, seeds, compat="fixed", strengths=(0.05, 0.1, 0.2, 0.5, 1)):
   """Displaces every pixel at random, five times over; strengths: standard deviation in pixels, per axis and time.
 
-  Deviations from the published code, in both modes: the field's normals are sums of four bytes, cut at three pixels;
-  interpolation is Keys' cubic, first vertical and then horizontal, not a prefiltered cubic B-spline.
+  Normals are sums of four bytes, cut at three pixels; interpolation is Keys' cubic, first vertical, then horizontal.
   """
   _, h, _, w = planes.shape
   deviation = by_level(strengths, levels)[..., 0]

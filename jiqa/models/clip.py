@@ -2,9 +2,6 @@
 
 Attribute paths are those of OpenAI's checkpoints (`visual.transformer.resblocks.0.attn.in_proj`). Parameters, the
 residual stream, layer norms, softmax and the similarity are float32 whatever the dtype of the products.
-
-Prompts that begin alike are encoded together, see `share_prefixes`: attention is causal, so a common beginning needs to
-be computed once.
 """
 
 import math
@@ -184,14 +181,10 @@ class CLIP(nnx.Module):
     return project(self.ln_final(end), self.text_projection[...], self.dtype)
 
   def encode_prompts(self, prompts, place=lambda x: x):
-    """Encodes texts, every common beginning once; equal to `encode_text` up to rounding.
+    """Encodes `Prompts` to [p, embedding] float32, in the order of the texts; equal to `encode_text` up to rounding.
 
-    Args:
-      prompts: `Prompts`, from `share_prefixes`.
-      place: function of an array with a leading axis of groups; may say which device has which groups.
-
-    Returns:
-      [p, embedding] float32, in the order of the texts.
+    Every common beginning is computed once, which causal attention allows. `place`, a function of arrays with a leading
+    axis of groups, may say which device has which groups.
     """
     groups, members, s = prompts.suffix.shape
     length = jnp.asarray(prompts.length)
@@ -206,10 +199,10 @@ class CLIP(nnx.Module):
     *blocks, last = self.transformer.resblocks
     for block in blocks:
       query, key, value = block.query_key_value(prefix)
-      own_query, *own = block.query_key_value(suffix)
-      both = [_after(x, y, members) for x, y in zip((key, value), own, strict=True)]
+      suffix_query, *suffix_key_value = block.query_key_value(suffix)
+      both = [_after(x, y, members) for x, y in zip((key, value), suffix_key_value, strict=True)]
       prefix = block.finish(prefix, attend(query, key, value, block.heads, causal))
-      suffix = block.finish(suffix, attend(own_query, *both, block.heads, visible))
+      suffix = block.finish(suffix, attend(suffix_query, *both, block.heads, visible))
     # Of the last block only the last token of every text is wanted.
     both = [_after(x, y, members) for x, y in zip(last.key_value(prefix), last.key_value(suffix), strict=True)]
     end = suffix[:, -1:]
@@ -232,9 +225,9 @@ def _masks(l, length, members, s):
   """What a prefix [l, l] and what a suffix [g m, s, l + s] may look at; prefixes are padded at their end."""
   causal = jnp.tril(jnp.ones((l, l), bool))
   real = jnp.repeat(jnp.arange(l) < length[:, None], members, 0)
-  own = jnp.tril(jnp.ones((s, s), bool))
+  within = jnp.tril(jnp.ones((s, s), bool))
   shape = (real.shape[0], s)
-  visible = [jnp.broadcast_to(real[:, None], (*shape, l)), jnp.broadcast_to(own, (*shape, s))]
+  visible = [jnp.broadcast_to(real[:, None], (*shape, l)), jnp.broadcast_to(within, (*shape, s))]
   return causal, jnp.concatenate(visible, -1)
 
 
@@ -248,14 +241,11 @@ class Prompts(NamedTuple):
 
 
 def share_prefixes(tokens, multiple=1):
-  """Groups texts by a common beginning so that as few tokens as possible remain, each in as many tokens of its own.
+  """The `Prompts` with as few tokens as possible of texts, which all have as many tokens of their own.
 
   Args:
     tokens: [p, t] int, the highest id of a row is its last token, 0 after it; ValueError for fewer than two tokens.
     multiple: the number of groups is rounded up to a multiple of this (the number of devices) by repetition.
-
-  Returns:
-    `Prompts`.
 
   Example:
     >>> prompts = share_prefixes(np.array([[8, 1, 2, 5, 9], [8, 1, 2, 6, 9], [8, 3, 4, 9, 0]]))

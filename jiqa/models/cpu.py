@@ -133,10 +133,8 @@ def max_pool(x):
 
 
 def _max_pool_backward(x, gradient):
-  cpu, default = (
-    lambda x, gradient, form=form: jax.vjp(form, x)[1](gradient) for form in (_pool_by_pairs, _pool_by_windows)
-  )
-  return jax.lax.platform_dependent(x, gradient, cpu=cpu, default=default)
+  of = lambda form: lambda x, gradient: jax.vjp(form, x)[1](gradient)
+  return jax.lax.platform_dependent(x, gradient, cpu=of(_pool_by_pairs), default=of(_pool_by_windows))
 
 
 max_pool.defvjp(lambda x: (max_pool(x), x), _max_pool_backward)

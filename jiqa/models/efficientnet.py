@@ -79,18 +79,11 @@ class Stem(nnx.Module):
 
 
 def shift_kernel(kernel, shape, part):
-  """A kernel of stride 2 in a window that is one larger, at the place where TensorFlow lays it.
+  """A kernel [1, k, k, ...] of stride 2 where TensorFlow lays it in a larger window: [1 or b, k + 1, k + 1, ...].
 
   Windows begin (k - 1) / 2 before every second pixel. That is right for images of an odd side; those of an even side
-  are padded one less in front, so that the kernel lies one further.
-
-  Args:
-    kernel: [1, k, k, ...].
-    shape: height and width of the frame, the images' own where part is None.
-    part: `Part` or None.
-
-  Returns:
-    [1 or b, k + 1, k + 1, ...].
+  are padded one less in front, so that the kernel lies one further. `shape` is the frame's height and width, the
+  images' own where `part` is None.
   """
   for axis in (0, 1):
     pads = [[(0, 0)] * kernel.ndim for _ in (0, 1)]
@@ -117,15 +110,8 @@ def pad_windows(x, size, stride):
 def shifted_products(x, kernel, stride):
   """A depthwise convolution without padding, as the sum of products of the shifted image with the kernel's entries.
 
-  On CPUs that is 10 to 50 times as fast as XLA's grouped convolution, and so is its gradient in the same form.
-
-  Args:
-    x: [b, h, w, c].
-    kernel: [1 or b, s, s, c].
-    stride: 1 or 2.
-
-  Returns:
-    [b, (h - s) // stride + 1, (w - s) // stride + 1, c].
+  On CPUs that is 10 to 50 times as fast as XLA's grouped convolution, and so is its gradient in the same form. From
+  x [b, h, w, c] and kernel [1 or b, s, s, c] to [b, (h - s) // stride + 1, (w - s) // stride + 1, c].
   """
   size = kernel.shape[1]
   rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
@@ -140,24 +126,21 @@ def _shifts(x, size, stride, rows, columns):
       yield (i, j), x[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
 
 
-def _products_forward(x, kernel, stride):
-  return shifted_products(x, kernel, stride), (x, kernel)
-
-
 def _products_backward(stride, saved, gradient):
   x, kernel = saved
   size, (rows, columns) = kernel.shape[1], gradient.shape[1:3]
-  padding = [
-    (size - 1, side - stride * (n - 1) - 1, stride - 1) for side, n in zip(x.shape[1:3], (rows, columns), strict=True)
-  ]
-  spread = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
+  ends = (side - stride * (n - 1) - 1 for side, n in zip(x.shape[1:3], (rows, columns), strict=True))
+  padding = [(0, 0, 0), *((size - 1, end, stride - 1) for end in ends), (0, 0, 0)]
+  spread = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), padding)
   by_x = shifted_products(spread, kernel[:, ::-1, ::-1], 1)
   axes = (0, 1, 2) if kernel.shape[0] == 1 else (1, 2)
   sums = [(image * gradient).sum(axes) for _, image in _shifts(x, size, stride, rows, columns)]
   return by_x, jnp.moveaxis(jnp.stack(sums).reshape(size, size, -1, x.shape[-1]), 2, 0).astype(kernel.dtype)
 
 
-shifted_products.defvjp(_products_forward, _products_backward)
+shifted_products.defvjp(
+  lambda x, kernel, stride: (shifted_products(x, kernel, stride), (x, kernel)), _products_backward
+)
 
 
 class Block(nnx.Module):

@@ -1,6 +1,6 @@
 """What an encoder is, and the one that a config names: images of any size in, one row of features an image out."""
 
-import importlib
+import pkgutil
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -73,10 +73,9 @@ def build_encoder(config, *, rngs):
 
 def _class(name):
   path = ENCODERS.get(name, str(name))
-  module, _, attribute = path.partition(":")
-  if not attribute:
+  if ":" not in path:
     raise ValueError(f'config.encoder is {name!r}; expected one of {", ".join(ENCODERS)}, or "package.module:Class"')
   try:
-    return getattr(importlib.import_module(module), attribute)
+    return pkgutil.resolve_name(path)
   except (ImportError, AttributeError) as error:
     raise ValueError(f"config.encoder is {name!r}, which cannot be imported ({error})") from error

@@ -43,8 +43,8 @@ class DecoderLayer(nnx.Module):
 
   def __call__(self, x, memory):
     """x [b, q, d] float32, memory [b, t, d]; returns [b, q, d] float32."""
-    own = self.norm1(x)
-    x = x + self.self_attn(own, own)
+    normed = self.norm1(x)
+    x = x + self.self_attn(normed, normed)
     x = x + self.multihead_attn(self.norm2(x), memory)
     return x + self.linear2(gelu(self.linear1(self.norm3(x))))
 

@@ -17,12 +17,11 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def normalised_product(x, kernel, scale, bias, epsilon):
-  """The product normalised by its mean and variance over the whole (sharded) batch.
+  """The product x @ kernel, normalised by its mean and variance over the whole (sharded) batch.
 
   Args:
     x: [b, h, w, n], bfloat16 or float32.
-    kernel: [n, c] float32.
-    scale, bias: [c] float32.
+    kernel, scale, bias: [n, c], [c], [c] float32.
     epsilon: added to the variance.
 
   Returns:

@@ -44,8 +44,7 @@ class Block(nnx.Module):
     self.norm1, self.norm2 = LayerNorm(width, 1e-6), LayerNorm(width, 1e-6)
     self.attn = nnx.Dict(qkv=linear(width, 3 * width), proj=linear(width, width))
     self.mlp = nnx.Dict(fc1=linear(width, 4 * width), fc2=linear(4 * width, width))
-    self.gamma_1 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
-    self.gamma_2 = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
+    self.gamma_1, self.gamma_2 = (nnx.Param(jnp.full(width, layer_scale, jnp.float32)) for _ in range(2))
     self.heads = heads
 
   def __call__(self, x, mask=None):
@@ -75,9 +74,8 @@ class ViT(nnx.Module):
   def __call__(self, x):
     """Encodes images [b, image, image, 3] float32, normalised as the weights expect; ValueError for other sizes.
 
-    Returns:
-      (tokens [b, 1 + t, width] float32, class token first, then patches in rows; attention [b, heads, t] float32: what
-      the class token looks at in the last block, itself left out).
+    To (tokens [b, 1 + t, width] float32, class token first, then patches in rows; attention [b, heads, t] float32: what
+    the class token looks at in the last block, itself left out).
     """
     if x.shape[1:] != (self.image, self.image, 3):
       raise ValueError(f"images are {x.shape[1:]}; this encoder takes ({self.image}, {self.image}, 3)")
