@@ -22,11 +22,8 @@ from jiqa.weights.store import checksum
 def verify(run, data_dir=None):
   """Checks the folder of a run: yields (what, problem) part by part, problem '' where it is as it should be.
 
-  Args:
-    run: folder of a run that is on this machine.
-    data_dir: where its databases lie; None: as its config says.
-
-  A UserError where there is no run, or its config cannot be read: then nothing else can be checked.
+  Its databases lie in `data_dir`; None: where its config says. A UserError where there is no run, or its config cannot
+  be read: then nothing else can be checked.
   """
   run = pathlib.Path(run)
   if not (run / "config.json").is_file():
@@ -52,9 +49,9 @@ def _problem(check, *args):
 
 
 def _check_data(config, name, expected, data_dir):
-  found = open_database(name, data_dir or config["data_dir"] or None, config.get("score", "mos")).metadata
-  if found["labels_sha256"] != expected:
-    return f"its labels have checksum {found['labels_sha256']}, the run used {expected}: prepare the same release"
+  metadata = open_database(name, data_dir or config["data_dir"] or None, config.get("score", "mos")).metadata
+  if metadata["labels_sha256"] != expected:
+    return f"its labels have checksum {metadata['labels_sha256']}, the run used {expected}: prepare the same release"
 
 
 def _check_lines(path):
@@ -104,5 +101,5 @@ def _check_results(run):
   params, stats, card = read_weights(run)
   if card["step"] != step:
     return f"is of step {step}, the checkpoint that predicts is of step {card['step']}: run launch.py --mode=evaluate"
-  if (found := checksum(*jax.tree.map(np.asarray, (params, stats)))) != expected:
-    return f"is of weights {expected}, those of step {step} are {found}: run launch.py --mode=evaluate again"
+  if (actual := checksum(*jax.tree.map(np.asarray, (params, stats)))) != expected:
+    return f"is of weights {expected}, those of step {step} are {actual}: run launch.py --mode=evaluate again"

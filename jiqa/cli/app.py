@@ -36,10 +36,3 @@ def _print_version(asked):
 @app.callback()
 def root(version: bool = Option(False, "--version", callback=_print_version, is_eager=True, help="print it")):
   """No-reference image quality assessment in JAX."""
-
-
-def before_jax():
-  """What a subcommand calls before it imports jax."""
-  from jiqa.inference import startup
-
-  startup.prepare()

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from jiqa.cli.app import DataDir, Device, app, before_jax
+from jiqa.cli.app import DataDir, Device, app
+from jiqa.inference import startup
 
 
 @app.command()
@@ -66,7 +67,7 @@ def distort(
   device: Device = None,
 ):
   """Distorts an image, or draws a contact sheet: jiqa distort photo.jpg --kind=jpeg --level=3 --out=distorted.png"""
-  before_jax()
+  startup.prepare()
   from jiqa.distortions import contact_sheet
   from jiqa.inference.inputs import Item, load
 

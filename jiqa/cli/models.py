@@ -5,8 +5,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from jiqa.cli.app import DataDir, Device, HeadFile, Model, Weights, app, before_jax
+from jiqa.cli.app import DataDir, Device, HeadFile, Model, Weights, app
 from jiqa.errors import UserError
+from jiqa.inference import startup
 
 
 @app.command()
@@ -78,7 +79,7 @@ def fit_head(
   """Fits a head to your own ratings: jiqa fit --images=photos --scores=mos.csv --group=scene --out=head.safetensors"""
   import shlex
 
-  before_jax()
+  startup.prepare()
   from jiqa.inference.fit import fit, print_results
   from jiqa.inference.metric import Metric, load_models
 
@@ -105,7 +106,7 @@ def export_weights(
   """Makes a run small enough to give away, with what it is worth: jiqa export-weights RUN OUT --head=biq2021"""
   import json
 
-  before_jax()
+  startup.prepare()
   from jiqa.inference.package import package
 
   written = package(run, out, database=head, dtype=dtype, data_dir=data_dir, recipe=recipe, licence=licence, notes=note)

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from jiqa.cli.app import DataDir, Name, app, before_jax
+from jiqa.cli.app import DataDir, Name, app
+from jiqa.inference import startup
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -32,12 +33,9 @@ def plan(
 
 
 @app.command()
-def verify(
-  run: Annotated[str, Argument(help="the --workdir of a run")],
-  data_dir: DataDir = None,
-):
+def verify(run: Annotated[str, Argument(help="the --workdir of a run")], data_dir: DataDir = None):
   """Checks what a run has left: config, data, checkpoints, log, heads, results: jiqa verify runs/reiqa"""
-  before_jax()
+  startup.prepare()
   from jiqa.verify import verify as check
 
   wrong = 0

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from jiqa.cli.app import Device, HeadFile, Model, Weights, app, before_jax
+from jiqa.cli.app import Device, HeadFile, Model, Weights, app
+from jiqa.inference import startup
 
 
 @app.command()
@@ -27,14 +28,12 @@ def score(
 
   Exit code 3 where an image could not be read: its row has an error and no score.
   """
-  before_jax()
+  startup.prepare()
   from jiqa.inference.command import score_files
 
   kept = keep.split(",") if keep else []
   options = {"out": out, "overwrite": overwrite, "shard": shard, "frames_per_second": fps, "sandbox": sandbox}
-  code = score_files(paths, model, weights or None, head, keep=kept, **options)
-  if code:
-    raise typer.Exit(code)
+  raise typer.Exit(score_files(paths, model, weights or None, head, keep=kept, **options))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -51,14 +50,12 @@ def score_shards(
 
   Exit code 3 where an image could not be read: its row has an error and no score.
   """
-  before_jax()
+  startup.prepare()
   from jiqa.beam import score_shards as score
 
   kept, pipeline_options = keep.split(",") if keep else [], [word for word in paths if word.startswith("--")]
   options = {"model": model, "weights": tuple(weights) or None, "head": head, "keep": kept, "overwrite": overwrite}
-  code = score([word for word in paths if word not in pipeline_options], out, pipeline_options, **options)
-  if code:
-    raise typer.Exit(code)
+  raise typer.Exit(score([word for word in paths if word not in pipeline_options], out, pipeline_options, **options))
 
 
 @app.command()
@@ -85,7 +82,7 @@ def features(
 
   Exit code 3 where an image could not be read: it has no row.
   """
-  before_jax()
+  startup.prepare()
   from jiqa.inference.command import UNREADABLE
   from jiqa.inference.features import write_features
   from jiqa.inference.metric import load
@@ -131,6 +128,6 @@ def serve(
   """Scores images in the browser: jiqa serve --weights=runs/mine --port=8000"""
   from jiqa.serve.command import serve as run
 
-  sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels, "queue": queue}
-  sizes["deadline"] = deadline
+  sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels}
+  sizes |= {"queue": queue, "deadline": deadline}
   run(model, weights or None, head, host=host, port=port, sizes=sizes, token=token, access_log=access_log)

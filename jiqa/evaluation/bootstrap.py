@@ -51,9 +51,7 @@ def interval(prediction, target, *, groups=None, measures=("srcc", "plcc"), resa
     return {measure: Interval(value, value, value) for measure, value in values.items()}
   units = _units(groups, len(prediction))
   if len(units) > MOST:
-    return {
-      measure: _jackknife(measure, value, prediction, target, units, level, seed) for measure, value in values.items()
-    }
+    return {key: _jackknife(key, value, prediction, target, units, level, seed) for key, value in values.items()}
   draws, count = resample(prediction, target, units, measures, resamples, seed), int(units.max()) + 1
   block = np.random.default_rng(seed).permutation(count) % min(count, JACKKNIFE_BLOCKS)
   without = (block != np.arange(block.max() + 1)[:, None]).astype(np.uint16)

@@ -28,24 +28,23 @@ def evaluate(
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     if cross:
-      found = study.cross_database(scores[0], mos, cross, scores=methods, name=name)
+      results = study.cross_database(scores[0], mos, cross, scores=methods, name=name)
     else:
-      found = study.compare_table(
-        scores, mos, scores=methods, group=group, labels=by, split=split, name=name, **options
-      )
+      options |= {"scores": methods, "group": group, "labels": by, "split": split, "name": name}
+      results = study.compare_table(scores, mos, **options)
   notes = correlation.reasons(caught)
-  for name, method in found["methods"].items():
+  for name, method in results["methods"].items():
     if (srcc := method["value"].get("srcc", 0)) < 0:
       notes.append(f"{name} falls as the human scores rise (SRCC {srcc:.3f}): is its direction right?")
   for text in notes:
     print(f"jiqa: warning: {text}", file=sys.stderr)
-  unit = unit or ("MOS" if found["column"].lower() == "mos" else found["column"])
+  unit = unit or ("MOS" if results["column"].lower() == "mos" else results["column"])
   title = title or f"Evaluation of {', '.join(pathlib.Path(file).name for file in scores)}"
   files = [path for path in (*scores, mos, group) if path and os.path.isfile(path)]
   extra = {"checksums": {str(path): report.checksum(path) for path in files}}
   command = shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
-  page = report.write(out, found, title=title, command=command, unit=unit, warnings=notes, extra=extra)
-  _print_results(title, found)
+  page = report.write(out, results, title=title, command=command, unit=unit, warnings=notes, extra=extra)
+  _print_results(title, results)
   print(f"report: {page}")
 
 
@@ -99,13 +98,13 @@ def _networks(result):
 
 def gmad(score_files, out, **options):
   """Runs a competition, see `jiqa.evaluation.gmad.run`, and prints the ranking where there are answers."""
-  found = run_competition(score_files, out, **options)
-  print(f"{len(found['pairs'].low)} pairs of {len(found['methods'])} methods: {pathlib.Path(out) / 'pairs.csv'}")
+  results = run_competition(score_files, out, **options)
+  print(f"{len(results['pairs'].low)} pairs of {len(results['methods'])} methods: {pathlib.Path(out) / 'pairs.csv'}")
   if options.get("images"):
     print(f"to be answered in a browser: {pathlib.Path(out) / 'index.html'}")
-  if "resistance_rank" in found:
-    ranks = found["resistance_rank"], found["aggressiveness_rank"]
-    rows = [[found["methods"][i], *(f"{rank[i]:.3f}" for rank in ranks)] for i in np.argsort(-ranks[0])]
+  if "resistance_rank" in results:
+    ranks = results["resistance_rank"], results["aggressiveness_rank"]
+    rows = [[results["methods"][i], *(f"{rank[i]:.3f}" for rank in ranks)] for i in np.argsort(-ranks[0])]
     kind = "answers of the proxy" if options.get("proxy") else "answers"
     _print(f"gMAD ranking by the {kind}, higher is better", ["method", "resistance", "aggressiveness"], rows)
 
@@ -122,28 +121,28 @@ def realign(scores, *, score, mos, database, fitted=None, name=None, out):
   may_fit = None if fitted is None else np.char.lower(tables.words(table, fitted, scores)) != "test"
   if may_fit is not None and may_fit.all():
     raise UserError(f"{scores}: column {fitted!r} holds no 'test'")
-  found = realignment.realign(tables.numbers(table, score, scores), raw, of, may_fit)
-  columns = (names, of, raw, found["realigned"], found["linear"])
+  realigned = realignment.realign(tables.numbers(table, score, scores), raw, of, may_fit)
+  columns = (names, of, raw, realigned["realigned"], realigned["linear"])
   head = ("image_name", "database", "mos", "realigned_mos", "linear_mos")
   outputs.write_csv(out, [head, *zip(*(values.tolist() for values in columns), strict=True)])
-  rows = [[kind, f"{m['srcc']:.4f}", f"{m['plcc']:.4f}"] for kind, m in found["pooled"].items()]
+  rows = [[kind, f"{m['srcc']:.4f}", f"{m['plcc']:.4f}"] for kind, m in realigned["pooled"].items()]
   where = "all images (the curves were fitted to them)" if fitted is None else "the test images"
   _print(f"Model against human scores, pooled over the databases, {where}", ["human scores", "SRCC", "PLCC"], rows)
-  for name, curve in found["curves"].items():
+  for name, curve in realigned["curves"].items():
     if not curve.converged:
       print(f"jiqa: warning: database {name}: {curve.message}", file=sys.stderr)
   print(f"realigned labels: {out}")
 
 
-def _print_results(title, found):
-  if "cross_database" in found:
-    section = report.cross_database(found["cross_database"])
+def _print_results(title, results):
+  if "cross_database" in results:
+    section = report.cross_database(results["cross_database"])
     return _print(f"{title}: SRCC inside every database", section["head"], section["rows"])
   rows = [
     [name, *(f"{m['value'][k]:.4f}" for k in report.NAMES), "[{:.4f}, {:.4f}]".format(*m["interval"]["srcc"])]
-    for name, m in found["methods"].items()
+    for name, m in results["methods"].items()
   ]
-  level = f"SRCC {found['settings']['level']:.0%} interval"
+  level = f"SRCC {results['settings']['level']:.0%} interval"
   _print(title, ["method", *report.NAMES.values(), level], rows)
 
 

@@ -176,9 +176,8 @@ def run(
   `images` also `index.html`, `images/` and `sheets/`, with answers (of people, or by a `proxy`) `aggressiveness`,
   `resistance` and `ranking`.
 
-  Returns:
-    dict with `methods`, `pairs` (`Pairs`), and with answers `aggressiveness`, `resistance` [j, j] and
-    `aggressiveness_rank`, `resistance_rank` [j].
+  Returns a dict with `methods`, `pairs` (`Pairs`), and with answers `aggressiveness`, `resistance` [j, j] and
+  `aggressiveness_rank`, `resistance_rank` [j].
   """
   if answers and proxy:
     raise UserError("give the answers of people or a proxy, not both")
@@ -205,14 +204,14 @@ def run(
   outputs.write_csv(out / "pairs.csv", [["pair", *Pairs._fields], *rows])
   if images is not None:
     _write_images(out, pathlib.Path(images), pairs, names, methods)
-  found = {"methods": methods, "pairs": pairs}
+  results = {"methods": methods, "pairs": pairs}
   if answers:
-    found |= _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
+    results |= _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
   elif proxy:
     table, column = tables.join(table, score_files[0], proxy, "mos", name)
     quality = tables.numbers(table, column, score_files[0])
-    found |= _outcome(out, pairs, proxy_preferences(pairs, quality), methods)
-  return found
+    results |= _outcome(out, pairs, proxy_preferences(pairs, quality), methods)
+  return results
 
 
 def _write_images(out, folder, pairs, names, methods):

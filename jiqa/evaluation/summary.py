@@ -16,16 +16,14 @@ def summarise(paths, min_score=None):
   """Counts, mean, quantiles and a histogram of scores, read twice and in parts.
 
   Args:
-    paths: files that `jiqa score` has written, .csv or .parquet, or folders of them; or of a store of fsspec.
+    paths: files that `jiqa score` has written, .csv or .parquet, or folders of them; or of a store of fsspec. A
+      UserError where there is nothing, or something else, or no row with a score.
     min_score: float or None.
 
   Returns:
     dict: 'rows', 'errors' (rows without a score), 'mean', 'std', 'min', 'max', 'quantiles' (dict from probability to
     score, within a hundred thousandth of the range), 'histogram' ('edges' [21], 'counts' [20]) and, with `min_score`,
     'kept', the rows that reach it.
-
-  Raises:
-    UserError: nothing is there, or something else than scores, or no row has a score.
   """
   rows, count, kept, total, squares, low, high = 0, 0, 0, 0.0, 0.0, np.inf, -np.inf
   for scores in _scores(paths):
@@ -40,10 +38,12 @@ def summarise(paths, min_score=None):
   fine = sum(np.histogram(scores, edges)[0] for scores in _scores(paths))
   below = np.concatenate([[0], np.cumsum(fine)]) / count
   mean = total / count
-  found = {"rows": rows, "errors": rows - count, "mean": mean, "std": max(squares / count - mean**2, 0) ** 0.5}
-  found |= {"min": low, "max": high, "quantiles": {q: np.interp(q, below, edges) for q in QUANTILES}}
-  found["histogram"] = {"edges": edges[:: FINE // COARSE], "counts": fine.reshape(COARSE, -1).sum(1)}
-  return found | ({} if min_score is None else {"min_score": min_score, "kept": kept})
+  return {
+    "rows": rows, "errors": rows - count, "mean": mean, "std": max(squares / count - mean**2, 0) ** 0.5,
+    "min": low, "max": high, "quantiles": {q: np.interp(q, below, edges) for q in QUANTILES},
+    "histogram": {"edges": edges[:: FINE // COARSE], "counts": fine.reshape(COARSE, -1).sum(1)},
+    **({} if min_score is None else {"min_score": min_score, "kept": kept}),
+  }  # fmt: skip
 
 
 def _scores(paths):
@@ -72,15 +72,15 @@ def _scores(paths):
 
 def print_summary(paths, min_score=None, out=None):
   """`jiqa summary`: prints what `summarise` finds, and writes it as JSON."""
-  found = summarise(paths, min_score)
-  print(f"{found['rows']:,} rows, {found['errors']:,} of them without a score")
-  print("mean {mean:.4g}, deviation {std:.4g}, from {min:.4g} to {max:.4g}".format_map(found))
-  print("quantiles " + ", ".join(f"{q:g}: {score:.4g}" for q, score in found["quantiles"].items()))
-  edges, counts = found["histogram"].values()
+  summary = summarise(paths, min_score)
+  print(f"{summary['rows']:,} rows, {summary['errors']:,} of them without a score")
+  print("mean {mean:.4g}, deviation {std:.4g}, from {min:.4g} to {max:.4g}".format_map(summary))
+  print("quantiles " + ", ".join(f"{q:g}: {score:.4g}" for q, score in summary["quantiles"].items()))
+  edges, counts = summary["histogram"].values()
   width = max(shutil.get_terminal_size().columns - 35, 10)
   for low, high, count in zip(edges, edges[1:], counts, strict=False):
     print(f"{low:10.4g} to {high:8.4g} {count:11,d} {'#' * round(width * count / counts.max())}")
   if min_score is not None:
-    print(f"{found['kept']:,} rows ({found['kept'] / found['rows']:.1%}) have a score of {min_score:g} or more")
+    print(f"{summary['kept']:,} rows ({summary['kept'] / summary['rows']:.1%}) have a score of {min_score:g} or more")
   if out:
-    write_bytes(out, (json.dumps(plain(found), indent=1) + "\n").encode())
+    write_bytes(out, (json.dumps(plain(summary), indent=1) + "\n").encode())

@@ -32,16 +32,15 @@ def read(path, name=None):
   if not len(table):
     raise UserError(f"{path}: the table has no rows")
   table = table.rename(columns=str)
-  if len(table.columns) == 1 and (found := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
+  if len(table.columns) == 1 and (separator := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
     raise UserError(
-      f"{path}: its columns are separated by {found!r}; expected commas: save the table as such a CSV file"
+      f"{path}: its columns are separated by {separator!r}; expected commas: save the table as such a CSV file"
     )
   column = next((known for known in (name, *NAMES) if known in table), NAME)
   if column != NAME:
     table = table.drop(columns=NAME, errors="ignore").rename(columns={column: NAME})
   if {NAME, *SCORED} <= set(table):
-    missing = int(table["score"].isna().sum())
-    if missing:
+    if missing := int(table["score"].isna().sum()):
       print(f"jiqa: {path}: {missing} of {len(table)} rows have an error and no score; left out", file=sys.stderr)
     table = table[table["score"].notna()].assign(**{NAME: lambda rows: rows[NAME].map(not_plain_text)})
   return table
@@ -92,12 +91,12 @@ def pool(table, files, used, columns=(), name=None):
   scores = {}
   for file in files:
     rows = table if file is files[0] else matched(read(file, name), file, by_name(table, files[0]).index, files[0])
-    found = methods(rows, file, used, columns)
-    if list(found) == ["score"] and len(files) > 1:
-      found = {pathlib.Path(file).stem: found["score"]}
-    if twice := sorted(set(found) & set(scores)):
+    by_method = methods(rows, file, used, columns)
+    if list(by_method) == ["score"] and len(files) > 1:
+      by_method = {pathlib.Path(file).stem: by_method["score"]}
+    if twice := sorted(set(by_method) & set(scores)):
       raise UserError(f"{file}: the method {twice[0]!r} has been read already; rename it")
-    scores |= found
+    scores |= by_method
   return scores
 
 
