@@ -182,13 +182,9 @@ def write_report(config, database, results, workdir):
     warnings.simplefilter("always")
     comparison = study.compare(predictions, mos, names=names, groups=groups, labels=present, seed=config.seed)
   report.write(
-    workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""),
-    comparison,
-    title=f"{config.method} on {name}: {database.label}",
-    command=command(),
-    unit=unit,
-    warnings=correlation.reasons(caught),
-  )
+    workdir / "report" / (stem if len(config.evaluation.databases) > 1 else ""), comparison, command=command(),
+    title=f"{config.method} on {name}: {database.label}", unit=unit, warnings=correlation.reasons(caught),
+  )  # fmt: skip
 
 
 def command():
