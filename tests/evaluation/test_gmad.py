@@ -189,7 +189,7 @@ def test_a_pair_is_judged_in_a_browser(pool, browser, width):
     PIL.Image.open(image).resize((1000, 800)).save(image)
   # Other pairs at every width: the browser keeps what was answered.
   gmad.run([pool / "first.csv", pool / "second.csv"], pool / "out", images=pool / "pool", top=1 + (width == 400))
-  shown = lambda: texts(browser, "figcaption")  # noqa: E731
+  shown = lambda: texts(browser, "figcaption")
   shape = "return [...document.querySelectorAll('.view img')].map(image => image.width)"
   places = "return [...document.querySelectorAll('.view')].map(view => [view.scrollLeft, view.scrollTop])"
   with screen(browser, width, touch=width == 400):
