@@ -29,25 +29,28 @@ KINDS = (
   "darken",
   "brighten",
 )
+AS_IT_IS = "as it is"
 TILE = 240
 
 
 def photographs():
   """dict from name to [384, 384, 3] uint8; all in the public domain."""
   images = {"astronaut": data.astronaut(), "chelsea": data.chelsea(), "coffee": data.coffee(), "rocket": data.rocket()}
-  found = {}
+  return {name: square(image) for name, image in images.items()}
+
+
+def square(image):
+  """The middle of an image [h, w, 3] uint8, [384, 384, 3]."""
+  side = min(image.shape[:2])
+  top, left = ((n - side) // 2 for n in image.shape[:2])
+  middle = Image.fromarray(image[top : top + side, left : left + side])
+  return np.asarray(middle.resize((384, 384), Image.Resampling.LANCZOS))
+
+
+def renderings(images):
+  """(photograph, what was done to it, [384, 384, 3] uint8) of a dict from name to photograph, one by one."""
   for name, image in images.items():
-    side = min(image.shape[:2])
-    top, left = ((n - side) // 2 for n in image.shape[:2])
-    square = Image.fromarray(image[top : top + side, left : left + side])
-    found[name] = np.asarray(square.resize((384, 384), Image.Resampling.LANCZOS))
-  return found
-
-
-def renderings():
-  """(photograph, what was done to it, [384, 384, 3] uint8), one by one."""
-  for name, image in photographs().items():
-    yield name, "as it is", image
+    yield name, AS_IT_IS, image
     pixels = np.float32(image)[None] / 255
     for kind in KINDS:
       for level in range(bank.LEVELS):
@@ -62,7 +65,8 @@ def main():
   parser.add_argument("--out", required=True)
   arguments = parser.parse_args()
   metric = jiqa.load(weights=arguments.weights)
-  scored = [(float(metric(image)), name, what, image) for name, what, image in track(list(renderings()), "scoring")]
+  entries = list(renderings(photographs()))
+  scored = [(float(metric(image)), name, what, image) for name, what, image in track(entries, "scoring")]
   strip = Image.new("RGB", (TILE * len(SCORES), TILE + 52), "white")
   draw, font, used = ImageDraw.Draw(strip), ImageFont.load_default(17), set()
   for place, wanted in enumerate(SCORES):

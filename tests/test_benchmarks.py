@@ -5,7 +5,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from benchmarks import gallery
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -30,6 +36,39 @@ def test_a_part_that_fails_is_named_and_leaves_the_others(tmp_path):
   )
   assert done.returncode == 1 and "step:nothing" in done.stderr.splitlines()[-1]
   assert [row["part"] for row in json.loads((tmp_path / "rows.json").read_text())["rows"]] == ["ceilings"]
+
+
+def scored():
+  """Two scenes, each as it is and in one kind at five levels: (score, scene, what, image)."""
+  whats = ["as it is", *(f"darken {level}" for level in range(1, 6))]
+  gray = lambda value: np.full((384, 384, 3), value, np.uint8)  # noqa: E731
+  return [
+    (scene - 10.0 * k, name, what, gray(scene + k))
+    for name, scene in (("a", 90), ("b", 60))
+    for k, what in enumerate(whats)
+  ]
+
+
+def test_the_gallery_lays_out_what_was_scored(monkeypatch, capsys):
+  monkeypatch.setattr(gallery, "KINDS", ("darken",))
+  page = np.asarray(gallery.distortions(scored(), "b", side=112))
+  assert [page[5, 116 * k + 5, 0] for k in range(6)] == [60, 61, 62, 63, 64, 65]
+  page = np.asarray(gallery.best_and_worst(scored()))
+  rows = [page[172 * y + 5 : 172 * y + 6, 5::132, 0][0, :2].tolist() for y in range(3)]
+  assert rows == [[90, 60], [65, 255], [94, 64]]  # best first; one kind at its worst; the least lost of levels 4 and 5
+  assert capsys.readouterr().out.splitlines()[0] == "a, darken 4: 50.0, as it is 90.0"
+
+
+def test_the_pool_of_the_gallery_says_what_its_images_show(tmp_path, monkeypatch):
+  monkeypatch.setattr(gallery, "scenes", lambda: {"coffee": gallery.photographs()["coffee"]})
+  entries = lambda images: [("coffee", "as it is", images["coffee"]), ("coffee", "JPEG 5", images["coffee"] // 2)]  # noqa: E731
+  monkeypatch.setattr(gallery, "renderings", entries)
+  gallery.write_pool(tmp_path / "pool")
+  table = pd.read_csv(tmp_path / "pool" / "references.csv")
+  assert table.image_name.tolist() == ["coffee_as_it_is.png", "coffee_JPEG_5.png"]
+  assert (table.reference_name == "coffee").all() and table.ssim[0] == 1
+  whole, half = (np.asarray(Image.open(tmp_path / "pool" / name)) for name in table.image_name)
+  assert table.ssim[1] == pytest.approx(structural_similarity(whole, half, channel_axis=2), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def _results(found, unit):
     resampled += f", split {found['shown_split'] + 1}"
   note += f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {resampled})."
   stuck = "; ".join(f"{n}: {m['logistic']['message']}" for n, m in methods.items() if not m["logistic"]["converged"])
-  note += f" The logistic has not settled on a finite curve for {stuck}." if stuck else ""
+  note += f" The logistic has not settled on a finite curve for {stuck.rstrip('.')}." if stuck else ""
   rows = []
   for name, m in methods.items():
     limits = {key: f"|[{_number(low)}, {_number(high)}]" for key, (low, high) in m["interval"].items()}
