@@ -50,14 +50,14 @@ def distortions(scored, name="coffee", top=195, left=190, side=112):
   """A row for every kind, its levels from left to right, the photograph first; of each a part at 100 %."""
   part = np.s_[top : top + side, left : left + side]
   of = {what: (image[part], [f"{score:.0f}"]) for score, scene, what, image in scored if scene == name}
-  title = lambda kind: (of[AS_IT_IS][0], [of[AS_IT_IS][1][0], kind])  # noqa: E731
+  title = lambda kind: (of[AS_IT_IS][0], [of[AS_IT_IS][1][0], kind])
   return sheet([[title(kind), *(of[f"{kind} {level}"] for level in range(1, 6))] for kind in KINDS], side)
 
 
 def best_and_worst(scored):
   """The photographs from best to worst; the worst renderings, each of another kind; those it takes for better."""
   whole = {name: score for score, name, what, _ in scored if what == AS_IT_IS}
-  cell = lambda entry: (entry[3], [f"{entry[0]:.0f}", entry[2]])  # noqa: E731
+  cell = lambda entry: (entry[3], [f"{entry[0]:.0f}", entry[2]])
   ordered = sorted(scored, key=lambda entry: entry[0])
   best = [entry for entry in reversed(ordered) if entry[2] == AS_IT_IS]
   worst = list({entry[2].rstrip("12345 "): entry for entry in reversed(ordered)}.values())

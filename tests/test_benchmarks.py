@@ -41,7 +41,7 @@ def test_a_part_that_fails_is_named_and_leaves_the_others(tmp_path):
 def scored():
   """Two scenes, each as it is and in one kind at five levels: (score, scene, what, image)."""
   whats = ["as it is", *(f"darken {level}" for level in range(1, 6))]
-  gray = lambda value: np.full((384, 384, 3), value, np.uint8)  # noqa: E731
+  gray = lambda value: np.full((384, 384, 3), value, np.uint8)
   return [
     (scene - 10.0 * k, name, what, gray(scene + k))
     for name, scene in (("a", 90), ("b", 60))
@@ -61,7 +61,7 @@ def test_the_gallery_lays_out_what_was_scored(monkeypatch, capsys):
 
 def test_the_pool_of_the_gallery_says_what_its_images_show(tmp_path, monkeypatch):
   monkeypatch.setattr(gallery, "scenes", lambda: {"coffee": gallery.photographs()["coffee"]})
-  entries = lambda images: [("coffee", "as it is", images["coffee"]), ("coffee", "JPEG 5", images["coffee"] // 2)]  # noqa: E731
+  entries = lambda images: [("coffee", "as it is", images["coffee"]), ("coffee", "JPEG 5", images["coffee"] // 2)]
   monkeypatch.setattr(gallery, "renderings", entries)
   gallery.write_pool(tmp_path / "pool")
   table = pd.read_csv(tmp_path / "pool" / "references.csv")
