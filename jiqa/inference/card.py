@@ -6,6 +6,8 @@ from jiqa.inference import heads
 from jiqa.inference.metric import CARD, how_to_get, shipped
 from jiqa.methods import method_class, names
 
+OF_NETWORK = {"input": "sees", "trained_on": "trained on", "licence": "licence", "recipe": "recipe"}
+
 
 def list_models() -> dict:
   """What `jiqa.load` can be asked for by name: weights that come with jiqa, and methods, which need weights.
@@ -38,17 +40,12 @@ def _predicts(name, of_head=None):
 
 def as_text(card):
   """The card of a metric, see `metric.describe`, as lines of text; all of it is there with --json."""
-  score, lines = card["score"], []
+  score = card["score"]
   of = f", {score['range'][0]:g} to {score['range'][1]:g}" if score["range"] else ""
-  lines.append(f"{card['method']} (jiqa {card['jiqa']}): {score['direction']}{of}")
-  for network in card["weights"]:
-    lines += [
-      f"weights      {network['weights_sha256']} in {network['folder']}, {network['parameters']:,} parameters",
-      f"sees         {network['input']}",
-      f"trained on   {network['trained_on']}",
-      f"licence      {network['licence']}",
-    ]
-    lines += [f"recipe       {network['recipe']}"] if "recipe" in network else []
+  lines = [f"{card['method']} (jiqa {card['jiqa']}): {score['direction']}{of}"]
+  for model in card["weights"]:
+    lines.append(f"weights      {model['weights_sha256']} in {model['folder']}, {model['parameters']:,} parameters")
+    lines += [f"{title:<13}{model[key]}" for key, title in OF_NETWORK.items() if key in model]
   head = score.get("head", {})
   if head:
     lines.append(f"head         {head.get('regressor', 'ridge')} fitted to {head.get('database', 'your ratings')}")
@@ -64,8 +61,7 @@ def _tested(test, facts):
   images = facts.get("tested", f"{images} that it has not seen")
   rmse = f", RMSE {test['rmse']:.3g}" if "rmse" in test else ""
   lines = [f"tested       {images}: SRCC {test['srcc']:.3f}, PLCC {test['plcc']:.3f}{rmse}"]
-  shares = test.get("pairs_ordered_alike_by_points", {})
-  if shares:
+  if shares := test.get("pairs_ordered_alike_by_points"):
     pairs = ", ".join(f"{points} points: {share:.0%}" for points, share in shares.items())
     lines.append(f"means        people order two images alike whose scores differ by about {pairs} of the time")
   if "within_90_percent_intervals" in test:

@@ -44,8 +44,7 @@ def read_folder(folder):
       "`jiqa convert SOURCE FILE OUT`; `jiqa convert list` shows the sources."
     )
   if not folder.is_dir():
-    expected = f"expected a folder of weights (with {CARD}) or the --workdir of a run"
-    raise UserError(f"{folder}: no such folder; {expected}; names that `jiqa models` lists are given as --model")
+    raise UserError(f"{folder}: no such folder of weights or of a run; a name of `jiqa models` is given as --model")
   if (folder / CARD).is_file():
     params, stats, card = load_weights(folder)
     config = card["config"] if "config" in card else _published_config(folder, card)

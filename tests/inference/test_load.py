@@ -150,7 +150,10 @@ def test_published_weights_need_no_config(tmp_path):
   ("arguments", "message"),
   [
     (["nowhere"], r"'nowhere' is neither a method \(.*reiqa.*\) nor a folder of weights"),
-    (["reiqa", "nowhere"], r"nowhere: no such folder; expected a folder of weights"),
+    (
+      ["reiqa", "nowhere"],
+      r"nowhere: no such folder of weights or of a run; a name of `jiqa models` is given",
+    ),
     (["reiqa", []], r"weights is an empty list"),
     ([None, __file__], r"test_load.py: is a file; .* `jiqa convert SOURCE FILE OUT`"),
   ],
