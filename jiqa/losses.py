@@ -86,25 +86,25 @@ def local_manifold(query, keys, salient, image_id, *, temperature=0.2, w_intra=1
   if anchors not in ("all", "salient"):
     raise ValueError(f"anchors is {anchors!r}; expected 'all' or 'salient'")
   b, k, d = query.shape
-  row, crop = jnp.repeat(jnp.arange(b), k), jnp.tile(jnp.arange(k), b)
-  salient, image_id = jnp.asarray(salient), jnp.asarray(image_id).reshape(b, -1)
-  is_salient = crop == salient[row]
-  same_image = (image_id[:, None] == image_id).all(-1)[row][:, row]
-  anchor_row, anchor_crop = row, crop
+  salient, image_id = jnp.asarray(salient)[:, None], jnp.asarray(image_id).reshape(b, -1)
+  crop = jnp.broadcast_to(jnp.arange(k), (b, k))
+  is_salient = crop == salient
+  anchor = crop
   if anchors == "salient":
-    query = jnp.take_along_axis(query, salient[:, None, None], 1)
-    anchor_row, anchor_crop, same_image = jnp.arange(b), salient, same_image[::k]
-  same_row = anchor_row[:, None] == row
-  positive = same_row & is_salient
-  intra = same_row & ~is_salient & (anchor_crop[:, None] != crop)
+    query, anchor = (query * is_salient[..., None]).sum(1, keepdims=True), salient
+  # Of [b, anchors, b k]. Nothing is looked up by index: devices would exchange what they hold parts of.
+  same_row = jnp.repeat(jnp.eye(b, dtype=bool), k, 1)[:, None]
+  same_image = jnp.repeat((image_id[:, None] == image_id).all(-1), k, 1)[:, None]
+  positive = same_row & jnp.tile(is_salient[:, None], b)
+  intra = same_row & jnp.tile(~is_salient[:, None] & (anchor[..., None] != crop[:, None]), b)
   keys = jax.lax.stop_gradient(keys).reshape(b * k, d)
-  logits = jnp.matmul(query.reshape(-1, d), keys.T, precision=_EXACT) / temperature
+  logits = jnp.matmul(query, keys.T, precision=_EXACT) / temperature
   matched = jnp.where(positive, logits, 0).sum(-1)  # there is exactly one
   for negatives, weight in ((intra, w_intra), (~same_image, w_inter)):
     logits = jnp.where(negatives, logits + math.log(weight) if weight else -jnp.inf, logits)
   # The positive always stays, so that no set is empty and gradients are finite.
   logits = jnp.where(positive | intra | ~same_image, logits, -jnp.inf)
-  return (jax.nn.logsumexp(logits, -1) - matched).reshape(b, -1)
+  return jax.nn.logsumexp(logits, -1) - matched
 
 
 def smooth_l1(prediction, target):

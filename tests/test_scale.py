@@ -21,14 +21,14 @@ from tests.tiny_runs import config_of
 
 # Collectives of a step beside the sum of the gradients: (most all-reduces, their bytes), (most others, their bytes).
 # Re-IQA: sums and covariances for batch normalisation; the zeros that the stem's kernel is padded with; keys for the
-# queue. LML: features and numbers of images, of which every device contrasts its own; the place of the salient crop.
+# queue. LML: features and numbers of images, of which every device contrasts its own.
 # LIQE: prompts' features and the gradient towards them, losses of pairs; of the token table's gradient only the rows
 # in use.
 EXPECTED = {
   "reiqa": ((28, 5_400), (2, 5_184)),
   "reiqa_in_batch": ((24, 6_800), (7, 6_200)),
   "reiqa_content": ((28, 5_400), (2, 576)),
-  "lml": ((3, 100), (7, 4_500)),
+  "lml": ((1, 40), (2, 4_160)),
   "liqe": ((5, 73_600), (4, 200)),
 }
 
