@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCRIPTS = ("cloud/run_tpu.sh", "cloud/slurm.sbatch", ".ci/run")
+SCRIPTS = ("cloud/run_tpu.sh", "cloud/ten_splits.sh", "cloud/slurm.sbatch", ".ci/run")
 
 # Notes every call; the slice exists from `create` on, is active the second time one asks, and gone after `delete`.
 GCLOUD = """#!/usr/bin/env bash
@@ -27,6 +27,12 @@ case "$*" in
     [ ! -d "$HOSTS_HOME" ] || { cd "$HOSTS_HOME" && HOME="$HOSTS_HOME" bash -c "${asked#*--command=}"; } ;;
   *"storage ls"*) [ "$(grep -c 'storage ls' "$CALLS")" -ge 3 ] ;;
 esac
+"""
+
+RUN_TPU = """#!/bin/sh
+echo "$TPU $ACCELERATOR $WORKDIR: $*" >> "$CALLS"
+echo trained
+[ "$TPU" != jiqa-4 ]
 """
 
 
@@ -93,6 +99,31 @@ def test_a_run_is_started_and_stopped_on_the_hosts(run_tpu, tmp_path):
 def test_mistakes_of_the_caller_are_told(run_tpu):
   run_tpu(expected=1)
   run_tpu("destroy", expected=2)
+
+
+def test_ten_splits_are_ten_jobs(tmp_path):
+  for name, text in {"sbatch": '#!/bin/sh\necho "$*" >> "$CALLS"\n', "run_tpu.sh": RUN_TPU}.items():
+    (tmp_path / name).write_text(text)
+    (tmp_path / name).chmod(0o755)
+  shutil.copy(ROOT / "cloud/ten_splits.sh", tmp_path)
+  environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+
+  def run(*arguments):
+    (tmp_path / "calls").write_text("")
+    command = ["bash", str(tmp_path / "ten_splits.sh"), *arguments, "--config=configs/liqe.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    return done, sorted((tmp_path / "calls").read_text().splitlines())
+
+  done, calls = run("slurm", "/shared/my run")
+  assert done.returncode == 0 and len(calls) == 10
+  assert all("--gpus-per-node=1" in call and "--config=configs/liqe.py" in call for call in calls)
+  assert "--config.split=7 --workdir=/shared/my run_7" in calls[7]
+  done, calls = run("tpu", "gs://b/liqe")
+  assert calls[3] == "jiqa-3 v5litepod-1 gs://b/liqe_3: keep --config=configs/liqe.py --config.split=3"
+  # The fourth fails, and the others go on.
+  assert len(calls) == 10 and done.returncode == 1 and done.stderr.count("failed") == 1
+  assert "split 4 failed, see split_4.log" in done.stderr and (tmp_path / "split_9.log").read_text() == "trained\n"
+  assert run("gpu", "runs/liqe")[0].returncode == 2
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
