@@ -36,7 +36,7 @@ def main():
       "parameters": sum(x.size for x in jax.tree.leaves(step.state.params)),
       "state_megabytes_per_device": sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(step.state)) / 1e6,
     }  # fmt: skip
-    for kind, (number, size_in_bytes) in sorted(collectives.totals(step.program.as_text()).items()):
+    for kind, (number, size_in_bytes, _) in collectives.totals(step.program.as_text()).items():
       row[kind], row[f"{kind} megabytes"] = number, size_in_bytes / 1e6
     rows.append(row)
   measure.report("scaling", rows, flags.json)

@@ -91,27 +91,28 @@ def _planned(config, devices, name, topology, console):
 def describe(each):
   """Lines of text that say what a `Plan` found."""
   of = f"{each.images} images on {each.chips} chip{'s' if each.chips > 1 else ''}"
-  estimate = "" if not each.topology.startswith("gpu") else " (as a TPU would take it: an estimate)"
+  memory = f"{each.program}: {of}: {_memory(each)}: state {each.state / GIB:.2f}, batch {each.batch / GIB:.2f}"
   if not each.fits:
-    return [
-      f"{each.program}: {of}: does NOT fit: {each.needed / GIB:.1f} of {each.limit / GIB:.2f} GiB a chip{estimate}, "
-      f"state {each.state / GIB:.2f}, batch {each.batch / GIB:.2f}",
-      *(f"  {line}" for line in each.largest),
-    ]
+    return [memory, *(f"  {line}" for line in each.largest)]
   exchanged = [
     f"{kind} {number} ({size / 1e6:.3g} MB: {', '.join(f'{t} {n / 1e6:.3g}' for t, n in types.items())})"
     for kind, (number, size, types) in each.exchanged.items()
   ]
   milliseconds = [f"{name} {1e3 * getattr(each, f'{name}_seconds'):.3g}" for name in ("compute", "memory", "exchange")]
   return [
-    f"{each.program}: {of}: fits: {each.needed / GIB:.2f} of {each.limit / GIB:.2f} GiB a chip{estimate}: state "
-    f"{each.state / GIB:.2f}, batch {each.batch / GIB:.2f}, scratch {each.scratch / GIB:.2f}",
+    f"{memory}, scratch {each.scratch / GIB:.2f}",
     f"  arithmetic {each.flops / 1e12:.3g} TFLOP a chip ({each.flops * each.chips / 1e12:.4g} in all, "
     f"{each.model_flops / 1e12:.4g} the model's), memory traffic {each.traffic / 1e9:.3g} GB a chip",
     f"  exchange: {'; '.join(exchanged) or 'none'}",
     f"  estimate: at least {1e3 * each.seconds:.3g} ms, bound by {each.binds} (ms: {', '.join(milliseconds)}): "
     f"MFU at most {each.mfu:.0%}",
   ]
+
+
+def _memory(each):
+  needed = f"{each.needed / GIB:.2f} of" if each.needed else "more than"
+  estimate = " (as a TPU would take it: an estimate)" if each.topology.startswith("gpu") else ""
+  return f"{'fits' if each.fits else 'does NOT fit'}: {needed} {each.limit / GIB:.2f} GiB a chip{estimate}"
 
 
 def whole_recipe(config, each, images=None):
@@ -145,9 +146,8 @@ def try_remedies(config, topology, console):
     except UserError as error:
       print(f"  {label}: {error}")
       return False
-    each = tried[label]
-    print(f"  {label}: {'fits' if each.fits else 'does not fit'}, {each.needed / GIB:.2f} GiB a chip")
-    return each.fits
+    print(f"  {label}: {_memory(tried[label])}")
+    return tried[label].fits
 
   print("what would make it fit:")
   for key, values in REMEDIES:

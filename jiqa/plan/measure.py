@@ -14,8 +14,8 @@ from jiqa.plan import collectives, machines
 from jiqa.runtime.throughput import peak_flops
 
 GIB = 2**30
-# "... the total memory required for HLO temporaries (33.54G) exceeds available HBM (15.75G)."
-_TOO_LARGE = re.compile(r"\(([\d.]+)G\) exceeds available \w+ \(([\d.]+)G\)")
+# "... memory required for HLO temporaries (33.54G) exceeds available HBM (15.75G)."; or "Used 21.95G of 15.48G hbm."
+_TOO_LARGE = re.compile(r"([\d.]+)([KMGT])\)? (?:exceeds available \w+ \(|of )([\d.]+)([KMGT])")
 
 
 @dataclasses.dataclass
@@ -28,8 +28,8 @@ class Plan:
   images: int
   fits: bool
   limit: float  # bytes of memory
-  needed: float  # bytes of memory
-  state: int
+  needed: float  # bytes of memory; 0 where it does not fit and the compiler does not say by how much
+  state: int  # of a program that fits: what it is given beside the batch and reads
   batch: int
   scratch: int = 0
   model_flops: float = 0.0  # on all chips
@@ -90,18 +90,15 @@ def _compile(lowered):
     message = str(error)
     if "RESOURCE_EXHAUSTED" not in message:
       raise
-    needed, limit = (float(number) * GIB for number in _TOO_LARGE.search(message).groups())
+    said = _TOO_LARGE.search(message)
+    needed, limit = (float(said[i]) * 1024 ** ("KMGT".index(said[i + 1]) + 1) for i in (1, 3)) if said else (0.0, 0.0)
     return {"fits": False, "needed": needed, "limit": limit, "largest": message.splitlines()[:12]}
-  memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-  types = collectives.types(text)
-  exchanged = {
-    kind: [number, size, {t: n for (k, t), n in types.items() if k == kind}]
-    for kind, (number, size) in sorted(collectives.totals(text).items())
-  }
   return {
     "fits": True, "needed": kept + memory.temp_size_in_bytes, "scratch": memory.temp_size_in_bytes,
-    "flops": cost["flops"], "traffic": cost["bytes accessed"], "exchanged": exchanged,
+    "arguments": memory.argument_size_in_bytes, "flops": cost["flops"], "traffic": cost["bytes accessed"],
+    "exchanged": collectives.totals(compiled.as_text()),
   }  # fmt: skip
 
 
@@ -112,8 +109,9 @@ def _plan(program, name, topology, facts):
     facts["fits"] = False
   chips = 1 if name == "predict" else chips
   flops, traffic = facts.get("flops", 0.0), facts.get("traffic", 0.0)
+  state = facts.pop("arguments", program.state + program.batch) - program.batch
   return Plan(
-    program=name, topology=topology, chips=chips, images=program.images, state=program.state, batch=program.batch,
+    program=name, topology=topology, chips=chips, images=program.images, state=state, batch=program.batch,
     model_flops=program.model_flops, compute_seconds=flops / peak_flops(chip.kind),
     memory_seconds=traffic / chip.bandwidth,
     exchange_seconds=exchange_seconds(facts.get("exchanged", {}), chips, chip.link), **facts,
