@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The ten splits of a protocol as ten jobs, each on one GPU or one TPU chip: docs/scaling.md says for what that is enough.
+# The ten splits of a protocol as ten jobs, each on one GPU or one TPU chip (enough for what: docs/scaling.md).
 #
 #   cloud/ten_splits.sh slurm /shared/runs/liqe --config=configs/liqe.py --config.init_from=weights/clip
 #   jiqa evaluate /shared/runs/liqe_{0..9}                 # median and mean over the splits
