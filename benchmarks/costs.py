@@ -1,10 +1,8 @@
-"""What the published trainings cost on accelerators: arithmetic on counted FLOPs, no measurement.
+"""Model FLOPs of the published trainings, counted from the traced step; nothing is compiled or run.
 
-    python -m benchmarks.costs [--mfu=0.3] [--json=FILE]
+    python -m benchmarks.costs [--only=LIQE] [--json=FILE]
 
-The step of every published config is traced, not compiled or run, and its model FLOPs are counted
-(jiqa/runtime/throughput.py). Hours = steps x FLOPs / (devices x peak x MFU). The MFU is an assumption until somebody
-measures it on that device with benchmarks/train_step.py. Prices change: multiply the device-hours by today's.
+jiqa/runtime/throughput.py counts. Hours are not made of them: `jiqa plan` gives the least time of a step on a machine.
 """
 
 import argparse
@@ -14,14 +12,8 @@ import jax
 from benchmarks import measure
 from jiqa import train as loop
 from jiqa.runtime import optimizer
-from jiqa.runtime.throughput import PEAK_FLOPS, count_flops
+from jiqa.runtime.throughput import count_flops
 
-# Name -> (devices, peak FLOP/s of one in bfloat16). A v5p-32 has 32 cores: 16 chips.
-MACHINES = {
-  "v5e-8": (8, PEAK_FLOPS["TPU v5e"]),
-  "v5p-32": (16, PEAK_FLOPS["TPU v5p"]),
-  "H100 x 8": (8, PEAK_FLOPS["NVIDIA H100"]),
-}
 # Name -> (config, steps of the published training, what they are). Re-IQA: 750,000 images x 40 epochs / 640.
 TRAININGS = {
   "Re-IQA, quality": ("configs/reiqa.py:quality", 46_875, "40 epochs of 750,000 images"),
@@ -53,7 +45,6 @@ def count(config):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--mfu", type=float, default=0.3, help="assumed share of the peak")
   parser.add_argument("--only", help="trainings whose name contains this")
   parser.add_argument("--json")
   flags = parser.parse_args()
@@ -63,16 +54,12 @@ def main():
       continue
     config = measure.config_of(path)
     operations, parameters, size = count(config)
-    row = {
+    rows.append({
       "training": name, "steps": steps, "meaning": meaning, "images a step": config.batch_size,
       "parameters": parameters, "batch megabytes": size / 1e6, "tflop a step": operations / 1e12,
       "pflop": steps * operations / 1e15,
-    }  # fmt: skip
-    for machine, (devices, peak) in MACHINES.items():
-      hours = steps * operations / (devices * peak * flags.mfu) / 3600
-      row |= {f"{machine} hours": hours, f"{machine} device-hours": hours * devices}
-    rows.append(row)
-  measure.report(f"costs, MFU assumed {flags.mfu}", rows, flags.json)
+    })  # fmt: skip
+  measure.report("costs", rows, flags.json)
 
 
 if __name__ == "__main__":

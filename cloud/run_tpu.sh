@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs launch.py on a Cloud TPU slice: one host or many, the same commands. See tpu.md.
 #
-#   export PROJECT=my-project ZONE=us-west4-a TPU=jiqa ACCELERATOR=v5litepod-8 WORKDIR=gs://my-bucket/runs/quality
+#   export PROJECT=my-project ZONE=us-west4-a TPU=jiqa ACCELERATOR=v5litepod-32 WORKDIR=gs://my-bucket/runs/quality
 #   cloud/run_tpu.sh create                                # queue for the slice and wait until it is there
 #   cloud/run_tpu.sh install                               # copy this checkout to every host and install it
 #   cloud/run_tpu.sh train --config=configs/reiqa.py       # start on every host; returns at once
@@ -14,7 +14,8 @@
 # host), SPOT=1 (cheaper, may be taken away at any time).
 set -euo pipefail
 
-: "${PROJECT:?project to pay for it}" "${ZONE:?such as us-west4-a}" "${TPU:=jiqa}" "${ACCELERATOR:=v5litepod-8}"
+: "${PROJECT:?project to pay for it}" "${ZONE:?such as us-west4-a}" "${TPU:=jiqa}"
+: "${ACCELERATOR:?such as v5litepod-32, the smallest v5e slice that configs/reiqa.py fits}"
 here=$(cd "$(dirname "$0")/.." && pwd)
 
 runtime() {

@@ -3,7 +3,7 @@
 #
 #   cloud/ten_splits.sh slurm /shared/runs/liqe --config=configs/liqe.py --config.init_from=weights/clip
 #   jiqa evaluate /shared/runs/liqe_{0..9}                 # median and mean over the splits
-#   cloud/ten_splits.sh tpu gs://my-bucket/runs/liqe --config=configs/liqe.py --config.init_from=gs://my-bucket/clip
+#   cloud/ten_splits.sh tpu gs://my-bucket/runs/liqe --config=configs/liqe.py --config.init_from=../data/clip
 #
 # `tpu` keeps ten spot slices until all have results (run_tpu.sh keep, with its variables); split_N.log is of split N.
 set -euo pipefail
