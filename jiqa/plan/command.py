@@ -118,7 +118,7 @@ def _memory(each):
 def whole_recipe(config, each, images=None):
   """A line about steps and hours of a training."""
   if not images and not config.steps:
-    images = sum(_published_images(entry.name) for entry in config.data)
+    images = int(sum(_published_images(config, entry) for entry in config.data))
     if not images:
       return "the number of images is not known; --images=N says it, and gives steps and hours"
   _, _, steps = loop.build_optimizer(config, images or 0)
@@ -129,8 +129,9 @@ def whole_recipe(config, each, images=None):
   )
 
 
-def _published_images(name):
-  return data_builders.builder_class(name).IMAGES or 0
+def _published_images(config, entry):
+  share = config.evaluation.fractions[0] if entry.protocol == "folds" else 1
+  return share * (data_builders.builder_class(entry.name).IMAGES or 0)
 
 
 def try_remedies(config, topology, console):

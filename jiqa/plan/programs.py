@@ -31,8 +31,7 @@ def on_made_up_images(config, mesh):
   """The method of a config whose databases need not be prepared: labels are of the demo's kind."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    for entry in config.data:
-      entry.name = "demo"
+    config.data = [{**entry, "name": "demo"} for entry in config.data]  # entries of a list are not copied
   method = build_method(config, mesh)
   method.check_training()
   return method
