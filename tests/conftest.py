@@ -61,9 +61,15 @@ def pytest_collection_modifyitems(items):
       item.add_marker("torch")
 
 
+@pytest.fixture
+def browser(chromium):
+  """A headless Chromium, see tests/browser.py, whose log is empty; where there is none the test is skipped."""
+  chromium.get_log("browser")  # of earlier tests
+  return chromium
+
+
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-  """A headless Chromium, see tests/browser.py; where there is none the test is skipped."""
+def chromium(tmp_path_factory):
   programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
   if not all(programs):
     pytest.skip("no Chromium here (Debian: apt-get install chromium chromium-driver)")
