@@ -154,19 +154,25 @@ def print_comparison(rows):
   Console(width=110).print(table)
 
 
-def soak(count, clients=64, looks=20):
+def soak(count, clients=64, looks=40):
   """Asks `jiqa serve` so many times at full rate; rows of the memory (MB) of its two processes at intervals."""
   requests, rows, answered, started = photographs(50, cut_off=1), [], 0, time.monotonic()
   with serving() as (port, process):
-    pids = process.pid, *children(process.pid)
+    first = children(process.pid)
 
     def look(statuses):
       nonlocal answered
       answered += len(statuses)
+      pids = process.pid, *children(process.pid)  # another than the first where it was over its deadline
       pages = [int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
       listens, scores = (round(each * os.sysconf("SC_PAGE_SIZE") / 1e6, 1) for each in pages)
       answers = {str(status): number for status, number in collections.Counter(statuses).items()}
-      facts = {"requests": answered, "seconds": round(time.monotonic() - started), "answers": answers}
+      facts = {
+        "requests": answered,
+        "seconds": round(time.monotonic() - started),
+        "answers": answers,
+        "restarted": pids[1:] != (*first,),
+      }
       rows.append({**facts, "listens_mb": listens, "scores_mb": scores, "load": os.getloadavg()[0]})
       print(json.dumps(rows[-1]), flush=True)
 

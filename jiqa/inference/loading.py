@@ -1,24 +1,32 @@
 """Networks from folders: weights with a card, or the working directory of a training run."""
 
+import contextlib
 import functools
+import hashlib
 import importlib
 import json
+import os
 import pathlib
+import re
+import uuid
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jiqa import methods
+from jiqa import durable, methods
 from jiqa.errors import UserError
+from jiqa.inference import startup
+from jiqa.inference.heads import BESIDE
+from jiqa.inference.inputs import is_address, read_bytes
 from jiqa.inference.predictor import Network
 from jiqa.runtime.sharding import make_mesh, replicated
 from jiqa.runtime.state import new_state
 from jiqa.runtime.workdir import read_config
-from jiqa.weights.store import CARD, check_finite, checksum, flatten, load_weights, misfit
+from jiqa.weights.store import CARD, WEIGHTS, check_finite, checksum, flatten, load_weights, misfit
 
-RUN_CONFIG = "config.json"
+RUN_CONFIG, PIN = "config.json", "@sha256:"
 
 
 class Folder(NamedTuple):
@@ -35,9 +43,40 @@ class Folder(NamedTuple):
     return "extra" in self.trees
 
 
+def pinned(name):
+  """The path of a folder of weights; of FOLDER@sha256:DIGEST that of a copy of exactly those files, in the cache.
+
+  An address needs a DIGEST: `cat weights.safetensors card.json head.safetensors | sha256sum`, the last where there is
+  one. A UserError where the files have another; nothing in them is looked at before.
+  """
+  name, pin, digest = os.fspath(name).partition(PIN)
+  if not pin and not is_address(name):
+    return pathlib.Path(name)
+  if not re.fullmatch("[0-9a-f]{64}", digest):
+    raise UserError(f"{name}{pin}{digest}: expected {name}{PIN} and the 64 digits that its owner has published")
+  copy, files, sha = startup.cache() / "weights" / digest, {}, hashlib.sha256()
+  source = str(copy if copy.is_dir() else name).rstrip("/")
+  for file in (WEIGHTS, CARD, BESIDE):
+    with contextlib.suppress(UserError) if file == BESIDE else contextlib.nullcontext():
+      files[file] = read_bytes(f"{source}/{file}")
+      sha.update(files[file])
+    if CARD in files and sha.hexdigest() == digest:
+      break
+  else:
+    raise UserError(f"{source}: its files are not those of {digest}, but of {sha.hexdigest()}; they are not used")
+  if not copy.is_dir():
+    partial = copy.with_name(f"{digest}.{uuid.uuid4().hex}.part")
+    partial.mkdir(parents=True)
+    for file, data in files.items():
+      (partial / file).write_bytes(data)
+    with contextlib.suppress(OSError):  # another process was faster
+      durable.replace(partial, copy)
+  return copy
+
+
 def read_folder(folder):
-  """The `Folder` at a path; a UserError where there are neither weights nor a run, or they are damaged."""
-  folder = pathlib.Path(folder)
+  """The `Folder` that `pinned` finds; a UserError where there are neither weights nor a run, or they are damaged."""
+  folder = pinned(folder)
   if folder.is_file():
     raise UserError(
       f"{folder}: is a file; expected a folder of weights or of a run. A published checkpoint becomes one with "

@@ -237,6 +237,8 @@ MUTANTS = (
   ("shards_known_by_weights_alone", "jiqa/inference/shards.py", "\"bytes\": source.info(path)[\"size\"]", "\"bytes\": 0", "tests/inference/test_shards.py -k complete"),
   ("summary_counts_missing_scores", "jiqa/evaluation/summary.py", "\"errors\": rows - count", "\"errors\": 0", "tests/evaluation/test_summary.py -k numpys"),
   ("summary_keeps_above_only", "jiqa/evaluation/summary.py", "np.cumsum(fine)]) / count", "np.cumsum(fine)]) / rows", "tests/evaluation/test_summary.py -k numpys"),
+  ("card_without_a_digest", "jiqa/inference/loading.py", "      sha.update(files[file])\n    if CARD in files and", "      sha.update(files[file] if file != CARD else b\"\")\n    if", "tests/inference/test_pinned.py"),
+  ("digest_of_the_weights_alone", "jiqa/inference/loading.py", "if CARD in files and sha.hexdigest() == digest:", "if sha.hexdigest()[:1] == digest[:1] or file == BESIDE:", "tests/inference/test_pinned.py -k tampered"),
   ("sandbox_without_a_limit_of_memory", "jiqa/data/sandbox.py", "  resource.setrlimit(resource.RLIMIT_AS, (memory, memory))\n", "", "tests/data/test_sandbox.py -k takes_memory"),
   ("sandbox_without_a_limit_of_time", "jiqa/data/sandbox.py", "math.ceil(time.process_time()) + seconds", "math.ceil(time.process_time()) + 3600", "tests/data/test_sandbox.py -k takes_time"),
   ("sandbox_limits_all_files_together", "jiqa/data/sandbox.py", "math.ceil(time.process_time()) + seconds", "seconds", "tests/data/test_sandbox.py -k one_file"),
