@@ -17,8 +17,8 @@ from jiqa.plan import machines
 # Name -> (config, topologies).
 RECIPES = {
   "reiqa": ("configs/reiqa.py", ("v5e:4x8", "v5p:2x2x4")),
-  "liqe": ("configs/liqe.py", ("v5e:1x1", "v5e:2x2", "v5p:2x2x1")),
-  "lml": ("configs/lml.py:koniq", ("v5e:2x4", "v5p:2x2x1")),
+  "liqe": ("configs/liqe.py", ("v5e:1x1", "v5e:2x4", "v5p:2x2x2")),
+  "lml": ("configs/lml.py", ("v5e:1x1", "v5e:2x4", "v5p:2x2x1")),
 }
 
 
