@@ -41,17 +41,11 @@ def explain(name, image, weights, out):
 
 
 def draw(parts, title=""):
-  """The figure of an explanation.
+  """The matplotlib Figure of an explanation; `title` is the name of the image.
 
-  Args:
-    parts: dict of arrays: 'image' [h, w, 3] uint8, 'score', 'map' [g, g]; perhaps 'shows', text that says what the map
-      is, and for n crops 'crops'
-      [n, s, s, 3] uint8, 'boxes' [n, 4] (top, left, bottom, right as fractions of the image), 'scores' [n] and
-      'saliency' [n], the mean of the map in every box.
-    title: name of the image.
-
-  Returns:
-    matplotlib Figure.
+  parts is a dict of arrays: 'image' [h, w, 3] uint8, 'score', 'map' [g, g]; perhaps 'shows', text that says what the
+  map is, and for n crops 'crops' [n, s, s, 3] uint8, 'boxes' [n, 4] (top, left, bottom, right as fractions of the
+  image), 'scores' [n] and 'saliency' [n], the mean of the map in every box.
   """
   count = len(parts.get("crops", ()))
   rows = math.ceil(count / 6)

@@ -10,6 +10,7 @@ from jax import export as jax_export
 from jiqa.errors import UserError
 from jiqa.evaluation.outputs import write_bytes, write_npz
 from jiqa.inference.functional import head_arrays, head_score
+from jiqa.weights.source import waves
 
 PROGRAM, SHEET, EXAMPLE = "model.stablehlo", "model.json", "example.npz"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -30,15 +31,10 @@ print(program.call(inputs), "expected", example["score"])
 
 
 def export(metric, out):
-  """Writes a metric as a program for others.
+  """Writes a metric of one network as a program for others; returns the contents of model.json, a dict.
 
-  Args:
-    metric: Metric with one network.
-    out: folder to write: model.stablehlo, model.json (inputs, outputs, how to use it, the card) and example.npz (inputs
-      and outputs of a synthetic image, so that anyone can check).
-
-  Returns:
-    dict, the contents of model.json.
+  The folder `out` gets model.stablehlo, model.json (inputs, outputs, how to use it, the card) and example.npz (inputs
+  and outputs of a synthetic image, so that anyone can check).
   """
   if len(metric.models) > 1:
     raise UserError("several networks were named; export them one by one")
@@ -71,10 +67,8 @@ def _describe(name, inputs):
 
 
 def synthetic_image():
-  """[200, 240, 3] uint8: waves that anyone can make again."""
-  y, x = np.mgrid[:200, :240].astype(np.float64)
-  waves = [np.sin(x / 7 + y / 11 + phase) * np.cos(x * y / 900 + phase) for phase in (0, 1, 2)]
-  return np.round(127.5 + 127.5 * np.stack(waves, -1)).astype(np.uint8)
+  """[200, 240, 3] uint8, which anyone can make again."""
+  return np.round(127.5 + 127.5 * waves(200, 240)).astype(np.uint8)
 
 
 def example_of(inputs):

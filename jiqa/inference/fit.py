@@ -21,18 +21,13 @@ CONCAT = "concat"
 def fit(
   metric, images, scores, *, features=None, mos="mos", group=None, out, report_folder, command, resamples=1000, seed=0
 ):
-  """Fits a ridge head to ratings and writes it with the evaluation report, see `jiqa fit --help`.
+  """Fits a ridge head to ratings and writes it with the evaluation report; options as `jiqa fit --help` has them.
 
   Args:
     metric: Metric, whose models give features; of several each is evaluated, and all together.
-    images: folder that the image names start from.
     scores: table of ratings, higher is better, see `tables.read`. A column split with train, validation and test is
       kept to; without one the images are divided at random SPLITS times.
-    features: name of a method, or "concat"; None: all there are. Which head is kept.
-    mos: column of the ratings.
-    group: column that says what an image shows; images of one group are never on both sides of a split.
-    out: file of the head.
-    report_folder: for index.html, report.md, report.json, report.csv.
+    features: which head is kept: name of a method, or "concat"; None: all there are.
     command: text, the command that did it, for the report.
     resamples: of the bootstrap of the report's intervals.
     seed: of the splits and the bootstrap.

@@ -116,10 +116,8 @@ def _agreement(score, mos):
   chosen = np.random.default_rng(0).permutation(len(mos))[:MOST_IMAGES]
   score, mos = score[chosen], mos[chosen]
   first, second = np.triu_indices(len(mos), 1)
-  gap, agree = (
-    np.abs(score[first] - score[second]),
-    np.sign((score[first] - score[second]) * (mos[first] - mos[second])),
-  )
+  difference = score[first] - score[second]
+  gap, agree = np.abs(difference), np.sign(difference * (mos[first] - mos[second]))
   shares = {}
   for points in (1, 2, 5, 10, 20, 40):
     near = (gap > 0.8 * points) & (gap < 1.2 * points) & (agree != 0)
@@ -133,10 +131,8 @@ def _fit_head(model, source, config):
 
   Its card has 'test' with its own measures on the test images, and 'median' with those over all splits.
   """
-  if config["split"] >= 0:
-    raise UserError(
-      f"{model.folder}: gives features and was trained on split {config['split']}; a head needs config.split=-1"
-    )
+  if (split := config["split"]) >= 0:
+    raise UserError(f"{model.folder}: gives features and was trained on split {split}; a head needs config.split=-1")
   table = source.table
   splits = run_splits(config, table, source.name, config["evaluation"]["protocol"])
   (shown,) = views(model, config["evaluation"], source)

@@ -12,8 +12,8 @@ import numpy as np
 
 import jiqa
 from jiqa.data.source import open_database
-from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
+from jiqa.data.splits import run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation import console, outputs, protocol
 from jiqa.inference.loading import Model
@@ -74,10 +74,7 @@ def _models(folders):
 def _regress_database(config, name, models, workdir):
   database = open_database(name, config.data_dir or None, config.get("score", "mos"))
   table, stem, evaluation = database.table, name.replace("/", "_"), config.evaluation
-  splits = assign(
-    table, name, evaluation.protocol, num_splits=evaluation.splits, seed=config.seed,
-    fractions=tuple(evaluation.fractions),
-  )  # fmt: skip
+  splits = run_splits(config, table, name, evaluation.protocol)
   features = _features(config, database, models, workdir / f"features_{stem}.npz")
   card = {
     "model": next(iter(models.values())).family, "database": name, "range": list(database.metadata["range"]),

@@ -44,14 +44,9 @@ class Validation:
     # The processes must agree on whether it is the best, to the last bit.
     mean = from_main(float(np.mean(list(measured.values()))))
     log.note(step, {"validation_srcc": mean, **{f"validation_srcc/{name}": x for name, x in measured.items()}})
-    # A constant score has no rank correlation; it is never the best.
-    if np.isfinite(mean) and mean > from_main(_best_srcc(self._directory)):
-      with Checkpoints(self._directory, keep=1, best="srcc") as best:
+    if not np.isfinite(mean):  # a constant score has no rank correlation; it is never the best
+      return
+    with Checkpoints(self._directory, keep=1, best="srcc") as best:
+      kept = best.best_metrics() or {"srcc": -np.inf}
+      if mean > from_main(kept["srcc"]):
         best.save(step, state, {"srcc": mean})
-
-
-def _best_srcc(directory):
-  """The validation SRCC of the state kept in a folder; -inf if there is none."""
-  with Checkpoints(directory, keep=1, best="srcc") as kept:
-    metrics = kept.best_metrics()
-  return metrics["srcc"] if metrics else -np.inf
