@@ -24,20 +24,15 @@ PROGRESS = (
 
 
 def score(metric, names, *, out=None, overwrite=False, shard=None, frames_per_second=1.0, threads=None, sandbox=False):
-  """Scores images and videos, and writes or prints a row for each.
+  """Scores images and videos, and writes or prints a row for each; the exit code, 0 or UNREADABLE.
 
   Args:
-    metric: Metric.
-    names: list of str, see `inputs.expand`.
+    metric, names: Metric; list of str, see `inputs.expand`.
     out: file to write, .csv, .json or .parquet; None: scores are printed.
     overwrite: keep nothing that OUT holds already.
     shard: "i/n": this process scores every n-th image; OUT becomes OUT-i-of-n.
-    frames_per_second: of videos.
     threads: that decode; None: one a core.
     sandbox: see `inputs.Item`; videos are then refused.
-
-  Returns:
-    exit code: 0, or UNREADABLE.
   """
   metric.check_scores()
   names = inputs.expand(names)

@@ -19,14 +19,12 @@ def write_features(metric, names, out):
 
   Args:
     metric: Metric; the features of its networks stand side by side, by `Method.feature_order`.
-    names: image files, folders, patterns or addresses, see `inputs.expand`; of videos, a frame every second.
+    names: see `inputs.expand`; of videos a frame every second.
     out: file to write.
 
   Returns:
-    (number of images written, list of messages about images that cannot be read and were left out).
-
-  Raises:
-    UserError: a network gives no features, or no image can be read.
+    (number of images written, list of messages about images that cannot be read and were left out); a UserError where a
+    network gives no features, or no image can be read.
   """
   out = pathlib.Path(out)
   if out.suffix != ".npz":

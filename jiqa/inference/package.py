@@ -37,9 +37,7 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
       has left out what they test on only if it is one of its own databases. None: the first that the run evaluates.
     dtype: float16 or float32, of the stored numbers.
     data_dir: where the prepared database lies; None: the default.
-    recipe: command that trains such a run, for the card.
-    licence: for the card.
-    notes: of str, what people should know of these weights, for the card.
+    recipe, licence, notes: for the card: the command that trains such a run; and list of str, what people should know.
 
   Returns:
     dict, the card that was written, and a head's under 'head'.

@@ -165,11 +165,10 @@ def predict_database(network, database, positions, what, pixels_per_batch=None):
   """Predicts records of a database; of several processes each predicts a share, and all get all rows.
 
   Args:
-    network: Network.
+    network, pixels_per_batch: see `stream`.
     database: random-access source of records with 'image' and 'image_name'.
-    positions: [n] int, the records wanted.
+    positions: [n] int, the records to predict.
     what: shown on the progress bar.
-    pixels_per_batch: see `stream`.
 
   Returns:
     dict of NumPy arrays [n, ...], rows in the order of `positions`; a UserError names an image that cannot be read.
