@@ -218,7 +218,7 @@ MUTANTS = (
   ("spaq_longer_side_resized", "jiqa/inference/views.py", "if width < height else", "if width > height else", "tests/inference/test_views.py -k shorter_side"),
   ("crop_of_the_other_corner", "jiqa/inference/views.py", "(height // 2 - CROP // 2, 0, height - CROP, 0, height - CROP)[number]", "(height // 2 - CROP // 2, 0, 0, height - CROP, height - CROP)[number]", "tests/inference/test_views.py -k five_crops"),
   ("in_batch_temperature_ignored", "jiqa/losses.py", "logits = jnp.matmul(first, second.T, precision=_EXACT) / temperature", "logits = jnp.matmul(first, second.T, precision=_EXACT) / 0.2", "tests/methods/test_moco.py -k by_loops"),
-  ("lml_temperature_ignored", "jiqa/losses.py", "logits = jnp.matmul(query.reshape(-1, d), keys.T, precision=_EXACT) / temperature", "logits = jnp.matmul(query.reshape(-1, d), keys.T, precision=_EXACT) / 0.2", "tests/test_local_manifold.py -k definition_says"),
+  ("lml_temperature_ignored", "jiqa/losses.py", "logits = jnp.matmul(query, keys.T, precision=_EXACT) / temperature", "logits = jnp.matmul(query, keys.T, precision=_EXACT) / 0.2", "tests/test_local_manifold.py -k definition_says"),
   ("plcc_over_all_groups", "jiqa/losses.py", "return (group[:, None] == group).astype(jnp.float32)", "return jnp.ones((len(score), len(score)))", "tests/test_correlation_losses.py -k scipys_in_any_units"),
   ("plcc_group_without_spread_counts", "jiqa/losses.py", "weight = counts / same.sum(-1)", "weight = 1 / same.sum(-1)", "tests/test_correlation_losses.py -k scipys_in_any_units"),
   ("soft_ranks_ignore_temperature", "jiqa/losses.py", "jax.nn.sigmoid((score[:, None] - score) / temperature)", "jax.nn.sigmoid(score[:, None] - score)", "tests/test_correlation_losses.py -k hard_rank_loss"),
