@@ -13,7 +13,7 @@ from jiqa.inference import startup
 def plan(
   context: typer.Context,
   config: str = Option(..., "--config", help="FILE[:VARIANT]; also --config.KEY=VALUE, as for launch.py"),
-  topology: str = Option(..., "--topology", help="v5e:4x8, v5p:2x2x4, v4:2x2x2, v6e:2x4; gpu40:8, gpu80:8"),
+  topology: str = Option(..., "--topology", help="v5e:4x8, v5p:2x2x4, v4:2x2x2, v6e:2x4; gpu16:1, gpu40:8, gpu80:8"),
   program: Annotated[list[str], Option("--program", help="train, evaluate or predict; repeat; default all")] = (),
   images: int = Option(None, "--images", min=1, help="that it trains on; default those of the databases' releases"),
   out: str = Option(None, "--json", help="file for all figures"),

@@ -12,6 +12,7 @@ PEAK_FLOPS = {
   "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12,
   "TPU v6 lite": 918e12, "TPU v6e": 918e12,
   "NVIDIA A100": 312e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA L4": 121e12,
+  "NVIDIA RTX A4000": 76.7e12,
 }  # fmt: skip
 # What prepares pixels, inside `jax.named_scope("augment")`; covariances for normalisation; what config.remat computes a
 # second time.

@@ -134,9 +134,11 @@ def test_what_does_not_fit_is_said_with_the_compilers_words(message, needed, lim
   assert said in command.describe(each)[0]
 
 
-def test_a_larger_chip_compiles_in_place_of_a_gpu():
-  program = programs.Program(None, 1.0, 8, 1, 1)
-  each = measure._plan(program, "train", "gpu80:8", {"fits": True, "needed": 81e9})
+@pytest.mark.parametrize("gigabytes", [16, 40, 80])
+def test_a_larger_chip_compiles_in_place_of_a_gpu(gigabytes):
+  program, topology = programs.Program(None, 1.0, 8, 1, 1), f"gpu{gigabytes}:8"
+  assert measure._plan(program, "train", topology, {"fits": True, "needed": 0.99e9 * gigabytes}).fits
+  each = measure._plan(program, "train", topology, {"fits": True, "needed": 1.01e9 * gigabytes})
   assert not each.fits and "as a TPU would take it" in command.describe(each)[0]
 
 
