@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling --method=reiqa [--set=sharding=fsdp ...] [--json=FILE]
 
-The batch grows with the devices (weak scaling). Virtual devices share one CPU, so their speed says nothing about a pod;
-docs/scaling.md turns the bytes into times.
+The batch grows with the devices (weak scaling). Virtual devices share one CPU, so their speed says nothing about a
+pod; docs/scaling.md has what TPUs' programs exchange.
 """
 
 import argparse
