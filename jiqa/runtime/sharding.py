@@ -17,7 +17,8 @@ def check_devices():
     jax.devices()
   except Exception as error:  # RuntimeError, AssertionError, ... by the version
     message = f"jax finds no device for JAX_PLATFORMS={jax.config.jax_platforms!r}; install its build for it, as in"
-    raise UserError(f"{message} pip install 'jax[cuda12]', or set JAX_PLATFORMS=cpu ({error})"[:500]) from error
+    reason = str(error) or type(error).__name__
+    raise UserError(f"{message} pip install 'jax[cuda12]', or set JAX_PLATFORMS=cpu ({reason})"[:500]) from error
 
 
 def make_mesh(devices=None):
