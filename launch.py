@@ -119,18 +119,7 @@ def main(_):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)  # so that a shell's loop ends too
   except (RuntimeError, MemoryError) as error:
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-      out_of_memory(error)
-    if not DISTRIBUTED.value:
-      raise
-    traceback.print_exc()
-    print(
-      "launch.py: this process, or another that it waited for, has failed; once the cause is gone, start all of them "
-      "again to go on from the last checkpoint",
-      file=sys.stderr,
-      flush=True,
-    )
-    os._exit(1)  # an orderly end would wait for the one that is gone
+    failed(error)
   except (PermissionError, NotADirectoryError, FileExistsError) as error:
     print(f"launch.py: {error}; --workdir must be a folder that can be written to", file=sys.stderr)
     sys.exit(2)
@@ -141,12 +130,20 @@ def main(_):
     sys.exit(2)
 
 
-def out_of_memory(error):
-  """Says so and ends the process: others of the run may wait for this one for ever."""
-  what = str(error).partition("\n")[0][:200]
-  advice = "use a smaller config.batch_size, config.accumulate or config.remat"
-  print(f"launch.py: out of memory ({what}); {advice}", file=sys.stderr, flush=True)
-  os._exit(2)
+def failed(error):
+  """Says what to do after an error of jax and ends the process at once: an orderly end waits for others of the run."""
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    what = str(error).partition("\n")[0][:200]
+    advice = "use a smaller config.batch_size, config.accumulate or config.remat"
+    print(f"launch.py: out of memory ({what}); {advice}", file=sys.stderr, flush=True)
+    os._exit(2)
+  if not DISTRIBUTED.value:
+    raise error
+  traceback.print_exc()
+  what = "this process, or another that it waited for, has failed"
+  advice = "once the cause is gone, start all of them again to go on from the last checkpoint"
+  print(f"launch.py: {what}; {advice}", file=sys.stderr, flush=True)
+  os._exit(1)
 
 
 def compiled_folder(workdir):

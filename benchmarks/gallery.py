@@ -1,4 +1,4 @@
-"""The pictures of docs/gallery.md, and the pool of docs/gmad.md, from photographs that may be passed on.
+"""The images of docs/gallery.md, and the pool of docs/gmad.md, from photographs that may be passed on.
 
     python -m benchmarks.gallery --out=docs/images
     python -m benchmarks.gallery --pool=pool
@@ -66,9 +66,9 @@ def best_and_worst(scored):
   )
   for score, name, what, _ in fooled[:6]:
     print(f"{name}, {what}: {score:.1f}, as it is {whole[name]:.1f}")
-  told = [(e[3], [f"{e[0]:.0f}, was {whole[e[1]]:.0f}", e[2]]) for e in fooled[:6]]
+  misjudged = [(e[3], [f"{e[0]:.0f}, was {whole[e[1]]:.0f}", e[2]]) for e in fooled[:6]]
   worst = sorted((entry for entry in worst if entry[2] != AS_IT_IS), key=lambda entry: entry[0])
-  return sheet([list(map(cell, best)), list(map(cell, worst[:6])), told])
+  return sheet([list(map(cell, best)), list(map(cell, worst[:6])), misjudged])
 
 
 def maps(metric, images):
@@ -103,7 +103,7 @@ def write_pool(folder):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--out", type=pathlib.Path, help="folder of the pictures")
+  parser.add_argument("--out", type=pathlib.Path, help="folder of these images")
   parser.add_argument("--pool", type=pathlib.Path, help="new folder of the pool")
   arguments = parser.parse_args()
   if arguments.pool:

@@ -60,8 +60,8 @@ class Page(html.parser.HTMLParser):
 
 def test_evaluate_from_scores_alone(table, tmp_path):
   out = tmp_path / "report"
-  told = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--group=reference", "--by=distortion", f"--out={out}")
-  assert told.exit_code == 0, told.output
+  done = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--group=reference", "--by=distortion", f"--out={out}")
+  assert done.exit_code == 0, done.output
   assert sorted(path.name for path in out.iterdir()) == ["index.html", "report.csv", "report.json", "report.md"]
   data = json.loads((out / "report.json").read_text())
   expected = stats.spearmanr(table["good"], table["mos"])[0]
@@ -78,7 +78,7 @@ def test_evaluate_from_scores_alone(table, tmp_path):
   assert "bad <b>" in page.words and f"{expected:.4f}" in page.words
   assert page.links == page.anchors == ["results", "is-the-difference-real-", "by-distortion", *page.links[3:]]
   assert len(set(page.links)) == 6 and page.links[-1] == "made"
-  assert f"{expected:.4f}" in (out / "report.md").read_text() and f"{expected:.4f}" in told.output
+  assert f"{expected:.4f}" in (out / "report.md").read_text() and f"{expected:.4f}" in done.output
   with open(out / "report.csv", newline="") as file:
     rows = {(row["method"], row["part"], row["measure"]): row for row in csv.DictReader(file)}
   assert float(rows["good", "all", "srcc"]["value"]) == pytest.approx(expected)
@@ -131,23 +131,23 @@ def test_human_scores_from_another_file_in_another_order(table, tmp_path):
 def test_bad_input_is_refused_and_leaves_nothing(table, tmp_path, change, options, message):
   change(table).to_csv(tmp_path / "changed.csv", index=False)
   out = tmp_path / "report"
-  told = run(
+  done = run(
     "evaluate",
     tmp_path / "changed.csv",
     f"--out={out}",
     *(["--mos=mos"] if "--mos=moss" not in options else []),
     *options,
   )
-  assert isinstance(told.exception, UserError) and re.search(message, str(told.exception)), told.exception
+  assert isinstance(done.exception, UserError) and re.search(message, str(done.exception)), done.exception
   assert not out.exists()
 
 
 def test_what_is_undefined_is_said_on_the_page(table, tmp_path):
   table.assign(flat=1.0).to_csv(tmp_path / "flat.csv", index=False)
-  told = run(
+  done = run(
     "evaluate", tmp_path / "flat.csv", "--mos=mos", "--score=flat", "--by=distortion", f"--out={tmp_path / 'r'}"
   )
-  assert told.exit_code == 0, told.exception
+  assert done.exit_code == 0, done.exception
   page = (tmp_path / "r" / "index.html").read_text()
   assert "SRCC is undefined: every prediction is 1.0" in page and "undefined" in page
   assert json.loads((tmp_path / "r" / "report.json").read_text())["methods"]["flat"]["value"]["srcc"] is None
@@ -157,8 +157,8 @@ def test_the_columns_have_their_own_names(table, tmp_path):
   table = table.rename(columns={"mos": "ssim"}).assign(ssim=table["mos"].where(table["distortion"] == "blur", 5.0))
   table.to_csv(tmp_path / "scores.csv", index=False)
   out = tmp_path / "r"
-  told = run("evaluate", tmp_path / "scores.csv", "--mos=ssim", "--score=good", "--by=distortion", f"--out={out}")
-  assert told.exit_code == 0 and "undefined" not in told.output  # one group is all the same, as pristine images are
+  done = run("evaluate", tmp_path / "scores.csv", "--mos=ssim", "--score=good", "--by=distortion", f"--out={out}")
+  assert done.exit_code == 0 and "undefined" not in done.output  # one group is all the same, as pristine images are
   page = (out / "index.html").read_text()
   assert "<th>ssim</th>" in page and "MOS" not in page and 'class="warn"' not in page
   assert "<td>jpeg<small>every ssim is 5.0</small></td><td>40</td><td>undefined</td>" in page
@@ -193,12 +193,12 @@ def test_cross_database_is_measured_inside_every_database(tmp_path):
   table["trained on a"], table["trained on b"] = np.where(names == "a", np.nan, scores), noisy
   table.to_csv(tmp_path / "scores.csv", index=False)
   out = tmp_path / "r"
-  told = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--cross=set", f"--out={out}")
-  assert told.exit_code == 0, told.exception
+  done = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--cross=set", f"--out={out}")
+  assert done.exit_code == 0, done.exception
   found = json.loads((out / "report.json").read_text())["cross_database"]
   assert list(found["trained on a"]) == ["b", "c"] and list(found["trained on b"]) == ["a", "b", "c"]
   expected = stats.spearmanr(noisy[names == "c"], mos[names == "c"])[0]
-  assert found["trained on b"]["c"]["srcc"] == pytest.approx(expected) and f"{expected:.4f}" in told.output
+  assert found["trained on b"]["c"]["srcc"] == pytest.approx(expected) and f"{expected:.4f}" in done.output
   page = (out / "index.html").read_text()
   assert "Cross-database" in page and f"{expected:.4f}" in page and len(Page(page).sources) == 1
   rows = pd.read_csv(out / "report.csv").query(
@@ -209,8 +209,8 @@ def test_cross_database_is_measured_inside_every_database(tmp_path):
   table.to_csv(tmp_path / "scores.csv", index=False)
   with pytest.raises(UserError, match="'trained on b' scores only some images of 'a'"):
     study.cross_database(tmp_path / "scores.csv", "mos", "set")
-  told = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--cross=set", "--by=mos", f"--out={out}")
-  assert isinstance(told.exception, UserError) and "no --group, --by or --split" in str(told.exception)
+  done = run("evaluate", tmp_path / "scores.csv", "--mos=mos", "--cross=set", "--by=mos", f"--out={out}")
+  assert isinstance(done.exception, UserError) and "no --group, --by or --split" in str(done.exception)
 
 
 def test_scatter_draws_only_what_has_a_prediction(tmp_path):
@@ -249,8 +249,8 @@ def test_realign_command(tmp_path):
   table = pd.DataFrame({"image_name": [f"{i}.png" for i in range(300)], "score": scores, "mos": mos, "database": names})
   table["part"] = np.array(["train", "test"])[np.arange(300) % 2]
   table.to_csv(tmp_path / "scores.csv", index=False)
-  told = run("realign", tmp_path / "scores.csv", "--split=part", f"--out={tmp_path / 'realigned.csv'}")
-  assert told.exit_code == 0, told.exception
+  done = run("realign", tmp_path / "scores.csv", "--split=part", f"--out={tmp_path / 'realigned.csv'}")
+  assert done.exit_code == 0, done.exception
   written = pd.read_csv(tmp_path / "realigned.csv")
   expected = realignment.realign(scores, mos, names, np.arange(300) % 2 == 0)["realigned"]
   np.testing.assert_allclose(written["realigned_mos"], expected, rtol=1e-8)
