@@ -102,7 +102,8 @@ def describe(each):
   return [
     f"{memory}, scratch {each.scratch / GIB:.2f}",
     f"  arithmetic {each.flops / 1e12:.3g} TFLOP a chip ({each.flops * each.chips / 1e12:.4g} in all, "
-    f"{each.model_flops / 1e12:.4g} the model's), memory traffic {each.traffic / 1e9:.3g} GB a chip",
+    f"{each.model_flops / 1e12:.4g} the model's), memory traffic {each.traffic / 1e9:.3g} GB a chip "
+    f"({each.accessed / 1e9:.3g} as the compiler counts)",
     f"  exchange: {'; '.join(exchanged) or 'none'}",
     f"  estimate: at least {1e3 * each.seconds:.3g} ms, bound by {each.binds} (ms: {', '.join(milliseconds)}): "
     f"MFU at most {each.mfu:.0%}",

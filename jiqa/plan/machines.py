@@ -14,16 +14,16 @@ class Chip(NamedTuple):
   """A device as jax counts devices; its peak of arithmetic is in runtime/throughput.py."""
 
   kind: str  # beginning of jax's device_kind, as there
-  memory: float  # bytes
+  memory: float  # bytes that the compiler gives a program; of GPUs, all
   bandwidth: float  # of the memory, bytes a second
   link: float  # to a neighbour, both directions, bytes a second
 
 
 CHIPS = {
-  "v4": Chip("TPU v4", 32e9, 1.228e12, 90e9),
-  "v5e": Chip("TPU v5e", 16e9, 0.819e12, 90e9),
-  "v5p": Chip("TPU v5p", 95e9, 2.765e12, 180e9),
-  "v6e": Chip("TPU v6e", 32e9, 1.64e12, 180e9),
+  "v4": Chip("TPU v4", 30.75 * 2**30, 1.228e12, 90e9),
+  "v5e": Chip("TPU v5e", 15.75 * 2**30, 0.819e12, 90e9),
+  "v5p": Chip("TPU v5p", 95.74 * 2**30, 2.765e12, 180e9),
+  "v6e": Chip("TPU v6e", 31.25 * 2**30, 1.64e12, 180e9),
   "gpu16": Chip("NVIDIA RTX A4000", 16e9, 0.448e12, 64e9),
   "gpu40": Chip("NVIDIA A100", 40e9, 1.555e12, 300e9),
   "gpu80": Chip("NVIDIA H100", 80e9, 3.35e12, 450e9),
@@ -79,6 +79,8 @@ def devices(topology):
     larger = [shape for shape in LADDER[STAND_IN] if chips(f"{STAND_IN}:{shape}") >= count]
     name, sides = parse(f"{STAND_IN}:{(larger or LADDER[STAND_IN])[0]}")
   options = {"chips_per_host_bounds": (1, 1, 1)} if sides == (1, 1) else {}
+  if name == "v4":
+    options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as jax has it there
   try:
     described = topologies.get_topology_desc(
       platform="tpu", topology_name=f"{name}:{'x'.join(map(str, sides))}", **options

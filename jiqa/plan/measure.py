@@ -10,10 +10,11 @@ import time
 
 import jax
 
-from jiqa.plan import collectives, machines
+from jiqa.plan import collectives, machines, traffic
 from jiqa.runtime.throughput import peak_flops
 
 GIB = 2**30
+_FORM = "2"  # of what is remembered
 # "... memory required for HLO temporaries (33.54G) exceeds available HBM (15.75G)."; or "Used 21.95G of 15.48G hbm."
 _TOO_LARGE = re.compile(r"([\d.]+)([KMGT])\)? (?:exceeds available \w+ \(|of )([\d.]+)([KMGT])")
 
@@ -33,8 +34,9 @@ class Plan:
   batch: int
   scratch: int = 0
   model_flops: float = 0.0  # on all chips
-  flops: float = 0.0
-  traffic: float = 0.0  # bytes that the program reads from and writes to memory, by the compiler's count
+  flops: float = 0.0  # by the compiler's count, which has the body of a loop once
+  traffic: float = 0.0  # bytes that the program reads from and writes to memory: traffic.py
+  accessed: float = 0.0  # the same by the compiler's count, with what it reads and writes on the chip
   exchanged: dict = dataclasses.field(default_factory=dict)  # kind -> [number, bytes, {type: bytes}]
   compute_seconds: float = 0.0
   memory_seconds: float = 0.0
@@ -66,7 +68,7 @@ def plan(program, name, topology, notify=lambda what: None):
     notify: called with a line of text before minutes of compiling.
   """
   text = program.lowered.as_text()
-  identity = hashlib.sha256("\n".join([text, topology, machines.compiler()]).encode()).hexdigest()[:32]
+  identity = hashlib.sha256("\n".join([text, topology, machines.compiler(), _FORM]).encode()).hexdigest()[:32]
   folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jiqa" / "plan"
   path = folder / f"{identity}.json"
   if path.exists():
@@ -93,12 +95,12 @@ def _compile(lowered):
     said = _TOO_LARGE.search(message)
     needed, limit = (float(said[i]) * 1024 ** ("KMGT".index(said[i + 1]) + 1) for i in (1, 3)) if said else (0.0, 0.0)
     return {"fits": False, "needed": needed, "limit": limit, "largest": message.splitlines()[:12]}
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
   kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
   return {
     "fits": True, "needed": kept + memory.temp_size_in_bytes, "scratch": memory.temp_size_in_bytes,
-    "arguments": memory.argument_size_in_bytes, "flops": cost["flops"], "traffic": cost["bytes accessed"],
-    "exchanged": collectives.totals(compiled.as_text()),
+    "arguments": memory.argument_size_in_bytes, "flops": cost["flops"], "accessed": cost["bytes accessed"],
+    "traffic": traffic.total(text)[0], "exchanged": collectives.totals(text),
   }  # fmt: skip
 
 
@@ -108,12 +110,12 @@ def _plan(program, name, topology, facts):
   if facts["needed"] > facts["limit"]:  # also where a larger chip stood in for a GPU
     facts["fits"] = False
   chips = 1 if name == "predict" else chips
-  flops, traffic = facts.get("flops", 0.0), facts.get("traffic", 0.0)
+  flops, moved = max(facts.get("flops", 0.0), program.model_flops / chips), facts.get("traffic", 0.0)
   state = facts.pop("arguments", program.state + program.batch) - program.batch
   return Plan(
     program=name, topology=topology, chips=chips, images=program.images, state=state, batch=program.batch,
     model_flops=program.model_flops, compute_seconds=flops / peak_flops(chip.kind),
-    memory_seconds=traffic / chip.bandwidth,
+    memory_seconds=moved / chip.bandwidth,
     exchange_seconds=exchange_seconds(facts.get("exchanged", {}), chips, chip.link), **facts,
   )  # fmt: skip
 

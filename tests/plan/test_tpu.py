@@ -31,16 +31,37 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed: pip install 'jax[tpu]'")
+CHIPS = """
+import json
+from jiqa.plan import machines
+machines.prepare()
+print(json.dumps({name: [list(d.coords) for d in machines.devices(f"{name}:2x2x1")] for name in ("v4", "v5p")}))
+"""
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed: pip install 'jax[tpu]'"),
+]
+
+
+def printed(code, *arguments, **environment):
+  """What a program prints last, as JSON."""
+  command = [sys.executable, "-c", code, *arguments]
+  result = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+  assert result.returncode == 0, result.stderr[-3000:]
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_every_device_is_a_whole_chip():
+  """jax joins both cores of a v4 or v5p chip to one device."""
+  for name, places in printed(CHIPS).items():
+    assert sorted(places) == [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]], name
+
+
 def test_collectives_of_all_methods_are_those_of_the_table(tmp_path):
   """A regression shows as another kind, more bytes by 5 %, or gradients in another type."""
-  environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
   recorded = json.loads(TABLE.read_text())
-  command = [sys.executable, "-c", SCRIPT, *recorded]
-  result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-  assert result.returncode == 0, result.stderr[-3000:]
-  found = json.loads(result.stdout.splitlines()[-1])
+  found = printed(SCRIPT, *recorded, XDG_CACHE_HOME=str(tmp_path))
   for name, kinds in recorded.items():
     assert found[name].keys() == kinds.keys(), name
     for kind, (number, types) in kinds.items():
