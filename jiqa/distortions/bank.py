@@ -265,7 +265,9 @@ def distort_versions(
   else:
     requests = (part.reshape(groups, rows, *part.shape[2:]) for part in requests)
     parts = planes.reshape(groups, b // groups, *size), *requests
-    blocks = functools.partial(_by_blocks, table=table, allowed=allowed, compat=compat, dtype=dtype)
+    # One image at a time stays in the fast memory of a TPU, where a block of them would go through the slow one.
+    singly = mesh is not None and mesh.devices.flat[0].platform == "tpu"
+    blocks = functools.partial(_by_blocks, table=table, allowed=allowed, compat=compat, dtype=dtype, singly=singly)
     if groups == 1:
       out = blocks(*(part[0] for part in parts))
     elif mesh is None:
@@ -276,18 +278,30 @@ def distort_versions(
   return to_images(out.reshape(b * v, *size)).reshape(b, v, *images.shape[1:])
 
 
-def _by_blocks(planes, kinds, levels, seeds, table, allowed, compat, dtype):
-  """Computes one block per allowed kind; arguments as `_by_tiles`, with request t of image t // versions."""
+def _by_blocks(planes, kinds, levels, seeds, table, allowed, compat, dtype, singly):
+  """Computes one block per allowed kind; arguments as `_by_tiles`, with request t of image t // versions.
+
+  singly: the images of a block one after the other.
+  """
   rows = kinds.shape[0]
   versions = rows // planes.shape[0]
   capacity = -(-rows // len(allowed))
   order = jnp.argsort(kinds)
   first = jnp.searchsorted(kinds[order], jnp.asarray(allowed))
   blocks = []
+
+  def block(function, row):
+    result = function(planes[row // versions], levels[row], seeds[row], compat=compat)
+    return to_bytes(result) if dtype == jnp.uint8 else result
+
+  def one_by_one(function, row):
+    return jax.lax.map(functools.partial(block, function), row[:, None])[:, 0]
+
   for number, kind in enumerate(allowed):
+    name, function = table[kind]
     row = order[jnp.clip(first[number] + jnp.arange(capacity), 0, rows - 1)]
-    result = table[kind][1](planes[row // versions], levels[row], seeds[row], compat=compat)
-    blocks.append(to_bytes(result) if dtype == jnp.uint8 else result)
+    with jax.named_scope(name):  # for profiles
+      blocks.append((one_by_one if singly else block)(function, row))
   # One gather at the end: every scatter into the whole result would read and write all of it.
   stray = jnp.full((1, *planes.shape[1:]), 0 if dtype == jnp.uint8 else jnp.nan, dtype)
   number = jnp.clip(jnp.searchsorted(jnp.asarray(allowed), kinds), 0, len(allowed) - 1)

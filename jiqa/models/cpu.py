@@ -124,10 +124,9 @@ def convolve_stem(x, kernel):
 
 @jax.custom_vjp
 def max_pool(x):
-  """3x3 maximum with stride 2 and padding 1 of what is not negative: [b, h, w, c] to [b, ceil(h / 2), ceil(w / 2), c].
+  """3x3 maximum with stride 2 and padding 1: [b, h, w, c] to [b, ceil(h / 2), ceil(w / 2), c].
 
-  Zeros as padding equal torch's -inf, as every window holds a value of the image. Of equal values torch, and so an
-  accelerator, gives the gradient to the first; a CPU shares it.
+  Of equal values torch, and so an accelerator, gives the gradient to the first; a CPU shares it.
   """
   return jax.lax.platform_dependent(x, cpu=_pool_by_pairs, default=_pool_by_windows)
 
@@ -153,10 +152,10 @@ def _pool_by_pairs(x):
     length = (x.shape[axis] + 1) // 2
     pad = [(0, 0)] * 4
     pad[axis] = (0, x.shape[axis] % 2)
-    pairs = jnp.pad(x, pad).reshape(*x.shape[:axis], length, 2, *x.shape[axis + 1 :])
+    pairs = jnp.pad(x, pad, constant_values=-jnp.inf).reshape(*x.shape[:axis], length, 2, *x.shape[axis + 1 :])
     even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
     pad[axis] = (1, 0)
-    before = jax.lax.slice_in_dim(jnp.pad(odd, pad), 0, length, axis=axis)
+    before = jax.lax.slice_in_dim(jnp.pad(odd, pad, constant_values=-jnp.inf), 0, length, axis=axis)
     x = jnp.maximum(jnp.maximum(before, even), odd)
   return x
 

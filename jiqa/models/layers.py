@@ -95,6 +95,13 @@ def _product_backward(saved, gradient):
 product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
 
 
+def moments(x, axes):
+  """Mean and biased variance over axes, float32."""
+  x = x.astype(jnp.float32)
+  mean = x.mean(axes)
+  return mean, jnp.maximum(jnp.square(x).mean(axes) - jnp.square(mean), 0)
+
+
 class BatchNorm(nnx.Module):
   """Batch normalisation with float32 statistics, over the whole (sharded) batch or over `groups` equal parts of it.
 
@@ -111,22 +118,21 @@ class BatchNorm(nnx.Module):
 
   def __call__(self, x, train):
     if not train:
-      return self._normalise(x, self.mean[...], self.var[...])
-    grouped = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
-    mean = grouped.mean((1, 2, 3))
-    var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0)
+      return self.normalise(x, self.mean[...], self.var[...])
+    grouped = x.reshape(self.groups, -1, *x.shape[1:])
+    mean, var = moments(grouped, (1, 2, 3))
     self.follow(mean.mean(0), var.mean(0))
     broadcast = (self.groups, 1, 1, 1, x.shape[-1])
-    grouped = x.reshape(self.groups, -1, *x.shape[1:])
-    return self._normalise(grouped, mean.reshape(broadcast), var.reshape(broadcast)).reshape(x.shape)
+    return self.normalise(grouped, mean.reshape(broadcast), var.reshape(broadcast)).reshape(x.shape)
 
   def follow(self, mean, var):
     """Moves the running statistics towards those of a batch, [features] float32."""
     for running, batch in ((self.mean, mean), (self.var, var)):
       running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
 
-  def _normalise(self, x, mean, var):
-    factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+  def normalise(self, x, mean, var, sign=1):
+    """x times `sign`, whose moments [features] are given, float32, in the layer's dtype."""
+    factor = sign * self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
     return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
 
 

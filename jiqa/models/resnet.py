@@ -14,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.models.cpu import convolve, convolve_stem, mask_border, max_pool
-from jiqa.models.layers import WHOLE, BatchNorm, SummingEncoder, halve, in_window, mask_outside
+from jiqa.models.layers import WHOLE, BatchNorm, SummingEncoder, halve, in_window, mask_outside, moments
 from jiqa.models.pointwise import normalised_product
 
 # 10 is the smallest that has every kind of layer: it compiles in half the time of 18.
@@ -42,16 +42,20 @@ class Stem(Conv):
   def __init__(self, outputs, *, dtype, rngs):
     super().__init__(3, outputs, 7, 2, dtype=dtype, rngs=rngs)
 
-  def __call__(self, x):
-    return convolve_stem(x.astype(self.dtype), self.kernel[...])
+  def __call__(self, x, sign=1):
+    """Of the kernel times `sign`, [outputs]."""
+    return convolve_stem(x.astype(self.dtype), self.kernel[...] * sign)
 
 
 def pointwise(conv, bn, x, train):
   """A 1x1 convolution and its normalisation."""
   if not train or bn.groups > 1:
     return bn(conv(x), train)
-  x = x[:, :: conv.stride, :: conv.stride].astype(conv.dtype)
-  y, *statistics = normalised_product(x, conv.kernel[...][0, 0], bn.scale[...], bn.bias[...], bn.epsilon)
+  if conv.stride > 1:  # stored, since it is read five times, and all of x each time without a barrier
+    x = jax.lax.optimization_barrier(x[:, :: conv.stride, :: conv.stride])
+  y, *statistics = normalised_product(
+    x.astype(conv.dtype), conv.kernel[...][0, 0], bn.scale[...], bn.bias[...], bn.epsilon
+  )
   bn.follow(*statistics)
   return y
 
@@ -62,7 +66,26 @@ def relu(x):
   return jnp.maximum(x, 0)
 
 
-relu.defvjp(lambda x: (relu(x),) * 2, lambda y, gradient: (jnp.where(y > 0, gradient, 0),))
+def _relu_forward(x):
+  y = jax.lax.optimization_barrier(jnp.maximum(x, 0))  # without it XLA may store x too
+  return y, y
+
+
+relu.defvjp(_relu_forward, lambda y, gradient: (jnp.where(y > 0, gradient, 0),))
+
+
+def pooled_stem(conv, bn, x, part, train):
+  """Stem, normalisation, ReLU and pooling, and the part that the result shows."""
+  if not train or bn.groups > 1:
+    part = halve(part)
+    return max_pool(mask_border(jax.nn.relu(bn(conv(x), train)), part)), halve(part)
+  # What rises with its input may be done after pooling, on a quarter of the values; where the normalisation falls, both
+  # signs are changed.
+  sign = jnp.where(bn.scale[...] < 0, -1.0, 1.0)
+  x = conv(x, sign)
+  mean, var = moments(x, (0, 1, 2))
+  bn.follow(sign * mean, var)
+  return jax.nn.relu(bn.normalise(max_pool(x), mean, var, sign)), None
 
 
 class _Block(nnx.Module):
@@ -151,10 +174,7 @@ class ResNet(SummingEncoder):
 
   def sums(self, x, part=None, window=WHOLE, *, train=False):
     """The sums over the window of the last activations, [b, num_features]; see `Encoder`."""
-    x = mask_outside(x, part)  # the stem reads three lines
-    part = halve(part)
-    x = max_pool(mask_border(jax.nn.relu(self.bn1(self.conv1(x), train)), part))
-    part = halve(part)
+    x, part = pooled_stem(self.conv1, self.bn1, mask_outside(x, part), part, train)  # the stem reads three lines
     x = mask_border(x, part)
     for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
       for block in layer:

@@ -136,6 +136,25 @@ def test_each_device_computes_its_group_for_itself_whatever_the_kinds(batch):
   assert np.mean(np.asarray(program(*parts)) != np.asarray(expected)) < 1e-3
 
 
+def test_images_of_a_block_one_by_one_are_what_they_are_together(batch):
+  """As on TPUs."""
+  images, _, levels, *_ = batch
+  allowed = (3, 7, 13)
+  kinds = bank.cyclic_kinds(jax.random.key(1), IMAGES, VERSIONS, allowed).at[0, 0].set(5)
+  seeds = streams.seeds_of(jax.random.split(jax.random.key(2), IMAGES * VERSIONS))
+  table, parts = bank.BANKS["reiqa26"], (to_planes(images), kinds.ravel(), levels.ravel(), seeds)
+  blocks = jax.jit(
+    functools.partial(bank._by_blocks, table=table, allowed=allowed, compat="fixed", dtype=jnp.float32),
+    static_argnames="singly",
+  )
+  one_by_one, together = (np.asarray(blocks(*parts, singly=singly)) for singly in (True, False))
+  assert np.isnan(one_by_one[0]).all() and np.isfinite(one_by_one[1:]).all()
+  np.testing.assert_allclose(one_by_one[1:], together[1:], atol=1.01 / 255)
+  assert np.mean(one_by_one[1:] != together[1:]) < 1e-3
+  loops = [blocks.lower(*parts, singly=singly).as_text().count("stablehlo.while") for singly in (True, False)]
+  assert loops[0] - loops[1] == len(allowed)
+
+
 def test_both_forms_of_lens_blur_agree_and_products_stay_on_their_device():
   planes, levels = to_planes(_images(8, (40, 70))), jnp.arange(8) % 5
   forms = [functools.partial(form, strengths=(1, 2, 4, 6, 8)) for form in (blur.disc_by_fft, blur.disc_by_products)]

@@ -11,6 +11,7 @@ from jiqa.models.layers import BatchNorm
 from jiqa.models.pointwise import normalised_product
 from jiqa.plan import collectives
 from jiqa.runtime.sharding import batch_sharding, make_mesh
+from jiqa.runtime.state import merge_module, split_module
 
 
 def difference(a, b):
@@ -77,6 +78,33 @@ def test_convolution_and_normalisation_as_one_layer_do_what_they_do_one_after_th
   np.testing.assert_allclose(resnet.pointwise(conv, grouped, x, True), jnp.concatenate(halves), atol=1e-5)
 
 
+def test_the_stem_pooled_before_its_normalisation_does_what_it_does_behind_it():
+  conv, one = resnet.Stem(8, dtype=jnp.float32, rngs=nnx.Rngs(0)), BatchNorm(8, dtype=jnp.float32)
+  one.scale[...], one.bias[...] = jnp.asarray(numbers(8), jnp.float32), jnp.asarray(numbers(8, seed=1), jnp.float32)
+  x, weight = jnp.asarray(numbers(4, 18, 13, 3), jnp.float32), jnp.asarray(numbers(4, 5, 4, 8, seed=1), jnp.float32)
+  assert (one.scale[...] < 0).any() and (one.scale[...] > 0).any()
+
+  def pooled(conv, bn, x):
+    return resnet.pooled_stem(conv, bn, x, None, True)[0]
+
+  def plain(conv, bn, x):
+    return cpu._pool_by_windows(jax.nn.relu(bn(conv(x), True)))
+
+  def run(form):
+    graph, params, stats = split_module(nnx.List((conv, one)))
+
+    def loss(params, x):
+      layers = merge_module(graph, params, stats)
+      y = form(*layers, x)
+      return (y * weight).sum(), (y, split_module(layers)[2])
+
+    return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+  results = [run(form) for form in (pooled, plain)]
+  for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+    assert difference(a, b) < 1e-5
+
+
 def test_eight_devices_give_what_one_gives_and_sum_covariances_and_gradients_only():
   x, weight = jnp.asarray(numbers(16, 4, 4, 8), jnp.float32), jnp.asarray(numbers(16, 4, 4, 32, seed=1), jnp.float32)
   rest = [jnp.asarray(numbers(*shape, seed=2), jnp.float32) for shape in ((8, 32), (32,), (32,))]
@@ -108,9 +136,9 @@ def test_gradients_of_convolutions_on_cpus_and_elsewhere(size, stride, side):
 
 @pytest.mark.parametrize("shape", [(2, 7, 8, 3), (1, 6, 5, 2)])
 def test_max_pooling_elsewhere_than_on_cpus(shape):
-  x = jnp.asarray(np.maximum(numbers(*shape), 0), jnp.float32)
+  x = jnp.asarray(numbers(*shape), jnp.float32)
   y, pull = jax.vjp(cpu._pool_by_pairs, x)
   other, other_pull = jax.vjp(cpu._pool_by_windows, x)
-  gradient = jnp.asarray(numbers(*y.shape, seed=1), jnp.float32) * (y > 0)  # nothing flows into zeros behind a ReLU
+  gradient = jnp.asarray(numbers(*y.shape, seed=1), jnp.float32)
   np.testing.assert_array_equal(y, other)
   np.testing.assert_allclose(pull(gradient)[0], other_pull(gradient)[0], atol=1e-6)

@@ -101,10 +101,12 @@ class MomentumContrast(NetworkMethod):
 
   def _in_batch_loss(self, params, stats, crops, labels):
     # Both crops of a pair on one device: all first ones before all second ones would send half of them elsewhere. Side
-    # by side they would lie in an axis of two, which TPUs pad to 128.
+    # by side they would lie in an axis of two, which TPUs pad to 128, and so they do with the axis of the versions, but
+    # for the barrier.
     n, devices = crops.shape[1], self.mesh.size
     crops = jnp.swapaxes(crops.reshape(2, devices, -1, *crops.shape[2:]), 0, 1)
-    embedding, stats = self._embed(params, stats, crops.reshape(2 * n, *crops.shape[3:]))
+    crops = jax.lax.optimization_barrier(crops.reshape(2 * n, *crops.shape[3:]))
+    embedding, stats = self._embed(params, stats, crops)
     first, second = jnp.swapaxes(embedding.reshape(devices, 2, n // devices, -1), 0, 1).reshape(2, n, -1)
     mask = None
     if labels is not None:
