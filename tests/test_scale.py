@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jiqa import methods
 from jiqa import train as loop
 from jiqa.errors import UserError
-from jiqa.plan import collectives
+from jiqa.plan import collectives, hlo
 from jiqa.runtime import sharding
 from jiqa.runtime.accumulate import split
 from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch
@@ -79,8 +79,8 @@ def test_devices_share_gradients_and_little_else(name):
   others = [arrays for kind, arrays in exchanged if kind != "all-reduce"]
   (most_sums, sum_bytes), (most_others, other_bytes) = EXPECTED[name]
   assert 1 <= len(sums) <= most_sums and len(others) <= most_others
-  assert 0 <= sum(map(collectives.size, sums)) - gradient <= sum_bytes * 1.05
-  assert sum(map(collectives.size, others)) <= other_bytes * 1.05
+  assert 0 <= sum(map(hlo.size, sums)) - gradient <= sum_bytes * 1.05
+  assert sum(map(hlo.size, others)) <= other_bytes * 1.05
   # No images: nothing that has an axis of colours travels but gradients of kernels; no parameters.
   kernels = {x.shape for x in parameters if x.ndim > 1}
   travelling = {shape for arrays in sums for _, shape in arrays if len(shape) > 2 and 3 in shape}

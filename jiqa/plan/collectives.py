@@ -1,49 +1,43 @@
 """What devices exchange in a compiled program, read from the program itself."""
 
-import math
 import re
 
+from jiqa.plan import hlo
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
 _LINE = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
-_SHAPE = re.compile(r"(pred|bf16|[a-z]\d+)\[([\d,]*)\]")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
 def find(text):
-  """The collectives of a program, one for every channel: compilers for TPUs print an asynchronous one many times.
+  """The collectives of one run of a program: compilers for TPUs print an asynchronous one many times.
 
   Args:
     text: HLO, such as `compiled.as_text()`.
 
   Returns:
-    list of (kind, list of (type, shape)): what every collective gives each device.
+    list of (kind, list of (type, shape)): what every collective gives each device, in a loop once for every turn.
 
   Example:
     >>> find("%s = (f32[2,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1")
     [('all-reduce', [('f32', (2, 3)), ('f32', ())])]
   """
-  collectives, channels = [], set()
+  collectives, channels, runs, current = [], set(), hlo.runs(text), None
   for line in text.splitlines():
+    if computation := hlo.COMPUTATION.match(line):
+      current = computation[2]
     match = _LINE.search(line)
     channel = match and _CHANNEL.search(line)
     if not match or (channel and (match[2], channel[1]) in channels):
       continue
     if channel:
       channels.add((match[2], channel[1]))
-    shapes = [(kind, tuple(map(int, filter(None, dims.split(","))))) for kind, dims in _SHAPE.findall(match[1])]
-    collectives.append((match[2], shapes[len(shapes) // 2 :] if match[3] and match[2] != "all-reduce" else shapes))
+    arrays = hlo.shapes(match[1])
+    if match[3] and match[2] != "all-reduce":  # what goes in, what comes out, and counters of its progress
+      arrays = [array for array in arrays if array not in (("u32", ()), ("s32", ()))]
+      arrays = arrays[len(arrays) // 2 :]
+    collectives += [(match[2], arrays)] * runs.get(current, 1)
   return collectives
-
-
-def size(arrays):
-  """Bytes of a list of (type, shape).
-
-  Example:
-    >>> size([("f32", (2, 3)), ("u8", (5,))])
-    29
-  """
-  return sum(_BYTES.get(kind, 4) * math.prod(shape) for kind, shape in arrays)
 
 
 def totals(text):
@@ -57,7 +51,7 @@ def totals(text):
   for kind, arrays in sorted(find(text)):
     each = result.setdefault(kind, [0, 0, {}])
     each[0] += 1
-    each[1] += size(arrays)
+    each[1] += hlo.size(arrays)
     for array in arrays:
-      each[2][array[0]] = each[2].get(array[0], 0) + size([array])
+      each[2][array[0]] = each[2].get(array[0], 0) + hlo.size([array])
   return result

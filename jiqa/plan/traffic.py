@@ -4,31 +4,14 @@ The compiler's own count (`cost_analysis()["bytes accessed"]`) also has what a T
 memory space 1, and has the body of a loop once.
 """
 
-import re
-from typing import NamedTuple
+from jiqa.plan import hlo
 
-from jiqa.plan import collectives
-
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)(?= [\w\-]+\()|\S+) ([\w\-]+)\((.*)$")
-_ARRAY = re.compile(r"(pred|bf16|[a-z]\d+)\[([\d,]*)\](\{[^}]*\})?")
-_NAME = re.compile(r"%([\w.\-]+)")
 _SLICES = ("dynamic-slice", "slice", "gather")
 # What moves nothing, or is counted where it ends or in what it calls.
 _FREE = (
   "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "opt-barrier", "partition-id",
   "add-dependency", "while", "conditional", "call",
 )  # fmt: skip
-_ON_CHIP = "S(1)"
-
-
-class _Instruction(NamedTuple):
-  root: bool
-  name: str
-  arrays: list  # of (bytes, whether on the chip), those of the result
-  kind: str
-  operands: list  # names
-  text: str  # operands and what follows
 
 
 def total(text):
@@ -40,24 +23,8 @@ def total(text):
   Returns:
     (int, int). A loop whose end is not a constant counts once, of the branches of a conditional the dearest.
   """
-  computations, entry = _parse(text)
+  computations, entry = hlo.parse(text)
   return _of(computations, entry)
-
-
-def _parse(text):
-  computations, entry, current = {}, None, None
-  for line in text.splitlines():
-    if match := _COMPUTATION.match(line):
-      current = computations.setdefault(match[2], {})
-      entry = match[2] if match[1] else entry
-    elif current is not None and (match := _INSTRUCTION.match(line)):
-      arrays = [
-        (collectives.size([(kind, tuple(map(int, filter(None, dims.split(",")))))]), _ON_CHIP in (layout or ""))
-        for kind, dims, layout in _ARRAY.findall(match[3])
-      ]
-      operands = _NAME.findall(match[5].split("), ")[0])
-      current[match[2]] = _Instruction(bool(match[1]), match[2], arrays, match[4], operands, match[5])
-  return computations, entry
 
 
 def _of(computations, name):
@@ -67,17 +34,13 @@ def _of(computations, name):
 
 def _instruction(computations, body, each):
   """(bytes to and from memory, bytes in all) of an instruction in a computation."""
-  called = lambda key: re.findall(rf"{key}=\{{?%?([\w.\-]+)", each.text)
   if each.kind == "while":
-    known = re.search(r'known_trip_count":\{"n":"(\d+)"', each.text)  # compilers for CPUs say it
-    turns = int(known[1]) if known else _turns(computations[called("condition")[0]])
-    return tuple(turns * part for part in _of(computations, called("body")[0]))
+    times = hlo.turns(computations, each)
+    return tuple(times * part for part in _of(computations, each.called("body")[0]))
   if each.kind == "conditional":
-    branches = re.search(r"branch_computations=\{([^}]*)\}", each.text)
-    names = _NAME.findall(branches[1]) if branches else called("(?:true|false)_computation")
-    return max((_of(computations, name) for name in names), default=(0, 0))
+    return max(_of(computations, name) for name in each.branches())
   if each.kind == "call":
-    return _of(computations, called("to_apply")[0])
+    return _of(computations, each.called("to_apply")[0])
   if each.kind in _FREE or each.kind.endswith("-start"):
     return 0, 0
   arrays = list(each.arrays)
@@ -87,7 +50,7 @@ def _instruction(computations, body, each):
   names = each.operands if each.kind == "fusion" else dict.fromkeys(each.operands)
   operands = [body[name].arrays for name in names if name in body]
   if each.kind == "fusion":
-    operands, arrays = _fused(computations, computations[called("calls")[0]], operands, arrays)
+    operands, arrays = _fused(computations, computations[each.called("calls")[0]], operands, arrays)
   elif each.kind in _SLICES:
     operands = [arrays]
   elif each.kind == "dynamic-update-slice":
@@ -100,7 +63,7 @@ def _fused(computations, body, operands, results):
   """What a fusion reads and writes: pieces of arrays that it only cuts, changes of those that it changes in place.
 
   Returns:
-    (arrays of every operand, arrays of the result) as in `_Instruction`.
+    (arrays of every operand, arrays of the result) as in `hlo.Instruction`.
   """
   read = [_pieces(computations, body, number, arrays) for number, arrays in enumerate(operands)]
   last = _origin(body, next(each for each in body.values() if each.root))
@@ -125,20 +88,10 @@ def _pieces(computations, body, number, arrays):
   for use in (each for each in body.values() if here.intersection(each.operands)):
     places = [place for place, name in enumerate(use.operands) if name in here]
     if use.kind == "fusion":
-      inner = computations[re.search(r"calls=%?([\w.\-]+)", use.text)[1]]
+      inner = computations[use.called("calls")[0]]
       found += [piece for place in places for piece in _pieces(computations, inner, place, arrays)]
     elif use.kind in _SLICES and places == [0]:
       found += [(size, arrays[0][1]) for size, _ in use.arrays]
     elif use.kind != "dynamic-update-slice" or places != [0]:
       return arrays
   return found if sum(size for size, _ in found) < sum(size for size, _ in arrays) else arrays
-
-
-def _turns(condition):
-  """How often a loop runs whose counter starts at 0, from the constant in its condition."""
-  last = next(each for each in condition.values() if each.root)
-  for name in last.operands:
-    constant = condition.get(name)
-    if last.kind == "compare" and "direction=LT" in last.text and constant and constant.kind == "constant":
-      return int(constant.text.split(")")[0])
-  return 1

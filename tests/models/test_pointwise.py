@@ -9,7 +9,7 @@ from flax import nnx
 from jiqa.models import cpu, resnet
 from jiqa.models.layers import BatchNorm
 from jiqa.models.pointwise import normalised_product
-from jiqa.plan import collectives
+from jiqa.plan import collectives, hlo
 from jiqa.runtime.sharding import batch_sharding, make_mesh
 from jiqa.runtime.state import merge_module, split_module
 
@@ -116,7 +116,7 @@ def test_eight_devices_give_what_one_gives_and_sum_covariances_and_gradients_onl
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
   exchanged = collectives.find(program.as_text())
   assert {kind for kind, _ in exchanged} == {"all-reduce"}
-  assert sum(collectives.size(arrays) for _, arrays in exchanged) == 4 * (8 + 8 * 8 + 8 * 32 + 32)
+  assert sum(hlo.size(arrays) for _, arrays in exchanged) == 4 * (8 + 8 * 8 + 8 * 32 + 32)
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -64,12 +64,32 @@ def test_a_collective_is_counted_once_for_every_channel():
   %d = bf16[6]{0} all-reduce(%x), channel_id=2
   %e = s32[] collective-permute(%x)
   %f = s32[] collective-permute(%x)
+  %g = (f32[5]{0}, f32[5]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), channel_id=3
   """
   assert collectives.totals(text) == {
     "all-reduce": [2, 28, {"f32": 16, "bf16": 12}],
     "all-gather": [1, 32, {"f32": 32}],
-    "collective-permute": [2, 8, {"s32": 8}],
+    "collective-permute": [3, 28, {"s32": 8, "f32": 20}],
   }
+
+
+def test_a_collective_in_a_loop_is_counted_once_for_every_turn():
+  text = """
+%body (i: s32[]) -> s32[] {
+  %i = s32[] parameter(0)
+  ROOT %sum = s32[] all-reduce(%i), channel_id=1, to_apply=%add
+}
+%condition (i: s32[]) -> pred[] {
+  %i = s32[] parameter(0)
+  %end = s32[] constant(6)
+  ROOT %less = pred[] compare(%i, %end), direction=LT
+}
+ENTRY %main (x: s32[]) -> s32[] {
+  %x = s32[] parameter(0)
+  ROOT %loop = s32[] while(%x), condition=%condition, body=%body
+}
+"""
+  assert collectives.totals(text) == {"all-reduce": [6, 24, {"s32": 24}]}
 
 
 def test_time_of_an_exchange_is_that_of_a_ring():
