@@ -23,7 +23,7 @@ ViT-B/32, on split 0 of the ten published ones.
 
   The paper's results, as others quote them (SRCC, PLCC): LIVE .970 .951, CSIQ .936 .939, KADID .930 .931, BID .875
   .900, CLIVE .904 .910, KonIQ .919 .908. This variant has not been run yet: neither the images nor the weights were
-  available. Compiled, it fits one v5e chip (v5e:1x1, 6.5 of 14.9 GiB) and takes at least 0.64 hours there; estimated
+  available. Compiled, it fits one v5e chip (v5e:1x1, 6.5 of 15.8 GiB) and takes at least 0.13 hours there; estimated
   one GPU of 16 GB: docs/scaling.md. The ten splits as ten jobs: cloud/ten_splits.sh. The published training rounds
   its weights to float16 after every step: for parity, --config.optimizer.param_rounding=fp16.
 

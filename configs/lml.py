@@ -24,7 +24,7 @@ on one of ten random 80/20 splits by reference; papers report the median over te
     python launch.py --config=configs/lml.py:livec --workdir=runs/lml_livec_0 --config.init_from=weights/deit3
 
   The abstract gives PLCC 0.914 for LIVEC, 0.942 for TID2013 and 0.977 for CSIQ. These variants have not been run yet:
-  the weights were not available. Compiled, livec fits one v5e chip (v5e:1x1, 5.1 of 14.9 GiB), koniq only with
+  the weights were not available. Compiled, livec fits one v5e chip (v5e:1x1, 5.1 of 15.8 GiB), koniq only with
   --config.remat=True (14.88); estimated GPUs of 16 and 40 GB: docs/scaling.md. The ten splits as ten jobs:
   cloud/ten_splits.sh.
 

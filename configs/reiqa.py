@@ -31,7 +31,7 @@ a step. Needs KADIS-700k's pristine images. `quality,loss=queue` has the publish
 
   Later papers quote an SRCC of 0.914 on KonIQ-10k for both experts together. This variant differs: it trains the
   quality expert alone, on KADIS-700k alone, and contrasts every pair with all others of its step. It has not been run
-  yet. Compiled, it fits 32 chips of v5e (v5e:4x8), 12.1 of 14.9 GiB each, and takes at least 2.7 hours there; estimated
+  yet. Compiled, it fits 32 chips of v5e (v5e:4x8), 10.3 of 15.8 GiB each, and takes at least 1.7 hours there; estimated
   16 GPUs of 40 GB or 8 of 80 GB: docs/scaling.md.
   AVA, COCO, VOC and CERTH, which the authors add, are folders: `jiqa prepare image_folder/ava --manual-dir=AVA` and one
   more entry in `data` each.
