@@ -1,15 +1,20 @@
-"""Which negatives are worth having? The three losses of Re-IQA, several seeds each, on BIQ2021.
+"""Which negatives are worth having, and what crops that share much cost: short runs of Re-IQA on BIQ2021.
 
     python -m benchmarks.reiqa_losses --workdir=runs/reiqa_losses --seeds=3
 
-A narrow encoder is trained on the images of the training part and a folder of further crops without labels, equally
-many steps with every loss; then heads are fitted to the labelled training images and tested on the official test
-images: in the database, and across its subsets (head on two, test on the third). Every finished run is kept in the
-workdir: run the command again to go on.
+A narrow encoder is trained without labels on the 4,923 images of the training part, equally many steps with every loss,
+and once more with windows of 256 pixels, in whose half the crops of a pair share 44 to 67 % of their area instead of 10
+to 30 %. Then heads are fitted to labelled training images and predict
+
+- the validation part of ten choices, the penalty being chosen on another one;
+- the official test images, which no choice is made by.
+
+Every finished run is kept in the workdir: run the command again to go on.
 
     python -m benchmarks.reiqa_losses --judge=runs/reiqa_small
 
-prints the same figures of a run of `launch.py`, trained and untrained.
+prints the same figures of a run of `launch.py`, trained and untrained, with all training images labelled, and those
+across subsets (head on two, test on the third).
 """
 
 import argparse
@@ -21,31 +26,39 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.thesis import inner_splits
 from configs import reiqa
 from jiqa.data.source import open_database
-from jiqa.data.splits import TEST, run_splits
+from jiqa.data.splits import TEST, UNUSED, run_splits
 from jiqa.evaluation import protocol
+from jiqa.evaluation.correlation import srcc
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
 from jiqa.train import build, build_optimizer, init_state, train
 
-UNUSED = -1
 DATABASE = "biq2021"
+# Name: loss and window; a half of 256 pixels is too small for the pairs.
+RUNS = {
+  "untrained": (None, 384),
+  "queue": ("queue", 384),
+  "queue+chunk": ("queue+chunk", 384),
+  "in_batch": ("in_batch", 384),
+  "queue, window 256": ("queue", 256),
+  "in_batch, window 256": ("in_batch", 256),
+}
 
 
-def config_of(loss, seed, steps):
+def config_of(loss, window, seed, steps):
   """The `small` variant made narrow, with a queue of the published depth: the keys of the last 4 to 5 steps."""
   c = reiqa.get_config("small")
   with c.unlocked():
-    c.seed, c.loss, c.steps, c.epochs, c.checkpoint_every = seed, loss, steps, 0, 10_000
-    c.depth, c.width, c.crop, c.window, c.batch_size, c.versions = 10, 16, 64, 192, 8, 8
-    c.scales, c.every_scale, c.kinds = (1, 2), True, reiqa.SIMPLE_KINDS
-    c.temperature, c.embedding = 0.2, 128
+    c.seed, c.loss, c.steps, c.checkpoint_every = seed, loss, steps, 10_000
+    c.depth, c.width, c.window, c.batch_size = 10, 16, window, 12
     # So few steps would leave the published average, 0.999, at the initial weights.
-    c.queue, c.key_momentum = 576, 0.99
-    c.optimizer.update(name="adamw", schedule="cosine", learning_rate=1e-3, weight_decay=1e-4, warmup_steps=20)
-    c.evaluation.update(pixels_per_batch=4 * 512 * 512, alphas=(1e-2, 1e6, 25), splits=10)
+    c.queue, c.key_momentum = 432, 0.99
+    c.optimizer.warmup_steps = 20
+    c.evaluation.pixels_per_batch = 4 * 512 * 512
   return c
 
 
@@ -55,35 +68,54 @@ def across(splits, domains, left_out):
   return np.where(inside, np.where(splits == TEST, TEST, UNUSED), np.where(splits == TEST, UNUSED, splits))
 
 
-def judge(config, state, method, mesh):
-  """SRCC on the official test images: all, inside every subset, and with the head fitted to the other subsets.
+def sample(splits, count, seed):
+  """Splits in which `count` images of all those that are not tested keep their part, the others being unused."""
+  known = np.flatnonzero((splits != TEST).all(0))
+  left_out = np.random.default_rng(seed).permutation(known)[count:]
+  sampled = splits.copy()
+  sampled[:, left_out] = UNUSED
+  return sampled
+
+
+def judge(config, state, method, mesh, labelled=None, transfer=False):
+  """SRCC of heads on the features of a network.
+
+  Args:
+    labelled: so many training images have labels, the same ones for every network; None: all.
+    transfer: also heads that are fitted to the other subsets.
 
   Returns:
-    dict from what to the median over the choices of the validation part.
+    dict from what to float: the mean over ten choices of the validation part, and on the official test images the
+    median over them; of all images and inside every subset.
   """
-  database = open_database(DATABASE)
-  network = Network.of_state(method, state, mesh)
-  features = predict_database(network, database, np.arange(len(database)), DATABASE)["features"]
+  database = open_database(DATABASE, config.data_dir or None)
   splits = run_splits(config, database.table, DATABASE, "official")
-  mos, domains = database.table.mos.to_numpy(), np.array(database.domains)
+  splits = sample(splits, labelled, 0) if labelled else splits
+  rows = np.flatnonzero((splits != UNUSED).any(0))
+  splits, mos, domains = splits[:, rows], database.table.mos.to_numpy()[rows], np.array(database.domains)[rows]
+  features = predict_database(Network.of_state(method, state, mesh), database, rows, DATABASE)["features"]
   alphas = np.geomspace(*config.evaluation.alphas[:2], int(config.evaluation.alphas[2]))
-  result = protocol.fit_heads(features, mos, splits, alphas)
-  found = {"all": float(np.median(result.srcc))}
-  for domain in map(str, np.unique(domains)):
-    rows = [np.isfinite(row) & (domains == domain) for row in result.predictions]
-    inside = [protocol.measures(row[r], mos[r])["srcc"] for row, r in zip(result.predictions, rows, strict=True)]
-    found[domain] = float(np.median(inside))
+  found, subsets = {}, sorted(map(str, np.unique(domains)))
+  for part, asked, middle in (("validation", inner_splits(splits), np.mean), ("test", splits, np.median)):
+    result = protocol.fit_heads(features, mos, asked, alphas)
+    found[part] = float(middle(result.srcc))
+    for domain in subsets:
+      tested = [np.isfinite(row) & (domains == domain) for row in result.predictions]
+      inside = [srcc(row[r], mos[r]) for row, r in zip(result.predictions, tested, strict=True)]
+      found[f"{part}, {domain}"] = float(middle(inside))
+  for domain in subsets if transfer else ():
     other = protocol.fit_heads(features, mos, across(splits, domains, domain), alphas)
     found[f"others to {domain}"] = float(np.median(other.srcc))
   return found
 
 
-def run(loss, seed, steps, workdir):
-  """Trains and judges once, unless that is done already; loss None judges the encoder as initialised."""
-  path = workdir / f"{(loss or 'untrained').replace('+', '_')}_{seed}.json"
+def run(name, seed, steps, labelled, workdir):
+  """Trains and judges one of `RUNS`, unless that is done already; 'untrained' judges the encoder as initialised."""
+  path = workdir / f"{name.replace('+', '_').replace(', ', '_').replace(' ', '_')}_{seed}.json"
   if path.exists():
     return json.loads(path.read_text())
-  config, mesh = config_of(loss or "in_batch", seed, steps), make_mesh()
+  loss, window = RUNS[name]
+  config, mesh = config_of(loss or "in_batch", window, seed, steps), make_mesh()
   started, cpu = time.perf_counter(), time.process_time()
   method, (tx, _, _) = build(config, mesh), build_optimizer(config, config.batch_size)
   state = init_state(config, method, tx, mesh)
@@ -94,8 +126,9 @@ def run(loss, seed, steps, workdir):
     state = Checkpoints(folder / "checkpoints").restore(state)
   seconds = time.perf_counter() - started
   record = {
-    "loss": loss or "untrained", "seed": seed, "steps": steps if loss else 0, "seconds": round(seconds, 1),
-    "cpu_seconds": round(time.process_time() - cpu, 1), "jax": jax.__version__, **judge(config, state, method, mesh),
+    "run": name, "seed": seed, "steps": steps if loss else 0, "labelled": labelled, "seconds": round(seconds, 1),
+    "cpu_seconds": round(time.process_time() - cpu, 1), "jax": jax.__version__,
+    **judge(config, state, method, mesh, labelled),
   }  # fmt: skip
   path.write_text(json.dumps(record, indent=1) + "\n")
   return record
@@ -114,26 +147,28 @@ def judge_run(workdir):
   method, (tx, _, _) = build(config, mesh), build_optimizer(config, config.batch_size)
   fresh = init_state(config, method, tx, mesh)
   trained = Checkpoints(workdir / "checkpoints").restore(fresh)
-  for label, state in (("untrained", fresh), ("trained", trained)):
-    print({"network": label, **{k: round(v, 3) for k, v in judge(config, state, method, mesh).items()}}, flush=True)
+  for label, state in (("trained", trained), ("untrained", fresh)):
+    found = judge(config, state, method, mesh, transfer=True)
+    print({"network": label, **{k: round(v, 3) for k, v in found.items()}}, flush=True)
 
 
 def print_table(records):
-  """Mean and range over the seeds, one row a loss."""
+  """Mean and range over the seeds, one row a run."""
   columns = [key for key in records[0] if isinstance(records[0][key], float) and "seconds" not in key]
-  print("| loss | seeds | " + " | ".join(columns) + " |")
-  for loss in dict.fromkeys(record["loss"] for record in records):
-    rows = np.array([[record[column] for column in columns] for record in records if record["loss"] == loss])
+  print("| run | seeds | " + " | ".join(columns) + " |")
+  for name in dict.fromkeys(record["run"] for record in records):
+    rows = np.array([[record[column] for column in columns] for record in records if record["run"] == name])
     ranges = zip(rows.mean(0), rows.min(0), rows.max(0), strict=True)
     cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in ranges]
-    print(f"| {loss} | {len(rows)} | " + " | ".join(cells) + " |")
+    print(f"| {name} | {len(rows)} | " + " | ".join(cells) + " |")
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/reiqa_losses"))
   parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--steps", type=int, default=280)
+  parser.add_argument("--steps", type=int, default=220)
+  parser.add_argument("--labelled", type=int, default=2000, help="so many training images have labels")
   parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after so long")
   parser.add_argument("--judge", type=pathlib.Path, help="no training: the same figures of this run of launch.py")
   options = parser.parse_args()
@@ -142,12 +177,12 @@ def main():
   options.workdir.mkdir(parents=True, exist_ok=True)
   started, records = time.perf_counter(), []
   for seed in range(options.seeds):
-    for loss in (None, "queue", "queue+chunk", "in_batch"):
+    for name in RUNS:
       if time.perf_counter() - started > 60 * options.minutes:
         print_table(records)
         print("time is up; run the command again to go on")
         return
-      records.append(run(loss, seed, options.steps, options.workdir))
+      records.append(run(name, seed, options.steps, options.labelled, options.workdir))
       print({k: round(v, 3) if isinstance(v, float) else v for k, v in records[-1].items()}, flush=True)
   print_table(records)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from benchmarks import gallery
+from benchmarks import gallery, reiqa_losses
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -69,6 +69,28 @@ def test_the_pool_of_the_gallery_says_what_its_images_show(tmp_path, monkeypatch
   assert (table.reference_name == "coffee").all() and table.ssim[0] == 1
   whole, half = (np.asarray(Image.open(tmp_path / "pool" / name)) for name in table.image_name)
   assert table.ssim[1] == pytest.approx(structural_similarity(whole, half, channel_axis=2), abs=1e-4)
+
+
+def test_of_the_labelled_images_of_the_losses_every_split_keeps_the_same():
+  splits = np.array([[0, 1, 0, 0, 2, 0, 1, 2, 0, 0], [1, 0, 0, 0, 2, 0, 0, 2, 1, 0]], np.int8)
+  sampled = reiqa_losses.sample(splits, 5, seed=1)
+  kept = (sampled != -1).all(0)
+  assert kept.sum() == 5 + 2 and kept[[4, 7]].all()  # the tested ones stay
+  assert (sampled == np.where(kept, splits, -1)).all()
+  assert ((reiqa_losses.sample(splits, 5, seed=2) != -1).all(0) != kept).any()
+
+
+def test_heads_across_subsets_see_no_image_of_the_one_they_are_tested_on():
+  splits, domains = np.array([[0, 1, 2, 0, 1, 2]], np.int8), ["a", "a", "a", "b", "b", "b"]
+  assert reiqa_losses.across(splits, domains, "b").tolist() == [[0, 1, -1, -1, -1, 2]]
+
+
+def test_the_runs_of_the_losses_differ_in_loss_and_window_alone():
+  configs = [reiqa_losses.config_of(loss or "in_batch", window, 3, 7) for loss, window in reiqa_losses.RUNS.values()]
+  shown = [config.to_dict() for config in configs]
+  keys = [key for key in shown[0] if len({str(config[key]) for config in shown}) > 1]
+  assert keys == ["loss", "window"] and (shown[0]["seed"], shown[0]["steps"], shown[0]["epochs"]) == (3, 7, 0)
+  assert [config["window"] for config in shown] == [384, 384, 384, 384, 256, 256]
 
 
 @pytest.mark.slow
