@@ -6,6 +6,8 @@ from jiqa.plan import hlo
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _LINE = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
+# A sum of which every device keeps its part, as TPUs have it: an all-reduce that is never whole. They share a channel.
+_SCATTER = "all-reduce-scatter"
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
@@ -26,7 +28,9 @@ def find(text):
   for line in text.splitlines():
     if computation := hlo.COMPUTATION.match(line):
       current = computation[2]
-    match = _LINE.search(line)
+      if current.startswith(_SCATTER):
+        collectives += [("reduce-scatter", hlo.shapes(line.rpartition("->")[2]))] * runs.get(current, 1)
+    match = None if current and current.startswith(_SCATTER) else _LINE.search(line)
     channel = match and _CHANNEL.search(line)
     if not match or (channel and (match[2], channel[1]) in channels):
       continue

@@ -14,7 +14,7 @@ from jiqa.plan import collectives, machines, traffic
 from jiqa.runtime.throughput import peak_flops
 
 GIB = 2**30
-_FORM = "3"  # of what is remembered
+_FORM = "4"  # of what is remembered
 # "... memory required for HLO temporaries (33.54G) exceeds available HBM (15.75G)."; or "Used 21.95G of 15.48G hbm."
 _TOO_LARGE = re.compile(r"([\d.]+)([KMGT])\)? (?:exceeds available \w+ \(|of )([\d.]+)([KMGT])")
 

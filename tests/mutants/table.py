@@ -159,6 +159,7 @@ MUTANTS = (
   ("demo_in_the_place_of_the_recipes_images", "jiqa/plan/programs.py", '[{**entry, "name": "demo"} for entry in config.data]', '[entry.update(name="demo") or entry for entry in config.data]', "tests/plan/test_plan.py -k steps_of"),
   ("plan_of_another_topology", "jiqa/plan/measure.py", "[text, topology, machines.compiler(), _FORM]", "[text, machines.compiler(), _FORM]", "tests/plan/test_plan.py -k compiled_once"),
   ("collective_in_a_loop_counted_once", "jiqa/plan/collectives.py", "[(match[2], arrays)] * runs.get(current, 1)", "[(match[2], arrays)]", "tests/plan/test_plan.py -k every_turn"),
+  ("parts_of_a_sum_by_their_channel", "jiqa/plan/collectives.py", "match = None if current and current.startswith(_SCATTER) else _LINE.search(line)", "match = _LINE.search(line)", "tests/plan/test_plan.py -k keeps_its_part"),
   ("counters_of_a_permute_counted", "jiqa/plan/collectives.py", "array not in ((\"u32\", ()), (\"s32\", ()))", "True", "tests/plan/test_plan.py -k every_channel"),
   ("loop_counted_once", "jiqa/plan/traffic.py", "tuple(times * part for part in", "tuple(part for part in", "tests/plan/test_traffic.py"),
   ("bytes_on_the_chip_counted", "jiqa/plan/traffic.py", "sum(size for size, near in arrays if not near)", "sum(size for size, near in arrays)", "tests/plan/test_traffic.py -k branches"),

@@ -73,6 +73,17 @@ def test_a_collective_is_counted_once_for_every_channel():
   }
 
 
+def test_a_sum_of_which_every_device_keeps_its_part():
+  computation = """%all-reduce-scatter.{0} (a: f32[16,4], b: f32[8]) -> (f32[2,4], f32[1]) {{
+  %a = f32[16,4]{{1,0}} parameter(0)
+  %b = f32[8]{{0}} parameter(1)
+  %sum = (f32[16,4]{{1,0}}, f32[8]{{0}}) all-reduce(%a, %b), channel_id=1, to_apply=%add
+  ROOT %part = (f32[2,4]{{1,0}}, f32[1]{{0}}) fusion(%sum), kind=kLoop, calls=%cut
+}}
+"""
+  assert collectives.totals(computation.format(1) + computation.format(2)) == {"reduce-scatter": [2, 72, {"f32": 72}]}
+
+
 def test_a_collective_in_a_loop_is_counted_once_for_every_turn():
   text = """
 %body (i: s32[]) -> s32[] {
