@@ -217,8 +217,8 @@ def _on_biq2021(c):
 
 def _small(c):
   _on_biq2021(c)
-  # In its half the crops of a pair share 44 to 67 %; in windows of 384 pixels they would share 10 to 30 %, which was
-  # worse and takes longer: docs/results.md.
+  # In its half the crops of a pair share 44 to 67 %. In windows of 384 pixels they would share 10 to 30 %, which was no
+  # better and takes longer: docs/results.md.
   c.window, c.crop, c.every_scale = 256, 96, False
   c.versions, c.kinds = 8, SIMPLE_KINDS
   c.batch_size, c.steps = 24, 720
