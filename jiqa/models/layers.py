@@ -131,7 +131,7 @@ class BatchNorm(nnx.Module):
       running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
 
   def normalise(self, x, mean, var, sign=1):
-    """x times `sign`, whose moments [features] are given, float32, in the layer's dtype."""
+    """Normalises x, which is the layer's input times `sign` and has these moments, [features] float32."""
     factor = sign * self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
     return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
 

@@ -101,8 +101,7 @@ class MomentumContrast(NetworkMethod):
 
   def _in_batch_loss(self, params, stats, crops, labels):
     # Both crops of a pair on one device: all first ones before all second ones would send half of them elsewhere. Side
-    # by side they would lie in an axis of two, which TPUs pad to 128, and so they do with the axis of the versions, but
-    # for the barrier.
+    # by side they would lie in an axis of two, and without the barrier in one of the versions: TPUs pad both to 128.
     n, devices = crops.shape[1], self.mesh.size
     crops = jnp.swapaxes(crops.reshape(2, devices, -1, *crops.shape[2:]), 0, 1)
     crops = jax.lax.optimization_barrier(crops.reshape(2 * n, *crops.shape[3:]))
