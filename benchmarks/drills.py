@@ -102,8 +102,9 @@ def two_on_one_file(folder):
   photos(folder / "images", 200)
   command = [*JIQA, "score", str(folder / "images"), f"--out={folder / 'scores.csv'}"]
   both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-  told = [process.communicate()[1] for process in both]
-  assert sorted(process.returncode for process in both) in ([0, 0], [0, 2]) and not any("Traceback" in x for x in told)
+  stderr = [process.communicate()[1] for process in both]
+  assert sorted(process.returncode for process in both) in ([0, 0], [0, 2])
+  assert not any("Traceback" in text for text in stderr)
   assert len(scores(folder / "scores.csv")) == 200
   return "one refused" if any(process.returncode for process in both) else "one after the other"
 
@@ -200,13 +201,13 @@ def dead_worker(folder):
 
 def children(pid):
   """Processes of a parent that compute (Python's resource tracker is not one)."""
-  found = []
+  pids = []
   for path in pathlib.Path("/proc").glob("[0-9]*"):
     with contextlib.suppress(OSError):
       if int((path / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
         if b"spawn_main" in (path / "cmdline").read_bytes():
-          found.append(int(path.name))
-  return found
+          pids.append(int(path.name))
+  return pids
 
 
 def idle_connections(folder):

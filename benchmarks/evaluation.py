@@ -93,11 +93,11 @@ def bootstrap_rows(n, resamples, repeats):
   units, share = np.arange(n), max(1, resamples // 10)
 
   def theirs():
-    found = []
+    values = []
     for _ in range(share):
       drawn = rng.integers(0, n, n)
-      found.append((stats.spearmanr(x[drawn], y[drawn])[0], stats.pearsonr(x[drawn], y[drawn])[0]))
-    return np.array(found)
+      values.append((stats.spearmanr(x[drawn], y[drawn])[0], stats.pearsonr(x[drawn], y[drawn])[0]))
+    return np.array(values)
 
   ours = lambda: bootstrap.resample(x, y, units, ("srcc", "plcc"), resamples, 0)
   ours()

@@ -79,12 +79,12 @@ def maps(metric, images):
   quarter[:192, 192:] = np.asarray(coarse)[:192, 192:]
   rows, shown = [[], []], {"left half blurred": half, "a quarter pixelated": quarter}
   for name, image in (shown | {"near focus": images["flower"], "as it is": images["astronaut"]}).items():
-    found = metric.explain(image)["map"]
-    smooth = np.asarray(Image.fromarray(np.float32(found)).resize((384, 384), Image.Resampling.BICUBIC))
-    light = 0.2 + 0.8 * np.clip((smooth - found.min()) / np.ptp(found), 0, 1)  # as the page of jiqa serve shades it
+    scores = metric.explain(image)["map"]
+    smooth = np.asarray(Image.fromarray(np.float32(scores)).resize((384, 384), Image.Resampling.BICUBIC))
+    light = 0.2 + 0.8 * np.clip((smooth - scores.min()) / np.ptp(scores), 0, 1)  # as the page of jiqa serve shades it
     rows[0].append((image, [f"{float(metric(image)):.0f}", name]))
     dimmed = np.uint8(image * light[..., None])
-    rows[1].append((dimmed, [f"windows {found.min():.0f} to {found.max():.0f}"]))
+    rows[1].append((dimmed, [f"windows {scores.min():.0f} to {scores.max():.0f}"]))
   return sheet(rows, side=192)
 
 

@@ -115,10 +115,10 @@ def memory(ours):
   """Gigabytes of a step as compiled, and the most that the device has held; the latter where it counts."""
   plan = ours.program.memory_analysis()
   planned = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
-  found = {"planned_gigabytes": planned / 1e9}
+  held = {"planned_gigabytes": planned / 1e9}
   if statistics := ours.mesh.devices.flat[0].memory_stats():
-    found["held_gigabytes"] = statistics["peak_bytes_in_use"] / 1e9
-  return found
+    held["held_gigabytes"] = statistics["peak_bytes_in_use"] / 1e9
+  return held
 
 
 def profile(flags, name):

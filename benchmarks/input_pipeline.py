@@ -50,8 +50,8 @@ def main():
           step.batch = next(feed)
           step()
           meter.step()
-        told = meter.read()
-        row |= {"training_images_per_second": told["images_per_second"], "input_wait": told["input_wait"]}
+        rates = meter.read()
+        row |= {"training_images_per_second": rates["images_per_second"], "input_wait": rates["input_wait"]}
       rows.append(row)
   measure.report("input_pipeline", rows, flags.json)
 

@@ -60,7 +60,7 @@ def measure(sides, repeats, first=1):
       if turn >= first:
         times[name].append(took)
         print(f"{name}: {took[0]:.3f} s (CPU {took[1]:.3f} s)", flush=True)
-  return {name: np.median(found, axis=0) for name, found in times.items()}
+  return {name: np.median(took, axis=0) for name, took in times.items()}
 
 
 def report(what, seconds, theirs, ours):
@@ -90,22 +90,22 @@ def text(dtype, repeats):
   # Compiled beforehand, so that no turn is spent on it.
   published = published.lower(state.params, tokens[: 495 // parts], target[: 495 // parts]).compile()
   shared = shared.lower(state.params).compile()
-  found = {}
+  outputs = {}
 
   def run_published():
     values, total = [], None
-    for rows, wanted in zip(np.split(tokens, parts), np.split(target, parts), strict=True):
-      value, gradient = published(state.params, rows, wanted)
+    for rows, labels in zip(np.split(tokens, parts), np.split(target, parts), strict=True):
+      value, gradient = published(state.params, rows, labels)
       total = gradient if total is None else jax.tree.map(jnp.add, total, gradient)
       values.append(value)
-    found["published"] = jax.block_until_ready((sum(values), total))
+    outputs["published"] = jax.block_until_ready((sum(values), total))
 
   def run_ours():
-    found["ours"] = jax.block_until_ready(shared(state.params))
+    outputs["ours"] = jax.block_until_ready(shared(state.params))
 
   seconds = measure({"published": run_published, "ours": run_ours}, repeats, first=0)
   for (path, a), b in zip(
-    jax.tree_util.tree_leaves_with_path(found["published"][1]), jax.tree.leaves(found["ours"][1]), strict=True
+    jax.tree_util.tree_leaves_with_path(outputs["published"][1]), jax.tree.leaves(outputs["ours"][1]), strict=True
   ):
     if float(jnp.abs(a).max()) and dtype == "float32":
       gap = float(jnp.abs(a - b).max() / jnp.abs(a).max())
@@ -131,10 +131,10 @@ def score(dtype, repeats, photo):
   state = params, stats, jax.jit(method.precompute)(params, stats)
   predict = jax.jit(method.predict)
   image = np.asarray(Image.open(photo).convert("RGB").resize((512, 384))) if photo else waves(384, 512)
-  found = {}
+  outputs = {}
 
   def ours():
-    found["ours"] = jax.device_get(predict(*state, {"crops": method.preprocess_eval(image)["crops"][None]}))
+    outputs["ours"] = jax.device_get(predict(*state, {"crops": method.preprocess_eval(image)["crops"][None]}))
 
   with torch.inference_mode():
     texts = torch.cat([model.encode_text(torch.from_numpy(rows)) for rows in np.split(method.tokens, 5)])
@@ -145,12 +145,12 @@ def score(dtype, repeats, photo):
       whole = (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std
       windows = whole.unfold(1, 224, 32).unfold(2, 224, 32).permute(1, 2, 0, 3, 4).reshape(-1, 3, 224, 224)
       probabilities, scores = torch_score(model.logits(windows[:: len(windows) // 15][:15][None], texts))
-    found["torch"] = probabilities.numpy()[0], float(scores[0])
+    outputs["torch"] = probabilities.numpy()[0], float(scores[0])
 
   seconds = measure({"torch": theirs, "ours": ours}, repeats)
-  gap = np.abs(found["ours"]["joint"].reshape(-1) - found["torch"][0]).max()
+  gap = np.abs(outputs["ours"]["joint"].reshape(-1) - outputs["torch"][0]).max()
   print(f"largest difference of the 495 probabilities {gap:.1e}, of the score "
-        f"{abs(float(found['ours']['score'][0]) - found['torch'][1]):.1e}")  # fmt: skip
+        f"{abs(float(outputs['ours']['score'][0]) - outputs['torch'][1]):.1e}")  # fmt: skip
   report(f"one photograph of 512x384, 15 crops, {torch.get_num_threads()} torch threads", seconds, "torch", "ours")
 
 

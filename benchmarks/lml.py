@@ -150,8 +150,8 @@ class Theirs:
     crop = torch.arange(k, device=self.device).repeat(b)
     logits = torch.nn.functional.normalize(tokens[:, 0], dim=-1) @ keys.T / self.config.temperature
     positive = (row[:, None] == row) & (crop == salient)
-    own = (row[:, None] == row) & (crop[:, None] == crop)
-    kept = logits.masked_fill(own & ~positive, -torch.inf)
+    of_image = (row[:, None] == row) & (crop[:, None] == crop)
+    kept = logits.masked_fill(of_image & ~positive, -torch.inf)
     return (kept.logsumexp(-1) - logits[positive]).mean()
 
   def score(self, batch):

@@ -165,24 +165,24 @@ def figures(ladders, damages):
   return {"groups": groups, "kinds": kinds, "damages": simple}
 
 
-def markdown(found):
+def markdown(results):
   """The tables, of a dict from the name of weights to their `figures`."""
   share = lambda value: "" if value is None else f"{100 * value:.1f}"
-  twice = [f"{name}: {column}" for name in found for column in ("original over level 5, %", "neighbours in order, %")]
+  twice = [f"{name}: {column}" for name in results for column in ("original over level 5, %", "neighbours in order, %")]
   lines = [["kinds", "number", *twice], ["---"] * (2 + len(twice))]
   for group, kinds in GROUPS.items():
-    cells = [share(each["groups"][group][column]) for each in found.values() for column in ("ends", "neighbours")]
+    cells = [share(each["groups"][group][column]) for each in results.values() for column in ("ends", "neighbours")]
     lines.append([group, str(len(kinds)), *cells])
   for kind in NAMES:
     group = next(name for name in ("trained", "held out", "left out") if kind in GROUPS[name])
-    cells = [share(each["kinds"][kind][column]) for each in found.values() for column in ("ends", "neighbours")]
+    cells = [share(each["kinds"][kind][column]) for each in results.values() for column in ("ends", "neighbours")]
     lines.append([f"{kind} ({group})", "1", *cells])
   tables = [lines]
-  columns = [f"{name}: {column}" for name in found for column in ("mean score", "below the original, %", "highest")]
+  columns = [f"{name}: {column}" for name in results for column in ("mean score", "below the original, %", "highest")]
   lines = [["images", *columns], ["---"] * (1 + len(columns))]
   for damage in ("original", *DAMAGES):
     cells = [damage]
-    for each in found.values():
+    for each in results.values():
       row = each["damages"][damage]
       cells += [f"{row['mean']:.2f}", share(row["below"]), f"{row['highest']:.2f}"]
     lines.append(cells)
@@ -205,14 +205,14 @@ def main(argv=None):
   images = [(path, lambda path=path: inputs.load(inputs.Item(path, path))) for path in paths]
   show = lambda text: print(text, file=sys.stderr, flush=True)
   ladders, damages = score_all(metrics, images, show)
-  found = {name: figures(*scores) for name, *scores in zip(flags.weights, ladders, damages, strict=True)}
-  print(markdown(found))
+  results = {name: figures(*scores) for name, *scores in zip(flags.weights, ladders, damages, strict=True)}
+  print(markdown(results))
   if flags.json:
     command = shlex.join(["python", "-m", "benchmarks.order", *(sys.argv[1:] if argv is None else argv)])
-    for m, (each, metric) in enumerate(zip(found.values(), metrics, strict=True)):
+    for m, (each, metric) in enumerate(zip(results.values(), metrics, strict=True)):
       each["weights_sha256"], each["head_sha256"] = metric.weights_sha256, metric.head_sha256
       each["scores"] = {"kinds": ladders[m].round(4), "damages": damages[m].round(4)}
-    facts = {"command": command, "images": [pathlib.Path(path).name for path in paths], "weights": found}
+    facts = {"command": command, "images": [pathlib.Path(path).name for path in paths], "weights": results}
     write_bytes(flags.json, (json.dumps(plain(facts)) + "\n").encode())
 
 

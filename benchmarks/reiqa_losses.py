@@ -95,18 +95,18 @@ def judge(config, state, method, mesh, labelled=None, transfer=False):
   splits, mos, domains = splits[:, rows], database.table.mos.to_numpy()[rows], np.array(database.domains)[rows]
   features = predict_database(Network.of_state(method, state, mesh), database, rows, DATABASE)["features"]
   alphas = np.geomspace(*config.evaluation.alphas[:2], int(config.evaluation.alphas[2]))
-  found, subsets = {}, sorted(map(str, np.unique(domains)))
+  correlations, subsets = {}, sorted(map(str, np.unique(domains)))
   for part, asked, middle in (("validation", inner_splits(splits), np.mean), ("test", splits, np.median)):
     result = protocol.fit_heads(features, mos, asked, alphas)
-    found[part] = float(middle(result.srcc))
+    correlations[part] = float(middle(result.srcc))
     for domain in subsets:
       tested = [np.isfinite(row) & (domains == domain) for row in result.predictions]
       inside = [srcc(row[r], mos[r]) for row, r in zip(result.predictions, tested, strict=True)]
-      found[f"{part}, {domain}"] = float(middle(inside))
+      correlations[f"{part}, {domain}"] = float(middle(inside))
   for domain in subsets if transfer else ():
     other = protocol.fit_heads(features, mos, across(splits, domains, domain), alphas)
-    found[f"others to {domain}"] = float(np.median(other.srcc))
-  return found
+    correlations[f"others to {domain}"] = float(np.median(other.srcc))
+  return correlations
 
 
 def run(name, seed, steps, labelled, workdir):
@@ -148,8 +148,8 @@ def judge_run(workdir):
   fresh = init_state(config, method, tx, mesh)
   trained = Checkpoints(workdir / "checkpoints").restore(fresh)
   for label, state in (("trained", trained), ("untrained", fresh)):
-    found = judge(config, state, method, mesh, transfer=True)
-    print({"network": label, **{k: round(v, 3) for k, v in found.items()}}, flush=True)
+    correlations = judge(config, state, method, mesh, transfer=True)
+    print({"network": label, **{k: round(v, 3) for k, v in correlations.items()}}, flush=True)
 
 
 def print_table(records):

@@ -69,8 +69,8 @@ with torch.no_grad():
     half = image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
     parts = [net(torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].float() / 255)[0].numpy() for x in (image, half)]
     scores.append(float(np.concatenate(parts) @ head))
-found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "scores": scores}
-json.dump(found, open(sys.argv[3], "w"))
+measured = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "scores": scores}
+json.dump(measured, open(sys.argv[3], "w"))
 """
 
 OURS = """
@@ -82,8 +82,8 @@ from jiqa.inference import command
 start, cpu = time.perf_counter(), time.process_time()
 metric = jiqa.load(sys.argv[1])
 command.score(metric, json.load(open(sys.argv[2])), out=sys.argv[3])
-found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-print(json.dumps({**found, "buckets": len(metric.models[0].programs._programs)}))
+measured = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+print(json.dumps({**measured, "buckets": len(metric.models[0].programs._programs)}))
 """
 
 
@@ -162,9 +162,9 @@ def compare(folder, mixture, flags):
       print(f"  largest difference of scores {worst:.1e}, their standard deviation {np.std(scores):.2g}")
 
 
-def rates(found, count):
+def rates(measured, count):
   """Seconds by the clock and of the processor, in words."""
-  return f"{count / found['seconds']:.1f} images/s, {found['seconds']:.1f} s, processor {found['cpu']:.1f} s"
+  return f"{count / measured['seconds']:.1f} images/s, {measured['seconds']:.1f} s, processor {measured['cpu']:.1f} s"
 
 
 def torch_side(folder, files, python, cores):
@@ -178,7 +178,7 @@ def torch_side(folder, files, python, cores):
       return None
     turns.append(json.loads(out.read_text()))
     print(f"torch, eager, one by one, {threads} thread(s): {rates(turns[-1], len(turns[-1]['scores']))}")
-  return min(turns, key=lambda found: found["seconds"])
+  return min(turns, key=lambda measured: measured["seconds"])
 
 
 def our_side(folder, files, mixture):

@@ -275,13 +275,13 @@ def compare(predictions, mos, ratio):
   return rows
 
 
-def markdown(found):
+def markdown(results):
   """The two tables as text."""
-  names = list(found["rows"][0]["domains"])
+  names = list(results["rows"][0]["domains"])
   head = ["features", "numbers", "regressor", "SRCC: median", "mean [95 %]", "PLCC: median", "mean [95 %]", *names]
   head += ["test SRCC [95 %]", "test PLCC [95 %]"]
   lines = []
-  for row in found["rows"]:
+  for row in results["rows"]:
     cells = [row["features"], f"{row['numbers']:,}", row["regressor"]]
     for measure in ("srcc", "plcc"):
       cells += [f"{row[measure]['median']:.3f}", "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row[measure])]
@@ -291,7 +291,7 @@ def markdown(found):
   text = _table(head, lines)
   head = ["regressor", "gain in SRCC of", "mean [95 %]", "splits won", "p", "p, Holm", "pooled z (p)", "test z (p)"]
   lines = []
-  for row in found["comparisons"]:
+  for row in results["comparisons"]:
     cells = [row["regressor"], f"{row['first']} over {row['second']}"]
     cells += ["{gain:+.4f} [{low:+.4f}, {high:+.4f}]".format(**row), f"{row['won']} of {row['splits']}"]
     cells += [f"{row['p']:.2g}", f"{row['p_holm']:.2g}"]
@@ -362,13 +362,13 @@ def main(argv=None):
   rows, comparisons = study(sets, mos, splits, domains, regressors)
   parts = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
   counts = {name: int((splits[0] == part).sum()) for name, part in parts.items()}
-  found = {
+  results = {
     "command": shlex.join(["python", "-m", "benchmarks.thesis", *(sys.argv[1:] if argv is None else argv)]),
     "database": flags.database, "images": counts, "splits": len(splits), "weights": [content_sha, sha],
     "rows": rows, "comparisons": comparisons,
   }  # fmt: skip
-  print(markdown(found))
-  write_bytes(flags.out, (json.dumps(plain(found), indent=1) + "\n").encode())
+  print(markdown(results))
+  write_bytes(flags.out, (json.dumps(plain(results), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

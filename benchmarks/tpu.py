@@ -74,13 +74,13 @@ def main():
     "MFU at most",
   )
   print(f"| {' | '.join(names)} | exchanged |\n{'|---' * 8}|")
-  found = []
+  compiled = []
   for row in rows(recipes, flags.topology, flags.set):
-    found.append(row)
+    compiled.append(row)
     print(table(row), flush=True)
   if flags.json:
     with open(flags.json, "w") as file:
-      json.dump({"compiler": machines.compiler(), "rows": found}, file, indent=2)
+      json.dump({"compiler": machines.compiler(), "rows": compiled}, file, indent=2)
 
 
 if __name__ == "__main__":

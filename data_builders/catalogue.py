@@ -8,6 +8,7 @@ from rich.table import Table
 
 from data_builders import builder_class, make_builder, names
 from data_builders.base import default_data_dir
+from data_builders.doctor import variants
 from jiqa.data.schema import LABELS_FILE
 from jiqa.data.schema.tables import published_protocols
 
@@ -32,12 +33,11 @@ def catalogue(data_dir=None):
 
 
 def _variants(database, data_dir):
-  cls = builder_class(database)
-  if cls.USER_NAMED:
-    folder = make_builder(f"{database}/NAME", data_dir).data_path.parent.parent
-    prepared = sorted(path.parent.parent.name for path in folder.glob(f"*/*/{LABELS_FILE}"))
-    return [f"{database}/{variant}" for variant in ("NAME", *prepared)]
-  return [f"{database}/{config.name}" for config in cls.BUILDER_CONFIGS] or [database]
+  if not builder_class(database).USER_NAMED:
+    return variants(database)
+  folder = make_builder(f"{database}/NAME", data_dir).data_path.parent.parent
+  prepared = sorted(path.parent.parent.name for path in folder.glob(f"*/*/{LABELS_FILE}"))
+  return [f"{database}/{variant}" for variant in ("NAME", *prepared)]
 
 
 def _row(name, data_dir):

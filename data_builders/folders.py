@@ -43,8 +43,8 @@ def given_folder(manual_dir, builder):
 
 def candidates(given, builder):
   """Folders that may be the release's top folder: `given`, then those in it that are called so."""
-  found = [find(given, name) for name in (*builder.TOP, builder.name)]
-  return [given, *(folder for folder in found if folder is not None and folder.is_dir())]
+  inner = [find(given, name) for name in (*builder.TOP, builder.name)]
+  return [given, *(folder for folder in inner if folder is not None and folder.is_dir())]
 
 
 def missing_marks(folder, marks):

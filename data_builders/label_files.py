@@ -150,8 +150,8 @@ def read_mat(path, variables):
     raise UserError(f"{path}: not a readable MATLAB file ({type(error).__name__}: {error}).") from error
   absent = [name for name in variables if name not in content]
   if absent:
-    found = ", ".join(name for name in content if not name.startswith("__"))
-    raise UserError(f"{path}: no variable {absent[0]!r}, only {found}; is this the official file?")
+    present = ", ".join(name for name in content if not name.startswith("__"))
+    raise UserError(f"{path}: no variable {absent[0]!r}, only {present}; is this the official file?")
   return [_flat(content[name]) for name in variables]
 
 

@@ -258,7 +258,7 @@ def locate(info):
 
   A UserError names one that is missing, cut off or from somewhere else.
   """
-  found, first = [], 0
+  shards, first = [], 0
   for split in info.splits.values():
     for file, count in zip(split.filepaths, split.shard_lengths, strict=True):
       try:
@@ -267,9 +267,9 @@ def locate(info):
         raise UserError(f"{file}: this shard of a prepared set is missing or damaged ({error}); {AGAIN}") from error
       if records != count:
         raise UserError(f"{file}: this shard of a prepared set has {records:,} records instead of {count:,}; {AGAIN}")
-      found.append((file, first, first + count))
+      shards.append((file, first, first + count))
       first += count
-  return found
+  return shards
 
 
 @contextlib.contextmanager

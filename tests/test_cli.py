@@ -29,12 +29,12 @@ CALLS = {
     ),
   ),
   "score-shards": (
-    "a.tar b.parquet --model=lml --weights=w --head=h --out=o --overwrite --keep=txt --runner=FlinkRunner "
-    "--flink_master=x:80",
+    "a.tar b.parquet --model=lml --weights=w --head=h --out=o --overwrite --keep=txt --sandbox "
+    "--runner=FlinkRunner --flink_master=x:80",
     "jiqa.beam.score_shards",
     mock.call(
       ["a.tar", "b.parquet"], "o", ["--runner=FlinkRunner", "--flink_master=x:80"], model="lml", weights=("w",),
-      head="h", keep=["txt"], overwrite=True,
+      head="h", keep=["txt"], overwrite=True, sandbox=True,
     ),
   ),
   "summary": (

@@ -13,6 +13,9 @@ Model = Annotated[str, Option("--model", help="a name that `jiqa models` lists; 
 Weights = Annotated[list[str], Option("--weights", help="folder of weights or workdir of a run; repeat for several")]
 HeadFile = Annotated[str, Option("--head", help="head of `jiqa fit`; default the one beside the weights")]
 Name = Annotated[str, Option("--name", help="column of image names; default image_name, path or Image Name")]
+Overwrite = Annotated[bool, Option("--overwrite", help="keep nothing of what --out holds already")]
+Keep = Annotated[str, Option("--keep", help="of shards, columns and sidecars to carry along: url,txt")]
+Sandbox = Annotated[bool, Option("--sandbox", help="decode in processes with limits, for files of strangers")]
 DataDir = Annotated[str, Option("--data-dir", help="default $TFDS_DATA_DIR or ~/tensorflow_datasets")]
 
 

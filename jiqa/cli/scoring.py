@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from jiqa.cli.app import Device, HeadFile, Model, Weights, app
+from jiqa.cli.app import Device, HeadFile, Keep, Model, Overwrite, Sandbox, Weights, app
 from jiqa.inference import startup
 
 
@@ -17,11 +17,11 @@ def score(
   weights: Weights = (),
   head: HeadFile = None,
   out: str = Option(None, "--out", help=".csv, .json or .parquet, for shards a folder; run again to go on"),
-  overwrite: bool = Option(False, "--overwrite", help="keep nothing of what --out holds already"),
+  overwrite: Overwrite = False,
   shard: str = Option(None, "--shard", help="i/n: this process takes every n-th image, or shard"),
-  keep: str = Option("", "--keep", help="of shards, columns and sidecars to carry along: url,txt"),
+  keep: Keep = "",
   fps: float = Option(1.0, "--fps", min=0.001, help="frames a second of videos"),
-  sandbox: bool = Option(False, "--sandbox", help="decode in processes with limits, for files of strangers"),
+  sandbox: Sandbox = False,
   device: Device = None,
 ):
   """Scores images: jiqa score photos --weights=runs/mine --out=scores.csv
@@ -43,8 +43,9 @@ def score_shards(
   weights: Weights = (),
   head: HeadFile = None,
   out: str = Option(..., "--out", help="folder or address, which all workers can reach; run again to go on"),
-  overwrite: bool = Option(False, "--overwrite", help="keep nothing of what --out holds already"),
-  keep: str = Option("", "--keep", help="of shards, columns and sidecars to carry along: url,txt"),
+  overwrite: Overwrite = False,
+  keep: Keep = "",
+  sandbox: Sandbox = False,
 ):
   """Scores shards by Apache Beam, whose options may follow: jiqa score-shards "data/*.tar" --out=scores --runner=...
 
@@ -54,7 +55,8 @@ def score_shards(
   from jiqa.beam import score_shards as score
 
   kept, pipeline_options = keep.split(",") if keep else [], [word for word in paths if word.startswith("--")]
-  options = {"model": model, "weights": tuple(weights) or None, "head": head, "keep": kept, "overwrite": overwrite}
+  options = {"model": model, "weights": tuple(weights) or None, "head": head}
+  options |= {"keep": kept, "overwrite": overwrite, "sandbox": sandbox}
   raise typer.Exit(score([word for word in paths if word not in pipeline_options], out, pipeline_options, **options))
 
 

@@ -49,12 +49,12 @@ def residuals(prediction, mos, curve, *, title="", unit="MOS"):
 
 def bars(conditions, *, title=""):
   """SRCC inside the first 30 conditions by name, a bar a method: dict from method to what `protocol.breakdown` says."""
-  names = sorted({name for found in conditions.values() for name in found}, key=natural)[:MAX_BARS]
+  names = sorted({name for by_label in conditions.values() for name in by_label}, key=natural)[:MAX_BARS]
   size = (5.8, max(1.6, 0.5 + len(names) * (0.14 + 0.13 * len(conditions))))
   figure, axes = _axes(size, title, "SRCC")
   height = 0.8 / len(conditions)
-  for k, (method, found) in enumerate(conditions.items()):
-    values = [found.get(name, {}).get("srcc", np.nan) for name in names]
+  for k, (method, by_label) in enumerate(conditions.items()):
+    values = [by_label.get(name, {}).get("srcc", np.nan) for name in names]
     middle = np.arange(len(names)) + (k - (len(conditions) - 1) / 2) * height
     axes.barh(middle, values, height, color=COLOURS[k % 10], label=method)
   axes.set_yticks(range(len(names)), [name or "none" for name in names], fontsize=9)

@@ -129,15 +129,15 @@ def breakdown(prediction, mos, labels):
   is nan; nothing warns, since in a group such as the pristine images this is how it should be.
   """
   prediction, mos, labels = np.asarray(prediction, np.float64), np.asarray(mos, np.float64), np.asarray(labels)
-  known, found = np.isfinite(prediction), {}
+  known, by_label = np.isfinite(prediction), {}
   for label in np.unique(labels[known]):
     part = known & (labels == label)
     with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter("always", correlation.EvaluationWarning)
-      found[str(label)] = {"images": int(part.sum()), **measures(prediction[part], mos[part])}
+      by_label[str(label)] = {"images": int(part.sum()), **measures(prediction[part], mos[part])}
     why = dict.fromkeys(text.partition("undefined: ")[2] for text in correlation.reasons(caught))
-    found[str(label)]["undefined"] = "; ".join(why)
-  return found
+    by_label[str(label)]["undefined"] = "; ".join(why)
+  return by_label
 
 
 def summarise(result, domains):

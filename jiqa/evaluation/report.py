@@ -1,4 +1,4 @@
-"""Writes what an evaluation found: a page to read, and the same numbers as Markdown, JSON and CSV."""
+"""Writes the results of an evaluation: a page to read, and the same numbers as Markdown, JSON and CSV."""
 
 import base64
 import hashlib
@@ -35,11 +35,11 @@ def scatter(path, predictions, mos, *, title="", labels=None, unit="MOS"):
   outputs.write_bytes(path, figures.scatter(x, y, logistic.fit(x, y), title=title, labels=labels, unit=unit))
 
 
-def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None):
+def write(folder, result, *, title, command, unit="MOS", warnings=(), extra=None):
   """Writes `index.html` (self-contained; its path is returned), `report.md`, `report.json` and `report.csv`.
 
   Args:
-    found: what a function of `study` returned.
+    result: what a function of `study` returned.
     title, command: heading of the page, and the exact command that made it.
     unit: name of the scale of what is predicted, such as MOS or SSIM.
     warnings: texts that a reader has to see first.
@@ -49,10 +49,10 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   versions = {"jiqa": jiqa.__version__, "python": platform.python_version()}
   versions |= {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")}
   facts = {"title": title, "command": command, "versions": versions, "warnings": list(warnings), **(extra or {})}
-  data = {"cross_database": None} | {key: value for key, value in found.items() if key not in ("mos", "labels")}
+  data = {"cross_database": None} | {key: value for key, value in result.items() if key not in ("mos", "labels")}
   drawn = ("prediction", "curve")
-  data["methods"] = {n: {k: v for k, v in m.items() if k not in drawn} for n, m in found["methods"].items()}
-  sections = [cross_database(found["cross_database"])] if "cross_database" in found else list(_sections(found, unit))
+  data["methods"] = {n: {k: v for k, v in m.items() if k not in drawn} for n, m in result["methods"].items()}
+  sections = [cross_database(result["cross_database"])] if "cross_database" in result else list(_sections(result, unit))
   made = ", ".join(f"{name} {version}" for name, version in versions.items())
   markdown = [f"# {title}", "", *(f"> {text}\n" for text in warnings), *map(_markdown, sections)]
   markdown += ["## How this was made", "", "```", command, "```", "", made, ""]
@@ -62,7 +62,7 @@ def write(folder, found, *, title, command, unit="MOS", warnings=(), extra=None)
   texts = {"title": html.escape(title), "command": html.escape(command), "made": html.escape(made)}
   page = string.Template(template).substitute(texts, body=body, contents=contents)
   data = json.dumps(outputs.plain(facts | data), indent=1, allow_nan=False, default=str)
-  outputs.write_csv(folder / "report.csv", _rows(found))
+  outputs.write_csv(folder / "report.csv", _rows(result))
   for name, text in {"report.json": data, "report.md": "\n".join(markdown), "index.html": page}.items():
     outputs.write_bytes(folder / name, text.encode())
   return folder / "index.html"
@@ -79,14 +79,14 @@ def _section(title, head, rows, note="", figures=(), folded=False):
   return {"title": title, "note": note, "head": head, "rows": rows, "figures": figures, "folded": folded}
 
 
-def _sections(found, unit):
+def _sections(result, unit):
   """What the report shows of a comparison, in its order."""
-  methods, images = found["methods"], found["images"]
-  yield _results(found, unit)
-  if found["comparison"]:
-    yield _comparison(found["comparison"], found["settings"]["level"])
+  methods, images = result["methods"], result["images"]
+  yield _results(result, unit)
+  if result["comparison"]:
+    yield _comparison(result["comparison"], result["settings"]["level"])
   both = [f"{name} {NAMES[key]}" for name in methods for key in BRIEF]
-  for kind in found["labels"]:
+  for kind in result["labels"]:
     inside, rows = [m["conditions"][kind] for m in methods.values()], []
     for label in sorted(inside[0], key=figures.natural):
       values = [_number(measured[label][key]) for measured in inside for key in BRIEF]
@@ -103,13 +103,13 @@ def _sections(found, unit):
     yield _section(f"Outliers of {name}", ["image", "prediction", unit, "residual"], rows, note)
 
 
-def _results(found, unit):
-  methods, settings, images = found["methods"], found["settings"], found["images"]
+def _results(result, unit):
+  methods, settings, images = result["methods"], result["settings"], result["images"]
   note = f"{images[0]} images" if len(set(images)) == 1 else f"{min(images)} to {max(images)} images"
   resampled = f"{settings['resamples']} resamples of {settings['resampled']}"
   if len(images) > 1:
     note += f" a split, median of {len(images)} splits"
-    resampled += f", split {found['shown_split'] + 1}"
+    resampled += f", split {result['shown_split'] + 1}"
   note += f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {resampled})."
   stuck = "; ".join(f"{n}: {m['logistic']['message']}" for n, m in methods.items() if not m["logistic"]["converged"])
   note += f" The logistic has not settled on a finite curve for {stuck.rstrip('.')}." if stuck else ""
@@ -117,15 +117,15 @@ def _results(found, unit):
   for name, m in methods.items():
     limits = {key: f"|[{_number(low)}, {_number(high)}]" for key, (low, high) in m["interval"].items()}
     rows.append([name, *(_number(m["value"][key]) + limits.get(key, "") for key in NAMES)])
-  return _section("Results", ["method", *NAMES.values()], rows, note, _figures(found, unit))
+  return _section("Results", ["method", *NAMES.values()], rows, note, _figures(result, unit))
 
 
-def _comparison(found, level):
-  names, splits = found["names"], found["over_splits"]
+def _comparison(comparison, level):
+  names, splits = comparison["names"], comparison["over_splits"]
 
   def cell(i, j):
-    verdict = {1: "win", -1: "loss", 0: "tie"}[int(found["table"][i, j])]
-    small = f"p {_number(found['p'][i, j])}" + ("" if splits is None else f", splits {_number(splits[i, j])}")
+    verdict = {1: "win", -1: "loss", 0: "tie"}[int(comparison["table"][i, j])]
+    small = f"p {_number(comparison['p'][i, j])}" + ("" if splits is None else f", splits {_number(splits[i, j])}")
     return "" if i == j else f"{verdict}|{small}"
 
   rows = [[name, *(cell(i, j) for j in range(len(names)))] for i, name in enumerate(names)]
@@ -137,7 +137,7 @@ def _comparison(found, level):
 
 
 def cross_database(inside):
-  """The section of what `study.cross_database` found."""
+  """The section of what `study.cross_database` returned."""
   databases = sorted({name for tested in inside.values() for name in tested}, key=figures.natural)
   cell = lambda measured: f"{_number(measured['srcc'])}|{measured['undefined']}"
   rows = [[name, *(cell(of[n]) if n in of else "" for n in databases)] for name, of in inside.items()]
@@ -148,17 +148,17 @@ def cross_database(inside):
   return _section("Cross-database", ["method", *databases], rows, note, shown)
 
 
-def _figures(found, unit):
-  shown, methods, labels = [], found["methods"], next(iter(found["labels"].values()), None)
+def _figures(result, unit):
+  shown, methods, labels = [], result["methods"], next(iter(result["labels"].values()), None)
   for name, method in methods.items():
-    known, curve = np.isfinite(method["prediction"]) & np.isfinite(found["mos"]), method["curve"]
-    x, y, colours = method["prediction"][known], found["mos"][known], None if labels is None else labels[known]
+    known, curve = np.isfinite(method["prediction"]) & np.isfinite(result["mos"]), method["curve"]
+    x, y, colours = method["prediction"][known], result["mos"][known], None if labels is None else labels[known]
     image = figures.scatter(x, y, curve, title=name, labels=colours, unit=unit)
     shown.append((image, f"{name}: every image, and the 4-parameter logistic.", ""))
     if np.isfinite(curve.sse):
       image = figures.residuals(x, y, curve, title=name, unit=unit)
       shown.append((image, f"{name}: residuals; mean and spread in ten equal parts.", ""))
-  for kind in found["labels"]:
+  for kind in result["labels"]:
     image = figures.bars({name: m["conditions"][kind] for name, m in methods.items()}, title=f"SRCC by {kind}")
     shown.append((image, f"SRCC inside every {kind}.", "wide"))
   return shown
@@ -199,14 +199,14 @@ def _markdown(section):
   return "\n".join([f"## {section['title']}", "", section["note"], "", line(section["head"]), rule, *rows, ""])
 
 
-def _rows(found):
+def _rows(result):
   """Long form: method, part ('all', 'split 3', 'distortion blur'), images, measure, value, low, high."""
   yield ["method", "part", "images", "measure", "value", "low", "high"]
-  images = found.get("images", ())
-  for name, method in found["methods"].items():
+  images = result.get("images", ())
+  for name, method in result["methods"].items():
     for key, value in method["value"].items():
       interval = method["interval"].get(key, (np.nan, np.nan))
-      yield [name, "all", images[found["shown_split"]], key, *map(_exact, (value, *interval))]
+      yield [name, "all", images[result["shown_split"]], key, *map(_exact, (value, *interval))]
       for k, of_split in enumerate(method["splits"][key] if len(images) > 1 else ()):
         yield [name, f"split {k + 1}", images[k], key, _exact(of_split), "", ""]
     for kind, conditions in method["conditions"].items():

@@ -93,8 +93,8 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
     warnings.warn(f"{path}: {what}; each row counts", correlation.EvaluationWarning, stacklevel=2)
   groups = None if group is None else tables.words(table, group, path)
   labels = {column: tables.words(table, column, path) for column in labels}
-  found = compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)
-  return found | {"column": mos}
+  result = compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)
+  return result | {"column": mos}
 
 
 def cross_database(path, mos, database, *, scores=(), name=None):

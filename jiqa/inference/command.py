@@ -92,7 +92,7 @@ def score_files(names, model=None, weights=None, head=None, *, out=None, keep=()
     results.check(out)  # before anything is loaded
   inputs.check(names)
   metric = load(model, weights, head)
-  announce(metric, shipped=weights is None and metric.models[0].folder.is_relative_to(PRETRAINED))
+  announce(metric, shipped=weights is None and metric.models[0].folder.is_relative_to(PRETRAINED), model=model)
   if shards:
     from jiqa.inference.shards import score_shards
 
@@ -186,12 +186,16 @@ def _digits(value):
   return f"{float(value):.7g}"
 
 
-def announce(metric, shipped):
-  """Says on standard error which weights are used, whether as those of the package, and what is known of them."""
+def announce(metric, shipped, model=None):
+  """Says on standard error which weights are used, whether as those of the package, and what is known of them.
+
+  model: the name by which they were asked for.
+  """
   score = metric.card["score"]
   weights, test = f"weights {metric.weights_sha256} ({metric.card['method']})", score.get("head", score).get("test")
   if shipped:
-    weights = f"no --weights given: using the {weights} that come with jiqa; `jiqa card` says how good they are"
+    card = f"jiqa card {model}" if model else "jiqa card"
+    weights = f"no --weights given: using the {weights} that come with jiqa; `{card}` says how good they are"
   known = "head fitted to" if "head" in score else "tested on"
   database = score["head"].get("database") if "head" in score else test and test["database"]
   test = f"; {known} {database}, SRCC {test['srcc']:.3f} on its test images" if test else ""

@@ -208,10 +208,10 @@ def _expand(name, from_list=False):
 
 def are_shards(names):
   """Whether the names are those of shards, see `shards.py`; a UserError where some are and some are not."""
-  found = [name for name in names if SHARD.search(name)]
-  if found and len(found) < len(names):
-    raise UserError(f"{found[0]} is a shard of many images; score shards and files by two commands")
-  return bool(found)
+  shards = [name for name in names if SHARD.search(name)]
+  if shards and len(shards) < len(names):
+    raise UserError(f"{shards[0]} is a shard of many images; score shards and files by two commands")
+  return bool(shards)
 
 
 def _lines(name):

@@ -142,10 +142,10 @@ _LOADING, _load = threading.Lock(), functools.lru_cache(1)(load)
 
 def _expand(name):
   store, path = fsspec.url_to_fs(name)
-  found = sorted(store.glob(path)) if glob.has_magic(name) else [path] * store.exists(path)
-  if not found:
+  paths = sorted(store.glob(path)) if glob.has_magic(name) else [path] * store.exists(path)
+  if not paths:
     raise UserError(f"{name}: no such shard")
-  return [store.unstrip_protocol(path) if inputs.is_address(name) else path for path in found]
+  return [store.unstrip_protocol(path) if inputs.is_address(name) else path for path in paths]
 
 
 def _made_by(store, target, expected):

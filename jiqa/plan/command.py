@@ -82,10 +82,10 @@ def _planned(config, devices, name, topology, console):
       if not console.is_terminal:
         print(what, file=sys.stderr)
 
-    found = plan(programs.trace(config, devices, name), name, topology, notify)
+    compiled = plan(programs.trace(config, devices, name), name, topology, notify)
   if time.perf_counter() - began > 60:
-    print(f"{name}: compiled in {found.compiled_seconds:.0f} s", file=sys.stderr)
-  return found
+    print(f"{name}: compiled in {compiled.compiled_seconds:.0f} s", file=sys.stderr)
+  return compiled
 
 
 def describe(each):

@@ -24,8 +24,8 @@ class Instruction(NamedTuple):
 
   def called(self, key):
     """Names of the computations that it calls as `key`."""
-    found = re.search(rf"{key}=(?:\{{([^}}]*)\}}|%?([\w.\-]+))", self.text)
-    return [] if not found else [found[2]] if found[2] else _NAME.findall(found[1])
+    match = re.search(rf"{key}=(?:\{{([^}}]*)\}}|%?([\w.\-]+))", self.text)
+    return [] if not match else [match[2]] if match[2] else _NAME.findall(match[1])
 
   def branches(self):
     """Names of the computations that a conditional chooses from."""
@@ -59,7 +59,7 @@ def parse(text):
       current = computations.setdefault(match[2], {})
       entry = match[2] if match[1] else entry
     elif current is not None and (match := _INSTRUCTION.match(line)):
-      arrays = [(size(shapes(found[0])), _ON_CHIP in found[0]) for found in _ARRAY.finditer(match[3])]
+      arrays = [(size(shapes(array[0])), _ON_CHIP in array[0]) for array in _ARRAY.finditer(match[3])]
       operands = _NAME.findall(match[5].split("), ")[0])
       current[match[2]] = Instruction(bool(match[1]), match[2], arrays, match[4], operands, match[5])
   return computations, entry
@@ -82,10 +82,10 @@ def turns(computations, loop):
 def runs(text):
   """How often every computation runs, of branches each as if it were taken: dict from name to number."""
   computations, entry = parse(text)
-  found = {}
+  counts = {}
 
   def enter(name, times):
-    found[name] = found.get(name, 0) + times
+    counts[name] = counts.get(name, 0) + times
     for each in computations.get(name, {}).values():
       if each.kind == "while":
         enter(each.called("body")[0], times * turns(computations, each))
@@ -95,4 +95,4 @@ def runs(text):
 
   if entry:
     enter(entry, 1)
-  return found
+  return counts

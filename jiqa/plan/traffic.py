@@ -83,15 +83,15 @@ def _origin(body, each):
 
 def _pieces(computations, body, number, arrays):
   """What a fusion, or one inside it, reads of its operand of this number, whose arrays are given."""
-  here = {each.name for each in body.values() if each.kind == "parameter" and each.text.startswith(f"{number})")}
-  found = []
-  for use in (each for each in body.values() if here.intersection(each.operands)):
-    places = [place for place, name in enumerate(use.operands) if name in here]
+  names = {each.name for each in body.values() if each.kind == "parameter" and each.text.startswith(f"{number})")}
+  pieces = []
+  for use in (each for each in body.values() if names.intersection(each.operands)):
+    places = [place for place, name in enumerate(use.operands) if name in names]
     if use.kind == "fusion":
       inner = computations[use.called("calls")[0]]
-      found += [piece for place in places for piece in _pieces(computations, inner, place, arrays)]
+      pieces += [piece for place in places for piece in _pieces(computations, inner, place, arrays)]
     elif use.kind in _SLICES and places == [0]:
-      found += [(size, arrays[0][1]) for size, _ in use.arrays]
+      pieces += [(size, arrays[0][1]) for size, _ in use.arrays]
     elif use.kind != "dynamic-update-slice" or places != [0]:
       return arrays
-  return found if sum(size for size, _ in found) < sum(size for size, _ in arrays) else arrays
+  return pieces if sum(size for size, _ in pieces) < sum(size for size, _ in arrays) else arrays

@@ -55,11 +55,11 @@ class Backend:
         if scored.error
         else _row(outputs, self._metric.likeliest(outputs))
       )
-    for image, row, wanted in zip(images, rows, saliency, strict=True):
-      if wanted and self.saliency and "error" not in row:
-        found = self._metric.explain(image)
-        row["saliency"] = map_as_png(found["map"])
-        row["saliency_shows"] = caption(found)
+    for image, row, mapped in zip(images, rows, saliency, strict=True):
+      if mapped and self.saliency and "error" not in row:
+        explanation = self._metric.explain(image)
+        row["saliency"] = map_as_png(explanation["map"])
+        row["saliency_shows"] = caption(explanation)
     return rows
 
 
@@ -73,11 +73,11 @@ def _row(outputs, likeliest):
   return {"score": float(outputs["score"]), "columns": columns, "saliency": None}
 
 
-def caption(found):
+def caption(explanation):
   """What the map of `Metric.explain` shows, in words."""
-  if "shows" not in found:
+  if "shows" not in explanation:
     return "bright: where the network looks"
-  return f"{found['shows']}, {found['map'].min():.0f} (dark) to {found['map'].max():.0f} (bright)"
+  return f"{explanation['shows']}, {explanation['map'].min():.0f} (dark) to {explanation['map'].max():.0f} (bright)"
 
 
 def map_as_png(values):

@@ -334,6 +334,12 @@ def test_the_commands(weights, tmp_path, capsys, monkeypatch):
     cli.app(["score", path, f"--weights={made.weights(tmp_path / 'w', with_head=False)}"], standalone_mode=False)
 
 
+@pytest.mark.parametrize("model, card", [(None, "`jiqa card`"), ("reiqa-small", "`jiqa card reiqa-small`")])
+def test_weights_of_the_package_are_announced_with_their_card(metric, model, card, capsys):
+  command.announce(metric, shipped=True, model=model)
+  assert f"{card} says how good they are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["score", "fit", "export", "card", "export-weights"])
 def test_every_help_has_an_example(name):
   import typer

@@ -191,7 +191,7 @@ MUTANTS = (
   ("metrics_not_trimmed_on_resume", "jiqa/runtime/writer.py", "[\"step\"] < start", "[\"step\"] <= start", "tests/test_resume.py -k lml"),
   ("any_user_has_the_token", "jiqa/serve/app.py", "not secrets.compare_digest(given, self.login)", "not given.startswith(b\"Basic \")", "tests/serve/test_limits.py -k token"),
   ("any_host_is_served", "jiqa/serve/app.py", "if local and name not in LOOPBACK:", "if local and not name:", "tests/serve/test_server.py -k other_sites"),
-  ("saliency_said_inverted", "jiqa/serve/backend.py", "{found['map'].min():.0f} (dark) to {found['map'].max():.0f} (bright)", "{found['map'].max():.0f} (dark) to {found['map'].min():.0f} (bright)", "tests/serve/test_backend.py -k shade"),
+  ("saliency_said_inverted", "jiqa/serve/backend.py", "{explanation['map'].min():.0f} (dark) to {explanation['map'].max():.0f} (bright)", "{explanation['map'].max():.0f} (dark) to {explanation['map'].min():.0f} (bright)", "tests/serve/test_backend.py -k shade"),
   ("saliency_inverted", "jiqa/serve/backend.py", "DARKEST * (high - values)", "DARKEST * (values - low)", "tests/serve/test_backend.py -k shade"),
   ("batches_of_any_number_of_pixels", "jiqa/serve/batcher.py", "(pixels > self._limits.batch_pixels or", "(pixels > self._limits.pixels or", "tests/serve -k no_more_pixels"),
   ("batches_without_a_deadline", "jiqa/serve/worker.py", "if self._pipe.poll(seconds):", "if self._pipe.poll(None):", "tests/serve/test_worker.py -k another_takes"),
