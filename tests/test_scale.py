@@ -1,5 +1,7 @@
 """The compiled step on eight devices: what they tell each other, what they hold, what the host may not do."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,8 @@ from jiqa.errors import UserError
 from jiqa.plan import collectives, hlo
 from jiqa.runtime import sharding
 from jiqa.runtime.accumulate import split
-from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch
+from jiqa.runtime.sharding import fsdp_sharding, make_mesh, put_batch, state_sharding
+from jiqa.runtime.state import new_state
 from jiqa.runtime.workdir import Lock
 from tests import brightness_method
 from tests.helpers import mesh_of
@@ -110,6 +113,28 @@ def test_fsdp_gives_the_same_numbers_from_an_eighth_of_the_memory(monkeypatch):
   assert results["replicated"][1] == 0 and 0 < results["fsdp"][1] <= 2 * big
   for a, b in zip(*(jax.tree.leaves(results[how][2]) for how in results), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_fsdp_sums_a_gradient_before_it_is_split():
+  """What XLA then does on TPUs is seen in tests/plan/test_tpu.py, where its compiler is installed."""
+  mesh, tx = make_mesh(), optax.sgd(0.1)
+  method = types.SimpleNamespace(
+    loss=lambda params, state, batch, key: (jnp.square(batch @ params["w"]).mean(), ({}, {}, {})),
+    post_update=lambda state, aux: state,
+  )
+  state = new_state({"w": jnp.ones((512, 64))}, {})
+  state = state.replace(opt_state=tx.init(state.params))
+  shardings = state_sharding(state, mesh, "fsdp")
+  assert not shardings.params["w"].is_fully_replicated
+  step = loop.make_step(method, tx, lambda step: 0.1, 0, shardings=shardings)
+  traced = step.trace(jax.device_put(state, shardings), put_batch(np.ones((8, 512), np.float32), mesh))
+  asked = [e for e in traced.jaxpr.eqns if e.primitive.name == "sharding_constraint" and e.outvars[0].aval.ndim == 2]
+  assert [e.params["sharding"].is_fully_replicated for e in asked] == [
+    True,
+    True,
+    False,
+  ]  # the parameters; the gradient
+  assert asked[2].invars[0] is asked[1].outvars[0] and asked[1].invars[0] is not asked[0].outvars[0]
 
 
 @pytest.mark.slow

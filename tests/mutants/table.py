@@ -185,6 +185,7 @@ MUTANTS = (
   ("rows_of_processes_one_after_the_other", "jiqa/runtime/distributed.py", "np.swapaxes(x, 0, 1).reshape", "x.reshape", "tests/runtime/test_processes.py -k rows"),
   ("biases_of_matrix_shape_decay", "jiqa/runtime/optimizer.py", "p.ndim > 1 and path[-1].key not in SPARED", "p.ndim > 1", "tests/runtime/test_optimizer.py -k by_name"),
   ("prefetch_drops_a_batch", "jiqa/runtime/prefetch.py", "        self._queue.put((put_batch(next(self._batches), self._mesh), None))\n", "        batch = put_batch(next(self._batches), self._mesh)\n        if not self._queue.full():\n          self._queue.put((batch, None))\n", "tests/runtime/test_prefetch.py"),
+  ("fsdp_gradient_split_before_it_is_summed", "jiqa/train.py", "with_sharding_constraint(gather(gradient), shardings.params)", "with_sharding_constraint(gradient, shardings.params)", "tests/test_scale.py -k sums_a_gradient"),
   ("fsdp_over_the_smallest_axis", "jiqa/runtime/sharding.py", "axis = max(axes", "axis = min(axes", "tests/test_scale.py -k rule_of_fsdp"),
   ("augmentation_counts_as_the_model", "jiqa/runtime/throughput.py", "_NOT_COUNTED = (\"augment\", ", "_NOT_COUNTED = (\"nothing\", ", "tests/runtime/test_throughput.py -k does_not_count"),
   ("lock_ignored", "jiqa/runtime/workdir.py", "      if now != holder:\n        self._refuse()\n", "      if now != holder:\n        return\n", "tests/runtime/test_workdir.py -k second_run"),
