@@ -1,5 +1,7 @@
 """Frames of videos, read with PyAV where it is installed, and the pooled scores of videos."""
 
+import math
+
 import numpy as np
 
 from jiqa.errors import UserError
@@ -42,7 +44,7 @@ def frames(name, per_second):
       for number, frame in enumerate(container.decode(stream), 1):
         seconds = frame.time if frame.time is not None else (number - 1) / float(stream.average_rate or 25)
         if seconds + 1e-6 >= due:
-          due = max(due, seconds) + 1 / per_second
+          due = (math.floor((seconds + 1e-6) * per_second) + 1) / per_second
           yield Item(f"{name}{MARK}{number - 1}", np.asarray(frame.to_ndarray(format="rgb24")))
       # FFmpeg reports no error where a file is cut off. Containers that count their frames may be off by a few.
       if number < max(1, 0.9 * stream.frames):

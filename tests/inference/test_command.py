@@ -313,6 +313,21 @@ def test_a_video_that_was_cut_off_is_named(metric, tmp_path, kept):
   assert "frames can be decoded; the video is damaged" in str(found[-1].source)
 
 
+@pytest.mark.parametrize(("rate", "per_second", "count"), [(24, 10.0, 20), (30, 7.0, 14), (10, 24.0, 20)])
+def test_frames_do_not_fall_behind(tmp_path, rate, per_second, count):
+  av = pytest.importorskip("av")
+  with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+    stream = container.add_stream("mpeg4", rate=rate)
+    stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+    for _ in range(2 * rate):
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+    container.mux(stream.encode())
+  numbers = [video.split_frame(item.name)[1] for item in video.frames(str(tmp_path / "clip.mp4"), per_second)]
+  first = {-(-k * rate // int(per_second)) for k in range(2 * int(per_second))}  # at or after k / per_second
+  first.discard(2 * rate)
+  assert numbers == sorted(first) and len(numbers) == count
+
+
 def test_videos_need_the_extra(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "av", None)
   (item,) = video.frames(str(tmp_path / "a.mp4"), 1.0)
