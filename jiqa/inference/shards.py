@@ -7,8 +7,10 @@ the ArrayRecord and TFRecord files of sets that TFDS has prepared; on disk or in
 import contextlib
 import functools
 import glob
+import io
 import itertools
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -67,12 +69,26 @@ def targets(names, out):
   ends = [inputs.SHARD.search(address) for address in addresses]
   if None in ends:
     raise UserError(f"{addresses[ends.index(None)]}: is no shard; expected .tar, .parquet, .array_record or .tfrecord")
-  stems = [f"{end.string[: end.start()].rpartition('/')[2]}{end[2] or ''}" for end in ends]
-  if len(set(stems)) < len(stems):
-    raise UserError("two shards have the same name; score them into different folders")
+  by_target = {}
+  for end in ends:
+    address = end.string
+    target = f"{out.rstrip('/')}/{address[: end.start()].rpartition('/')[2]}{end[2] or ''}.parquet"
+    if (other := by_target.setdefault(target, address)) != address:
+      raise UserError(f"{other} and {address}: the scores of both would be {target}; score them into different folders")
+    if _place(target) == _place(address):
+      raise UserError(f"--out={out}: the scores of {address} would replace it; choose another folder")
   store, folder = fsspec.url_to_fs(out)
-  store.makedirs(folder, exist_ok=True)
-  return [(address, f"{out.rstrip('/')}/{stem}.parquet") for address, stem in zip(addresses, stems, strict=True)]
+  try:
+    store.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--out={out}: no folder can be made of this name ({error}); choose another") from error
+  return [(address, target) for target, address in by_target.items()]
+
+
+def _place(address):
+  """What is the same for all names of one file, links resolved."""
+  store, path = fsspec.url_to_fs(address)
+  return store, path if inputs.is_address(address) else os.path.realpath(path)
 
 
 def score_shard(metric, address, target, *, keep=(), overwrite=False, sandbox=False):
@@ -105,7 +121,7 @@ def score_shard(metric, address, target, *, keep=(), overwrite=False, sandbox=Fa
   for key in dict.fromkeys(["score", *(key for row in sorted(rows, key=len, reverse=True) for key in row)]):
     columns[key] = pa.array(results.typed(key, [row.get(key, "") for row in rows]), TYPES.get(key))
   for name in keep:
-    columns[name + "_of_shard" * (name in columns)] = [sample.kept.get(name) for sample in scored]
+    columns[name + "_of_shard" * (name in columns)] = _column([sample.kept.get(name) for sample in scored])
   table = pa.table(columns).replace_schema_metadata({"jiqa": json.dumps(made_by)})
   unfinished = f"{file_name}.{uuid.uuid4().hex[:8]}.new"
   try:
@@ -121,6 +137,18 @@ def score_shard(metric, address, target, *, keep=(), overwrite=False, sandbox=Fa
     raise UserError(f"{target}: cannot be written ({error}); make room, and run the same command again") from error
   print(f"jiqa: {target}: {made_by['rows']} rows, {made_by['errors']} with an error", file=sys.stderr)
   return made_by["rows"], made_by["errors"]
+
+
+def _column(values):
+  """A column of what shards carry along; of text where the values have no type in common, or none that Parquet has."""
+  try:
+    column = pa.array(values)
+    if pa.types.is_nested(column.type):  # some of which Arrow holds, and Parquet does not
+      pq.write_table(pa.table([column], ["values"]), io.BytesIO())
+    return column
+  except (pa.ArrowException, UnicodeError, OverflowError):
+    texts = (value if isinstance(value, str | None) else json.dumps(value, default=str) for value in values)
+    return pa.array([text if text is None else results.printable(text) for text in texts], pa.string())
 
 
 def score_in_worker(pair, *, model=None, weights=None, head=None, **options):
@@ -142,7 +170,7 @@ _LOADING, _load = threading.Lock(), functools.lru_cache(1)(load)
 
 def _expand(name):
   store, path = fsspec.url_to_fs(name)
-  paths = sorted(store.glob(path)) if glob.has_magic(name) else [path] * store.exists(path)
+  paths = [path] if store.exists(path) else sorted(store.glob(path)) if glob.has_magic(name) else ()
   if not paths:
     raise UserError(f"{name}: no such shard")
   return [store.unstrip_protocol(path) if inputs.is_address(name) else path for path in paths]

@@ -219,10 +219,34 @@ def test_names_that_cannot_be_scored_are_refused(metric, tmp_path):
   for folder in ("a", "b"):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "x.tar").touch()
-  with pytest.raises(UserError, match="same name"):
+  with pytest.raises(UserError, match=r"a/x\.tar and .*b/x\.tar: the scores of both"):
     shards.score_shards(metric, [str(tmp_path / "*" / "x.tar")], str(tmp_path / "out"))
+  (tmp_path / "taken").touch()
+  with pytest.raises(UserError, match=r"--out=.*taken: no folder can be made"):
+    shards.targets([str(tmp_path / "a" / "x.tar")], str(tmp_path / "taken"))
   with pytest.raises(UserError, match=r"missing\.tar"):
     shards.score_shards(metric, [str(tmp_path / "missing.tar")], str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("out", ["set", "link", "set/../set/"])
+def test_scores_never_replace_the_images(metric, tmp_path, monkeypatch, out):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "set").mkdir()
+  (tmp_path / "link").symlink_to("set")
+  pq.write_table(pa.table({"image": [b"image"]}), "set/a.parquet")
+  before = (tmp_path / "set/a.parquet").read_bytes()
+  with pytest.raises(UserError, match=r"--out=.*: the scores of .*set/a\.parquet would replace it; choose another"):
+    shards.score_shards(metric, ["set/a.parquet"], out, overwrite=True)
+  assert (tmp_path / "set/a.parquet").read_bytes() == before
+  with pytest.raises(UserError, match="would replace it"):
+    shards.targets([f"file://{tmp_path}/set/a.parquet"], "set")
+
+
+def test_a_name_like_a_pattern_is_a_name_where_there_is_such_a_file(tmp_path):
+  for name in ("x[1].tar", "x1.tar"):
+    (tmp_path / name).touch()
+  ((address, target),) = shards.targets([str(tmp_path / "x[1].tar")], str(tmp_path / "out"))
+  assert address == str(tmp_path / "x[1].tar") and target == str(tmp_path / "out/x[1].parquet")
 
 
 def test_the_command_tells_shards_from_files(weights, tmp_path, monkeypatch):

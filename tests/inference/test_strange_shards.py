@@ -45,6 +45,23 @@ def test_text_where_bytes_belong_is_no_path(tmp_path):
       samples(tmp_path / "a.parquet")
 
 
+VALUES = ([1, "a\udc80"], ["\udc80", None], [2**70, 1], [{}, {}], [[1], {"a": "b"}], [True, None])
+
+
+@pytest.mark.parametrize("values", VALUES, ids=repr)
+def test_whatever_a_sidecar_says_is_written(metric, tmp_path, values):
+  (path,) = made.files(tmp_path / "photos", [(8, 9)])
+  with tarfile.open(tmp_path / "a.tar", "w") as tar:
+    for i, value in enumerate(values):
+      add(tar, f"{i}.png", open(path, "rb").read())
+      add(tar, f"{i}.json", json.dumps({"fact": value}).encode())
+  assert shards.score_shards(metric, [str(tmp_path / "a.tar")], str(tmp_path / "out"), keep=["fact"]) == 0
+  written = pq.read_table(tmp_path / "out/a.parquet")["fact"].to_pylist()
+  as_text = [value if isinstance(value, str | None) else json.dumps(value) for value in values]
+  printable = [text and text.encode("utf-8", "backslashreplace").decode() for text in as_text]
+  assert written == (values if values == [True, None] else printable)
+
+
 def test_paths_in_parquet_of_a_store_are_refused():
   import fsspec
 
