@@ -11,8 +11,8 @@ import numpy as np
 import jiqa
 from jiqa.errors import UserError
 from jiqa.inference import functional, heads, predictor
-from jiqa.inference.inputs import as_items
-from jiqa.inference.loading import Model
+from jiqa.inference.inputs import as_items, is_address
+from jiqa.inference.loading import PIN, Model
 from jiqa.methods import method_class, names
 from jiqa.runtime.sharding import check_devices, make_mesh
 from jiqa.weights.store import CARD
@@ -51,11 +51,10 @@ class Scores:
     """A pandas.DataFrame: image_name, score, further numbers and likeliest classes, error."""
     import pandas as pd
 
-    further = {
-      name: np.take(self.classes[name], values.argmax(1)) if name in self.classes else values
-      for name, values in self.columns.items()
-      if name in self.classes or values.ndim == 1
-    }
+    further = {name: values for name, values in self.columns.items() if name in self.classes or values.ndim == 1}
+    for name in further.keys() & self.classes.keys():  # in place: columns keep their order
+      likeliest = np.take(self.classes[name], further[name].argmax(1)).tolist()
+      further[name] = [None if error else label for label, error in zip(likeliest, self.errors, strict=True)]
     return pd.DataFrame({"image_name": self.names, "score": self.score, **further, "error": self.errors})
 
   def __float__(self):
@@ -245,10 +244,11 @@ def load_models(model=None, weights=None, devices=None):
   """The networks of `load`: list of Model."""
   if weights is None and model in shipped():
     model, weights = None, shipped()[model]
-  if model is not None and model not in names() and ":" not in str(model):
-    if weights is not None or not pathlib.Path(model).exists():
-      raise UserError(f"{model!r} is neither a method ({', '.join(names())}) nor a folder of weights")
-    model, weights = None, model
+  if model is not None and model not in names():
+    if weights is None and (PIN in str(model) or is_address(str(model)) or pathlib.Path(model).exists()):
+      model, weights = None, model
+    else:
+      _check_method(str(model))
   if weights is None:
     weights = _shipped(model)
   folders = [weights] if isinstance(weights, (str, pathlib.Path)) else list(weights)
@@ -260,6 +260,17 @@ def load_models(model=None, weights=None, devices=None):
   if model and model not in {x.family for x in models} | {x.name for x in models}:
     raise UserError(f"{folders[0]}: holds weights of {models[0].name!r}, not of {model!r}")
   return models
+
+
+def _check_method(name):
+  """Raises a UserError where there is no "package.module:Class" of this name."""
+  module, _, attribute = name.partition(":")
+  if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+    raise UserError(f"{name!r} is neither a method ({', '.join(names())}) nor a folder of weights")
+  try:
+    method_class(name)
+  except ValueError as error:
+    raise UserError(f"{name!r} cannot be used as a method ({error.__cause__ or error})") from error
 
 
 def shipped():

@@ -163,6 +163,20 @@ def test_what_is_no_folder_of_weights_is_named(arguments, message):
     load(*arguments)
 
 
+def test_a_folder_may_have_any_name_and_what_is_none_is_said(weights, tmp_path, monkeypatch):
+  shutil.copytree(weights, tmp_path / "at_10:30")
+  expected = float(load(weights)(IMAGE))
+  assert float(load(tmp_path / "at_10:30")(IMAGE)) == float(load(str(tmp_path / "at_10:30"))(IMAGE)) == expected
+  with pytest.raises(UserError, match=r"expected .*@sha256: and the 64 digits"):
+    load(f"{tmp_path}/at_10:30@sha256:0")
+  with pytest.raises(UserError, match=r"'nowhere/at_10:30' is neither a method"):
+    load("nowhere/at_10:30")
+  with pytest.raises(UserError, match=r"'no_such:Method' cannot be used as a method \(No module named 'no_such'"):
+    load("no_such:Method")
+  with pytest.raises(UserError, match=r"'json:JSONDecoder' cannot be used as a method .*no subclass"):
+    load("json:JSONDecoder", weights)
+
+
 def test_other_refusals(weights, tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"neither a folder of weights \(card.json is missing\) nor the --workdir"):
     load(tmp_path)

@@ -75,6 +75,13 @@ def test_a_table_has_the_likeliest_classes():
   assert table.scene.tolist() == ["plant", "night"] and list(table) == ["image_name", "score", "scene", "std", "error"]
 
 
+def test_an_image_without_a_score_has_no_class():
+  columns = {"scene": np.array([[0.2, 0.8], [np.nan, np.nan]]), "std": np.array([1, np.nan])}
+  table = Scores(["a", "b"], np.array([1, np.nan]), columns, ["", "gone"], {"scene": ("night", "plant")}).to_pandas()
+  assert table.scene[0] == "plant" and pd.isna(table.scene[1]) and pd.isna(table["std"][1])
+  assert list(table) == ["image_name", "score", "scene", "std", "error"]
+
+
 def test_images_that_cannot_be_read_may_be_returned(metric, tmp_path):
   Image.new("RGB", (9, 9), (51, 51, 51)).save(tmp_path / "good.png")
   paths = [str(tmp_path / "gone.png"), str(tmp_path / "good.png")]

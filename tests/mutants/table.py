@@ -66,6 +66,7 @@ MUTANTS = (
   ("runs_last_head", "jiqa/inference/heads.py", "[file[name].astype(np.float64)[0] for name in head_files.ARRAYS]", "[file[name].astype(np.float64)[-1] for name in head_files.ARRAYS]", "tests/inference/test_load.py -k a_run_scores_like"),
   ("shards_overlap", "jiqa/inference/inputs.py", "names[int(numbers[1]) :: int(numbers[2])]", "names[int(numbers[1]) :]", "tests/inference/test_inputs.py -k shards"),
   ("head_checksum_without_intercept", "jiqa/inference/metric.py", "for part in (head.weights, head.mean, head.scale, head.intercept):", "for part in (head.weights, head.mean, head.scale):", "tests/inference/test_metric.py -k checksum_of_a_head"),
+  ("classes_of_broken_images", "jiqa/inference/metric.py", "[None if error else label for", "[label for", "tests/inference/test_scores.py -k no_class"),
   ("broken_images_raise_anyway", "jiqa/inference/metric.py", "if prediction.error and not also_broken:", "if prediction.error:", "tests/inference/test_scores.py -k may_be_returned"),
   ("packaged_score_of_all_images", "jiqa/inference/package.py", "positions = np.flatnonzero(splits[0] == part)", "positions = np.flatnonzero(splits[0] != part)", "tests/inference/test_export.py -k packaged_scores"),
   ("predictions_of_the_first_row", "jiqa/inference/predictor.py", "{name: x[row] for name, x in outputs.items()}", "{name: x[0] for name, x in outputs.items()}", "tests/inference/test_metric.py -k depends_on_the_image_alone"),
