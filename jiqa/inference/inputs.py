@@ -199,11 +199,32 @@ def _expand(name, from_list=False):
     pattern = name
   else:
     return [name]
-  paths = list(glob.iglob(pattern, recursive=True))
+  paths = _matching(pattern)
   if unread := passed_over(paths):
     print(f"jiqa: {name}: {unread}", file=sys.stderr)
   paths = filter(os.path.isfile, paths)
   return _media(paths, name, otherwise=[name] if from_list and pattern == name else ())
+
+
+def _matching(pattern):
+  """The paths that match a pattern, as of `glob.glob`; but ** enters every folder once, whatever links lead to it."""
+  head, *tail = re.split(r"(?<![^/])\*\*(?:/+|$)", pattern, maxsplit=1)
+  if not tail:
+    return glob.glob(pattern)
+  paths, entered = [], set()
+  for top in glob.glob(os.path.dirname(head)) if head else [""]:
+    links = [top or os.curdir]
+    for link in links:  # which grows: what links lead to comes after what lies in the folder itself
+      for parent, folders, files in os.walk(link):
+        real, parent = os.path.realpath(parent), os.path.join(parent, "").removeprefix("" if top else "./")
+        folders[:] = [] if real in entered else sorted(name for name in folders if not name.startswith("."))
+        links += [parent + name for name in folders if os.path.islink(parent + name)]
+        if real not in entered and tail[0]:
+          paths += _matching(glob.escape(parent) + tail[0])
+        elif real not in entered:
+          paths += [parent + name for name in files if not name.startswith(".")]
+        entered.add(real)
+  return paths
 
 
 def are_shards(names):

@@ -1,7 +1,9 @@
 """Names a user gives, and the bytes behind them."""
 
+import glob
 import http.server
 import io
+import os
 import threading
 
 import fsspec
@@ -36,6 +38,32 @@ def test_folders_patterns_and_files(tree):
     "notes.txt",
     "gone.png",
   ]
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/**/*", "/*/**/*.png", "/**/deep/**/*"])
+def test_links_are_followed_once(tree, pattern):
+  (tree / ".hidden").mkdir()
+  (tree / ".hidden/g.png").touch()
+  (tree / "sub/.h.png").touch()
+  (tree / "elsewhere").mkdir()
+  (tree / "elsewhere/h.png").touch()
+  root = tree / "sub"
+  for name, target in {"a": ".", "b": "..", "deep/c": "..", "d": "../elsewhere", "e": "e", "deep/f": "../d"}.items():
+    (root / name).symlink_to(target)
+  found = names(tree, inputs.expand([f"{root}{pattern}"]))
+  assert len({(tree / path).resolve() for path in found}) == len(found)
+  if pattern in ("", "/**", "/**/*"):
+    beside = [f"sub/b/{name}" for name in ("a.JPG", "b.png", "elsewhere/h.png", "odd[1]/f.png")]
+    assert found == [*beside, "sub/c.webp", "sub/deep/d.mp4"]
+  else:
+    assert {"/*/**/*.png": "b.png", "/**/deep/**/*": "d.mp4"}[pattern] in {os.path.basename(path) for path in found}
+
+
+def test_names_of_a_search_are_those_that_glob_gives(tree, monkeypatch):
+  monkeypatch.chdir(tree)
+  for pattern in ("**/*.png", "**", "sub/**/d.*", "*/**", "./**/f.png", "s*/**/deep/*", "sub//**", "**/odd[[]1]/*"):
+    expected = filter(os.path.isfile, glob.glob(pattern, recursive=True))
+    assert sorted(filter(os.path.isfile, inputs._matching(pattern))) == sorted(set(expected)), pattern
 
 
 def test_lists(tree, monkeypatch):
