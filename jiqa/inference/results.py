@@ -4,10 +4,12 @@ import contextlib
 import csv
 import datetime
 import fcntl
+import importlib.util
 import io
 import json
 import os
 import pathlib
+import re
 import time
 import types
 
@@ -31,6 +33,8 @@ def check(out):
     problem = f"is a folder; expected a file, such as {path / 'scores.csv'}"
   elif path.suffix not in SUFFIXES:
     problem = f"expected a name that ends in {', '.join(SUFFIXES)}"
+  elif path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    problem = "Parquet needs pyarrow: pip install 'pyarrow>=17', or choose .csv"
   else:
     try:
       return path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +172,7 @@ def printable(text):
 
 
 def _read_csv(path):
-  """The complete rows, as text. The last line may be cut off anywhere, which pandas refuses or fills."""
+  """The complete rows, as text; the last line may be cut off anywhere."""
   data = path.read_bytes()
   text = data[: data.rfind(b"\n") + 1].decode("utf-8", "surrogateescape")
   header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
@@ -182,16 +186,27 @@ def _read_csv(path):
 
 def _read_final(path):
   """The rows of a finished JSON or Parquet file, as text."""
-  import pandas as pd
-
   try:
-    # Through json, because pandas' own reader turns text such as "00001234" into numbers.
-    frame = pd.DataFrame(json.loads(path.read_text())) if path.suffix == ".json" else pd.read_parquet(path)
-    if len(frame) and not {*FIRST, *LAST} <= set(frame):
+    if path.suffix == ".json":
+      rows = json.loads(path.read_text())
+    else:
+      import pyarrow.parquet as pq
+
+      rows = pq.read_table(path).to_pylist()
+    if not all({*FIRST, *LAST} <= row.keys() for row in rows):
       raise ValueError("columns are missing")
   except (ValueError, OSError, AttributeError, TypeError) as error:
     raise UserError(f"{path}: holds something else than scores ({error}); choose another --out") from error
-  return frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
+  rows = [
+    {key: "" if value in (None, "") or value != value else str(value) for key, value in row.items()} for row in rows
+  ]
+  return [{**row, "path": _name(row["path"])} for row in rows]
+
+
+def _name(text):
+  """The name of which `printable` made a text, unless there is a file that is called like the text."""
+  name = re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda match: chr(int(match[1], 16)), text)
+  return text if os.path.exists(video.split_frame(text)[0]) else name
 
 
 def _typed_file(rows, suffix):
@@ -200,12 +215,11 @@ def _typed_file(rows, suffix):
   if suffix == ".json":
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return (json.dumps(rows, indent=1) + "\n").encode()
-  import pandas as pd
+  import pyarrow as pa
+  import pyarrow.parquet as pq
 
-  try:
-    return pd.DataFrame(columns).to_parquet()
-  except ImportError as error:
-    raise UserError(f"Parquet needs pyarrow; pip install pyarrow, or choose .csv. {error}") from error
+  pq.write_table(pa.table(columns), file := io.BytesIO())
+  return file.getvalue()
 
 
 def typed(key, texts):

@@ -74,6 +74,32 @@ def test_an_image_that_was_replaced_is_scored_again(metric, tmp_path, suffix, ca
     assert datetime.datetime.fromisoformat(modified).timestamp() == pytest.approx(os.stat(path).st_mtime, abs=1e-5)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_scores_need_no_pandas_and_names_may_be_of_any_bytes(metric, tmp_path, suffix, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "pandas", None)
+  paths, out = [f"{tmp_path}/{name}.bmp" for name in ("\udce4", "\\udce5", "b")], tmp_path / f"scores{suffix}"
+  for path in paths[:2]:
+    gray(path, 51)
+  for done in (0, 2, 2):
+    assert command.score(metric, paths, out=out) == 3
+    told = capsys.readouterr().err
+    assert f"{3 - done} image" in told and ("2 rows are done" in told) == bool(done)
+  read = results._read_csv if suffix == ".csv" else results._read_final
+  assert [row["path"] for row in read(out)] == paths
+  assert [row["width"] for row in read(out)] == ["4", "4", ""]
+  if suffix != ".csv":
+    assert results.typed("path", paths) == [results.printable(path) for path in paths]
+
+
+def test_parquet_without_pyarrow_is_refused_before_anything_is_scored(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "pyarrow", None)
+  with pytest.raises(
+    UserError, match=r"--out=.*a\.parquet: Parquet needs pyarrow: pip install 'pyarrow>=17', or .*csv"
+  ):
+    results.check(tmp_path / "a.parquet")
+  results.check(tmp_path / "a.json")
+
+
 def test_one_that_was_replaced_by_something_unreadable_has_an_error(metric, tmp_path):
   path, out = str(tmp_path / "a.bmp"), tmp_path / "scores.csv"
   gray(path, 51)
