@@ -118,13 +118,27 @@ def run(text, **functions):
 def test_features_hands_on_paths_weights_and_file_and_says_what_was_left_out(capsys):
   arguments = "features a.png b --weights=w1 --weights=w2 --model=reiqa --out=o.npz"
   for refused, status in ((["b/c.png: cut off"], 3), ([], None)):
-    functions = {"jiqa__inference__metric__load": "metric", "jiqa__inference__features__write_features": (5, refused)}
+    functions = {"metric__load_models": "models", "metric__Metric": "metric", "features__write_features": (5, refused)}
+    functions = {f"jiqa__inference__{name}": answer for name, answer in functions.items()}
     ended, calls = run(arguments, **functions)
     assert ended == status
-    assert calls == [mock.call.load("reiqa", ["w1", "w2"]), mock.call.write_features("metric", ["a.png", "b"], "o.npz")]
+    assert calls == [  # of runs with several heads, none has to be chosen
+      mock.call.load_models("reiqa", ["w1", "w2"]), mock.call.Metric("models"),
+      mock.call.write_features("metric", ["a.png", "b"], "o.npz"),
+    ]  # fmt: skip
     printed = capsys.readouterr()
     assert printed.out == "o.npz: features of 5 images\n"
     assert printed.err == "".join(f"left out: {message}\n" for message in refused)
+
+
+@pytest.mark.parametrize(("given", "of_environment"), [("--token=", None), ("", ""), ("--token=", "secret")])
+def test_an_empty_password_is_refused(given, of_environment, monkeypatch):
+  monkeypatch.delenv("JIQA_TOKEN", raising=False)
+  if of_environment is not None:
+    monkeypatch.setenv("JIQA_TOKEN", of_environment)
+  with mock.patch("jiqa.serve.command.serve") as served, pytest.raises(UserError, match="JIQA_TOKEN is empty"):
+    cli.app(["serve", *given.split()], standalone_mode=False)
+  assert not served.called
 
 
 def test_fit_hands_on_every_option_and_keeps_the_command(monkeypatch):

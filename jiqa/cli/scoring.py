@@ -1,5 +1,6 @@
 """Images in, scores out."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from jiqa.cli.app import Device, HeadFile, Keep, Model, Overwrite, Sandbox, Weights, app
+from jiqa.errors import UserError
 from jiqa.inference import startup
 
 
@@ -87,9 +89,9 @@ def features(
   startup.prepare()
   from jiqa.inference.command import UNREADABLE
   from jiqa.inference.features import write_features
-  from jiqa.inference.metric import load
+  from jiqa.inference.metric import Metric, load_models
 
-  written, refused = write_features(load(model, weights or None), paths, out)
+  written, refused = write_features(Metric(load_models(model, weights or None)), paths, out)
   print(f"{out}: features of {written} images")
   for message in refused:
     print(f"left out: {message}", file=sys.stderr)
@@ -128,6 +130,8 @@ def serve(
   device: Device = None,
 ):
   """Scores images in the browser: jiqa serve --weights=runs/mine --port=8000"""
+  if (os.environ.get("JIQA_TOKEN") if token is None else token) == "":  # of the environment, typer takes it for none
+    raise UserError("--token or $JIQA_TOKEN is empty; give it a password, or leave both out to serve without one")
   from jiqa.serve.command import serve as run
 
   sizes = {"max_megabytes": max_megabytes, "max_files": max_files, "max_megapixels": max_megapixels}
