@@ -34,11 +34,17 @@ def verify(run, data_dir=None):
     yield f"data {name}", _problem(_check_data, config, name, expected, data_dir)
   if (run / "metrics.jsonl").exists():
     yield "metrics.jsonl", _problem(_check_lines, run / "metrics.jsonl")
-  yield from _checkpoints(run, ConfigDict({**config, "data": [ConfigDict(entry) for entry in config.get("data", ())]}))
+  if (
+    trained := "steps" in config or (run / "checkpoints").exists()
+  ):  # else heads were fitted to features of weights that lie elsewhere
+    entries = [ConfigDict(entry) for entry in config.get("data", ())]
+    yield from _checkpoints(run, ConfigDict({**config, "data": entries}))
+  for path in sorted(run.glob("head*.safetensors")):
+    yield path.name, _problem(_check_head, path)
   for path in sorted(run.glob("*.npz")):
     yield path.name, _problem(_check_arrays, path)
   if (run / "results.json").exists():
-    yield "results.json", _problem(_check_results, run)
+    yield "results.json", _problem(_check_results if trained else _check_heads_of_results, run)
 
 
 def _problem(check, *args):
@@ -90,6 +96,20 @@ def _check_arrays(path):
         file[name]
   except Exception as error:  # what zipfile, zlib and NumPy raise has no common type
     return f"cannot be read ({error}); run launch.py --mode=evaluate again"
+
+
+def _check_head(path):
+  heads.read(path)
+
+
+def _check_heads_of_results(run):
+  again = "start the run's command again"
+  try:
+    databases = json.loads((run / "results.json").read_bytes())["databases"].values()
+    missing = [result["head"] for result in databases if not (run / result["head"]).is_file()]
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    return f"is damaged ({error!r}); {again}"
+  return f"names the head {missing[0]}, which is not there; {again}" if missing else ""
 
 
 def _check_results(run):

@@ -36,6 +36,8 @@ def _of_run(path):
       arrays = [file[name].astype(np.float64)[0] for name in head_files.ARRAYS]
       card = {"regressor": "ridge", "alpha": float(file["alpha"][0])}
     return head_files.Head(*arrays, {**card, **_facts(path), "split": 0, "direction": "higher is better"})
+  except UserError:  # of the results
+    raise
   except Exception as error:  # what zipfile, zlib and NumPy raise has no common type
     raise UserError(f"{path}: holds no heads ({error}); run launch.py --mode=evaluate again") from error
 

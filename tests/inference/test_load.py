@@ -12,7 +12,7 @@ import pytest
 
 import jiqa
 from jiqa.errors import UserError
-from jiqa.inference import loading
+from jiqa.inference import heads, loading
 from jiqa.inference import metric as metric_module
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.state import new_state
@@ -81,6 +81,13 @@ def test_several_heads_are_asked_about(run, tmp_path):
   with pytest.raises(UserError, match=r"holds heads for demo, tid2013; choose one with head= or --head"):
     load(tmp_path / "run")
   assert len(load(tmp_path / "run", head=tmp_path / "run/heads_tid2013.npz")(IMAGE)) == 1
+
+
+def test_damaged_results_beside_heads_are_named(run, tmp_path):
+  shutil.copy(run / "heads_demo.npz", tmp_path)
+  (tmp_path / "results.json").write_text("{")
+  with pytest.raises(UserError, match=r"^[^:]*results\.json: is damaged"):
+    heads.read(tmp_path / "heads_demo.npz")
 
 
 def test_half_precision_is_computed_in_single(weights, metric, tmp_path):

@@ -1,6 +1,7 @@
 """Heads on frozen features: every candidate judged, the best one kept, nothing computed twice."""
 
 import json
+import shutil
 import types
 
 import jax
@@ -17,6 +18,7 @@ from jiqa.evaluation import head
 from jiqa.inference import regress as room
 from jiqa.inference import views
 from jiqa.runtime.sharding import make_mesh
+from jiqa.verify import verify
 from tests import tiny_experts
 from tests.test_evaluate import data_dir  # noqa: F401, a fixture: ten scenes at six strengths of noise
 
@@ -153,3 +155,17 @@ def test_features_of_five_crops_are_heads_rows_by_the_arniqa_variant(run, tmp_pa
     ridge = Ridge(alpha=alpha).fit(features[train].reshape(-1, features.shape[2]), np.repeat(mos[train], 5))
     scores = ridge.predict(features[test].reshape(-1, features.shape[2])).reshape(-1, 5).mean(1)
     assert srcc == pytest.approx(scipy.stats.spearmanr(scores, mos[test])[0])
+
+
+def test_what_it_leaves_is_verified(run, tmp_path):
+  shutil.copytree(run[1], tmp_path / "run")
+  parts = dict(verify(tmp_path / "run"))
+  names = {"config.json", "features_csv_noisy.npz", "head_csv_noisy.safetensors", "results.json"}
+  assert set(parts) >= names and not any(parts.values()), parts
+  kept = tmp_path / "run/head_csv_noisy.safetensors"
+  kept.write_bytes(kept.read_bytes()[:-8])
+  (what,) = (what for what, problem in verify(tmp_path / "run") if problem)
+  assert what == kept.name
+  kept.unlink()
+  (problem,) = (problem for _, problem in verify(tmp_path / "run") if problem)
+  assert "head_csv_noisy.safetensors, which is not there" in problem

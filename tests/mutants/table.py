@@ -129,6 +129,7 @@ MUTANTS = (
   ("lite_stride_2_centred", "jiqa/models/efficientnet.py", "pads[0][1 + axis], pads[1][1 + axis] = (1, 0), (0, 1)", "pads[0][1 + axis], pads[1][1 + axis] = (0, 1), (0, 1)", "tests/models/test_efficientnet.py -k pad_as_tensorflow"),
   ("lite_rows_counted_by_len", "jiqa/models/efficientnet.py", "product(windows, kernel[0]) if kernel.shape[0] == 1 else", "product(windows, kernel[0]) if len(kernel) == 1 else", "tests/models/test_efficientnet.py -k symbols"),
   ("verify_entries_as_dicts", "jiqa/verify.py", "[ConfigDict(entry) for entry in config.get(\"data\", ())]", "list(config.get(\"data\", ()))", "tests/test_verify.py -k damage_is_named"),
+  ("fitted_heads_not_verified", "jiqa/verify.py", "  heads.read(path)\n\n", "  pass\n\n", "tests/inference/test_regress.py -k verified"),
   ("lite_parity_of_the_frame", "jiqa/models/efficientnet.py", "odd = (part.size[:, axis] % 2 == 1)", "odd = ((0 * part.size[:, axis] + shape[axis]) % 2 == 1)", "tests/models/test_efficientnet.py -k pad_as_tensorflow"),
   ("lite_gradient_by_an_unturned_kernel", "jiqa/models/efficientnet.py", "shifted_products(spread, kernel[:, ::-1, ::-1], 1)", "shifted_products(spread, kernel, 1)", "tests/models/test_efficientnet.py -k with_its_gradient"),
   ("lite_expansion_outside_the_image", "jiqa/models/efficientnet.py", "self.depthwise_conv(mask_outside(y, part), part)", "self.depthwise_conv(y, part)", "tests/models/test_efficientnet.py -k padding_leaves"),
