@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -33,7 +34,8 @@ EXPECTED = (
 )
 WEB = ("http://", "https://")
 MAX_BYTES = 2**29  # of a download
-TIMEOUT = 30  # seconds
+TIMEOUT, DEADLINE = 30, 600  # seconds without a byte, and of a whole download
+ROUNDING = 1e-6  # by which a computed pixel may leave [0, 1]
 _PIL_LOCK = threading.Lock()
 
 
@@ -103,9 +105,9 @@ def _from_array(array, name):
     y, x, channel = np.argwhere(~np.isfinite(array))[0]
     raise UserError(f"{name}: holds {array[y, x, channel]} at row {y}, column {x}, channel {channel}")
   low, high = array.min(), array.max()
-  if low < 0 or high > 1:
-    raise UserError(f"{name}: float pixels from {low:g} to {high:g}; expected [0, 1]. Divide by 255, or pass uint8.")
-  return np.round(array * 255).astype(np.uint8)
+  if low < -ROUNDING or high > 1 + ROUNDING:
+    raise UserError(f"{name}: float pixels from {low!s} to {high!s}; expected [0, 1]. Divide by 255, or pass uint8.")
+  return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
 def is_address(name):
@@ -135,12 +137,16 @@ def _download(address):
   request = urllib.request.Request(quoted, headers={"User-Agent": "jiqa"})
   try:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-      data = response.read(MAX_BYTES + 1)
+      end, data = time.monotonic() + DEADLINE, bytearray()
+      while len(data) <= MAX_BYTES and (more := response.read1(2**16)):
+        data += more
+        if time.monotonic() > end:
+          raise UserError(f"{address}: has not arrived within {DEADLINE} seconds; download it first")
   except urllib.error.HTTPError as error:
     raise UserError(f"{address}: the server answers {error.code} {error.reason}") from error
   if len(data) > MAX_BYTES:
     raise UserError(f"{address}: more than {MAX_BYTES:,} bytes")
-  return data
+  return bytes(data)
 
 
 def _store(address):

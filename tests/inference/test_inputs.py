@@ -7,6 +7,7 @@ import os
 import threading
 
 import fsspec
+import numpy as np
 import pytest
 
 from jiqa.errors import UserError
@@ -140,6 +141,27 @@ def test_downloads_are_bounded(tmp_path, monkeypatch):
   monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(bytes(11)))
   with pytest.raises(UserError, match="more than 10 bytes"):
     inputs.read_bytes("https://example.com/a.png")
+
+
+def test_downloads_end(monkeypatch):
+  times = iter(range(0, 10_000, 200))
+  monkeypatch.setattr(inputs.time, "monotonic", lambda: next(times))
+  slow = type("Slow", (io.BytesIO,), {"read1": lambda self, size: self.read(1)})
+  monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: slow(bytes(9)))
+  with pytest.raises(UserError, match=r"a\.png: has not arrived within 600 seconds"):
+    inputs.read_bytes("https://example.com/a.png")
+  monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: slow(b"abc"))
+  assert inputs.read_bytes("https://example.com/a.png") == b"abc"
+
+
+@pytest.mark.parametrize("excess", [1e-3, 1.5e-6])
+def test_floats_beyond_rounding_are_refused_with_the_value(excess):
+  pixels = np.zeros((2, 3, 3), np.float32)
+  pixels[1, 1] = 1 + excess
+  with pytest.raises(UserError, match=rf"float pixels from 0 to {pixels.max()!s}; expected"):
+    inputs.load(inputs.Item("image 0", pixels))
+  pixels[:] = [-3e-7, 0.5, 1 + 5e-7]
+  assert inputs.load(inputs.Item("image 0", pixels))[0, 0].tolist() == [0, 128, 255]
 
 
 def test_shards_share_everything_out():
