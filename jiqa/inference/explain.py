@@ -11,6 +11,7 @@ from PIL import Image
 from jiqa.errors import UserError
 from jiqa.inference import inputs
 from jiqa.inference.metric import load
+from jiqa.inference.results import printable
 
 CHOSEN, OTHERS = "#ff3b30", "#ffffff"
 
@@ -51,7 +52,8 @@ def draw(parts, title=""):
   rows = math.ceil(count / 6)
   figure = Figure(figsize=(12, 5.2 + 2.2 * rows), layout="constrained")
   above, below = figure.subfigures(2, 1, height_ratios=(5.2, 2.2 * rows)) if count else (figure, None)
-  above.suptitle(f"{title}: score {parts['score']:.2f}" + (f", the mean over {count} crops" if count else ""))
+  title = f"{printable(title)}: score {parts['score']:.2f}" + (f", the mean over {count} crops" if count else "")
+  above.suptitle(title, parse_math=False)  # a file name may hold two $
   left, right = above.subplots(1, 2)
   left.imshow(parts["image"])
   left.set_title("crops; in colour the salient one" if count else "image")

@@ -10,6 +10,7 @@ from jax import export as jax_export
 from jiqa.errors import UserError
 from jiqa.evaluation.outputs import write_bytes, write_npz
 from jiqa.inference.functional import head_arrays, head_score
+from jiqa.inference.metric import without_folders
 from jiqa.weights.source import waves
 
 PROGRAM, SHEET, EXAMPLE = "model.stablehlo", "model.json", "example.npz"
@@ -26,7 +27,8 @@ from jax import export
 program = export.deserialize(open("model.stablehlo", "rb").read())
 example = np.load("example.npz")
 inputs = {name: example[name] for name in json.load(open("model.json"))["inputs"]}
-print(program.call(inputs), "expected", example["score"])
+for name, value in program.call(inputs).items():
+  print(name, value, "expected", example[name])
 """
 
 
@@ -48,7 +50,7 @@ def export(metric, out):
   sheet = {
     "inputs": {name: _describe(name, inputs) for name in example},
     "outputs": {name: list(value.shape[1:]) for name, value in predicted.items()},
-    "platforms": list(PLATFORMS), "use": USE, "card": metric.card,
+    "platforms": list(PLATFORMS), "use": USE, "card": without_folders(metric.card),
   }  # fmt: skip
   write_bytes(out / PROGRAM, bytes(data))
   write_bytes(out / SHEET, (json.dumps(sheet, indent=2) + "\n").encode())

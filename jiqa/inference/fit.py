@@ -9,8 +9,8 @@ from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol, report, study, tables
+from jiqa.inference.heads import JOINED
 from jiqa.inference.inputs import Item
-from jiqa.inference.metric import JOINED
 
 # As configs/ evaluate.
 ALPHAS = np.geomspace(1e-2, 1e6, 25)

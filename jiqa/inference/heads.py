@@ -10,6 +10,7 @@ from jiqa.evaluation import head as head_files
 
 SUFFIX = ".safetensors"
 BESIDE = "head" + SUFFIX  # in a folder of weights
+JOINED = "+"  # between the checksums of several networks
 MEASURES = ("srcc", "krcc", "plcc", "rmse")
 
 
@@ -68,7 +69,7 @@ def in_order(head, path, models):
   expected = head.card.get("weights_sha256")
   if expected is None:
     return models
-  expected = expected.split("+") if isinstance(expected, str) else list(expected.values())
+  expected = expected.split(JOINED) if isinstance(expected, str) else list(expected.values())
   by_checksum = {model.card["weights_sha256"]: model for model in models}
   if sorted(expected) != sorted(by_checksum):
     raise UserError(

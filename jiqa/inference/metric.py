@@ -19,7 +19,6 @@ from jiqa.weights.store import CARD
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
 DEFAULT = "lite0"  # how the folder of PRETRAINED ends that scores where no weights are named
-JOINED = "+"  # between the checksums of several networks
 NO_LICENCE = "that of the images it was trained on; its own card names none"
 NOT_SHOWN = ("config", "left_out", "ignored", "test")  # of a network's card; "test" stands beside its score
 
@@ -85,7 +84,7 @@ class Metric:
   def __init__(self, models, head=None, head_file=None):
     self.models, self.head = models, head
     self.card = describe(models, head, head_file)
-    self.weights_sha256 = JOINED.join(model.card["weights_sha256"] for model in models)
+    self.weights_sha256 = heads.JOINED.join(model.card["weights_sha256"] for model in models)
     self.head_sha256 = "" if head is None else _checksum(head)
 
   def __repr__(self):
@@ -309,6 +308,12 @@ def describe(models, head, head_file):
     score["head"] = {"file": head_file and head_file.name, **head.card}
   method = "+".join(model.name for model in models)
   return {"method": method, "weights": [_network(m) for m in models], "score": score, "jiqa": jiqa.__version__}
+
+
+def without_folders(card):
+  """The card of a metric for others: what lies on this machine is called by its name alone."""
+  networks = [network | {"folder": pathlib.Path(network["folder"]).name} for network in card["weights"]]
+  return card | {"weights": networks}
 
 
 def _network(model):

@@ -2,13 +2,13 @@
 
 import base64
 import io
-import pathlib
 
 import numpy as np
 from PIL import Image
 
 from jiqa.errors import UserError
 from jiqa.inference.inputs import Item
+from jiqa.inference.metric import without_folders
 
 MAP_SIDE = 64  # pixels of a saliency map, at most; the page stretches it over the image
 DARKEST = 205  # of 255: how opaque the shade is where the model looks least
@@ -23,11 +23,7 @@ class Backend:
 
   def __init__(self, metric):
     self._metric = metric
-    weights = [
-      {key: pathlib.Path(value).name if key == "folder" else value for key, value in network.items()}
-      for network in metric.card["weights"]
-    ]
-    self.card = metric.card | {"weights": weights}
+    self.card = without_folders(metric.card)
     self.name, self.weights_sha256 = metric.card["method"], metric.weights_sha256
     score = metric.card["score"]
     low, high = score["range"] or (None, None)

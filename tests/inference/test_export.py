@@ -63,6 +63,15 @@ def test_runs_without_this_package(metric, tmp_path):
   np.testing.assert_allclose([float(x) for x in answer.stdout.split()], float(metric(image)), atol=1e-4)
 
 
+def test_what_has_no_score_is_exported_and_used_as_the_sheet_says(metric, tmp_path):
+  sheet = export.export(Metric(metric.models), tmp_path)
+  assert sheet["card"]["weights"][0]["folder"] == metric.models[0].folder.name
+  answer = subprocess.run(
+    [sys.executable, "-c", sheet["use"]], cwd=tmp_path, capture_output=True, text=True, check=False
+  )
+  assert answer.returncode == 0 and answer.stdout.startswith("features [["), answer
+
+
 def test_views_of_one_shape_and_scores_of_the_method(brightness, tmp_path):
   metric = jiqa.load(brightness, devices=jax.devices()[:1])
   export.export(metric, tmp_path / "brightness")
