@@ -112,15 +112,13 @@ def gmad(score_files, out, **options):
 def realign(scores, *, score, mos, database, fitted=None, name=None, out):
   """Carries the human scores of several databases onto a model's scale and writes them; columns, see `tables.join`."""
   table = tables.read(scores, name)
-  table, mos = tables.join(table, scores, mos, "mos", name)
-  table, database = tables.join(table, scores, database, "database", name)
-  if fitted is not None:
-    table, fitted = tables.join(table, scores, fitted, "split", name)
-  names = tables.words(table, tables.NAME, scores)
-  of, raw = tables.words(table, database, scores), tables.numbers(table, mos, scores)
-  may_fit = None if fitted is None else np.char.lower(tables.words(table, fitted, scores)) != "test"
+  mos = tables.join(table, scores, mos, "mos", name)
+  database = tables.join(table, scores, database, "database", name)
+  fitted = None if fitted is None else tables.join(table, scores, fitted, "split", name)
+  names, of, raw = tables.words(table, tables.NAME, scores), database.words(), mos.numbers()
+  may_fit = None if fitted is None else np.char.lower(fitted.words()) != "test"
   if may_fit is not None and may_fit.all():
-    raise UserError(f"{scores}: column {fitted!r} holds no 'test'")
+    raise UserError(f"{fitted.path}: column {fitted.name!r} holds no 'test'")
   realigned = realignment.realign(tables.numbers(table, score, scores), raw, of, may_fit)
   columns = (names, of, raw, realigned["realigned"], realigned["linear"])
   head = ("image_name", "database", "mos", "realigned_mos", "linear_mos")

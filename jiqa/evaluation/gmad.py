@@ -181,8 +181,12 @@ def run(
   """
   if answers and proxy:
     raise UserError("give the answers of people or a proxy, not both")
-  table = tables.by_name(tables.read(score_files[0], name), score_files[0])
-  scores = tables.pool(table, score_files, (content, proxy), name=name)
+  first = score_files[0]
+  table = tables.read(first, name)
+  names = tables.unique_names(table, first).to_numpy(str)
+  content = None if content is None else tables.join(table, first, content, "reference_name", name)
+  proxy = None if proxy is None else tables.join(table, first, proxy, "mos", name)
+  scores = tables.pool(table, score_files, {column.taken for column in (content, proxy) if column}, name=name)
   if len(scores) < 2:
     raise UserError(f"only the method {next(iter(scores))!r} was found; a competition needs at least two")
   methods, scores = list(scores), np.stack(list(scores.values()))
@@ -192,10 +196,7 @@ def run(
     labelled = tables.read(anchors, name)
     anchored = np.stack([tables.numbers(labelled, method, anchors) for method in methods])
     scale = by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors))
-  contents, names = None, tables.words(table, tables.NAME, score_files[0])
-  if content:
-    table, column = tables.join(table, score_files[0], content, "reference_name", name)
-    contents = tables.words(table, column, score_files[0])
+  contents = None if content is None else content.words()
   pairs, out = compete(scale, contents=contents, levels=levels, top=top), pathlib.Path(out)
   rows = [
     [n, methods[d], methods[a], level + 1, rank + 1, names[low], names[high], f"{gap:.4f}", f"{share:.6f}"]
@@ -208,9 +209,7 @@ def run(
   if answers:
     results |= _outcome(out, pairs, _answered(answers, len(pairs.low), out), methods)
   elif proxy:
-    table, column = tables.join(table, score_files[0], proxy, "mos", name)
-    quality = tables.numbers(table, column, score_files[0])
-    results |= _outcome(out, pairs, proxy_preferences(pairs, quality), methods)
+    results |= _outcome(out, pairs, proxy_preferences(pairs, proxy.numbers()), methods)
   return results
 
 
@@ -278,7 +277,7 @@ def _answered(files, count, out):
     pair, preference = tables.numbers(table, "pair", file), tables.numbers(table, "preference", file)
     wrong = np.flatnonzero((pair % 1 != 0) | (pair < 0) | (pair >= count) | (np.abs(preference) > 100))
     if len(wrong):
-      line = f"line {wrong[0] + 2}: pair {pair[wrong[0]]:g}, preference {preference[wrong[0]]:g}"
+      line = f"{tables.place(table, wrong[0], file)}: pair {pair[wrong[0]]:g}, preference {preference[wrong[0]]:g}"
       raise UserError(f"{file}: {line}; pairs run from 0 to {count - 1}, preferences from -100 to 100")
     answers.append(pd.Series(preference, [tables.words(table, "subject", file), pair.astype(int)]))
   answers = pd.concat(answers)

@@ -75,13 +75,14 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
     dict as of `compare`, and `column`, the name of the column with the human scores.
   """
   path = files[0]
-  table, mos = tables.join(tables.read(path, name), path, mos, "mos", name)
-  if group is not None:
-    table, group = tables.join(table, path, group, "reference_name", name)
+  table = tables.read(path, name)
+  mos = tables.join(table, path, mos, "mos", name)
+  group = None if group is None else tables.join(table, path, group, "reference_name", name)
   splits = [column for column in table.columns if split and column.startswith(split)]
   if split and not splits:
     raise UserError(f"{path}: no column begins with {split!r}; there are {', '.join(map(repr, table.columns))}")
-  methods = tables.pool(table, files, {mos, group, *labels, *splits}, scores, name)
+  used = {column.taken for column in (mos, group) if column}
+  methods = tables.pool(table, files, {*used, *labels, *splits}, scores, name)
   if splits:
     tested = np.stack([np.char.lower(tables.words(table, column, path)) == "test" for column in splits])
     if not tested.any(1).all():
@@ -91,10 +92,10 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
   if names is not None and (twice := table[tables.NAME].duplicated()).any():
     what = f"{twice.sum():,} row(s) are of images that stand in another row too, such as {str(names[twice][0])!r}"
     warnings.warn(f"{path}: {what}; each row counts", correlation.EvaluationWarning, stacklevel=2)
-  groups = None if group is None else tables.words(table, group, path)
+  groups = None if group is None else group.words()
   labels = {column: tables.words(table, column, path) for column in labels}
-  result = compare(methods, tables.numbers(table, mos, path), names=names, groups=groups, labels=labels, **options)
-  return result | {"column": mos}
+  result = compare(methods, mos.numbers(), names=names, groups=groups, labels=labels, **options)
+  return result | {"column": mos.name}
 
 
 def cross_database(path, mos, database, *, scores=(), name=None):
@@ -103,16 +104,17 @@ def cross_database(path, mos, database, *, scores=(), name=None):
   The scores of a method may be empty on whole databases; `database` is the column of their names, the rest as for
   `compare_table`. Returns a dict with `cross_database`: dict from method to what `protocol.breakdown` says.
   """
-  table, mos = tables.join(tables.read(path, name), path, mos, "mos", name)
-  target, databases = tables.numbers(table, mos, path), tables.words(table, database, path)
+  table = tables.read(path, name)
+  mos = tables.join(table, path, mos, "mos", name)
+  target, databases = mos.numbers(), tables.words(table, database, path)
   inside = {}
-  for method, values in tables.methods(table, path, {mos, database}, scores, empty=True).items():
+  for method, values in tables.methods(table, path, {mos.taken, database}, scores, empty=True).items():
     known = np.isfinite(values)
     if len(both := np.intersect1d(databases[known], databases[~known])):
       raise UserError(f"{path}: {method!r} scores only some images of {str(both[0])!r}; score all or none")
     inside[method] = protocol.breakdown(values, target, databases)
   described = {method: {"value": {}, "conditions": {"database": parts}} for method, parts in inside.items()}
-  return {"cross_database": inside, "methods": described, "column": mos}
+  return {"cross_database": inside, "methods": described, "column": mos.name}
 
 
 def _tested(scores, mos):

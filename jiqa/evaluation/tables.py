@@ -1,7 +1,11 @@
 """Score tables: one row an image, one column a method, with errors that name the row."""
 
+import csv
+import functools
+import itertools
 import pathlib
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,21 +16,41 @@ from jiqa.evaluation.outputs import not_plain_text
 NAME = "image_name"
 NAMES = (NAME, "path", "Image Name")  # the columns that may hold it: ours, that of `jiqa score`, that of BIQ2021
 SCORED = {"score", "weights", "error"}  # columns that show that `jiqa score` wrote a table
-READERS = {".parquet": pd.read_parquet, ".json": pd.read_json}
+EMPTY = ["", "nan", "NaN"]  # cells of text that hold nothing; "NA" and "None" may be names
+NO_NUMBER = ["NA", "N/A", "n/a", "#N/A", "<NA>", "None", "NULL", "null"]  # what holds nothing in a column of numbers
+READERS = {".parquet": pd.read_parquet, ".json": functools.partial(pd.read_json, dtype=False)}
+# As text first: 001 and 1 are two names, whatever pandas takes for a number or a missing value.
+_AS_TEXT = {"skipinitialspace": True, "dtype": str, "keep_default_na": False, "na_values": EMPTY}
+
+
+class Column(NamedTuple):
+  """A column of values in the order of a table of scores, from that table or another file, see `join`."""
+
+  table: pd.DataFrame
+  name: str
+  path: str  # the file that holds it
+  taken: str  # the column of the table of scores that is therefore no method's
+
+  def numbers(self):
+    return numbers(*self[:3])
+
+  def words(self):
+    return words(*self[:3])
 
 
 def read(path, name=None):
   """Reads a `.csv`, `.json` or `.parquet` table as a pandas.DataFrame, its image names as column NAME.
 
-  `name` is the column that holds them where there is such a one; else the first of NAMES. Of what `jiqa score` wrote,
-  rows without a score are left out, which standard error says. A UserError where it is missing, empty or no table.
+  `name` is the column that holds them where there is such a one; else the first of NAMES. The columns of a CSV file are
+  text, nan where a cell holds nothing; the index counts the file's rows. Of what `jiqa score` wrote, rows without a
+  score are left out, which standard error says. A UserError where it is missing, empty or no table.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file; expected a CSV, JSON or Parquet table with one row an image")
   try:
     reader = READERS.get(path.suffix)
-    table = reader(path) if reader else pd.read_csv(path, skipinitialspace=True)
+    table = (reader(path) if reader else pd.read_csv(path, **_AS_TEXT)).reset_index(drop=True)
   except (ValueError, OSError, pd.errors.ParserError) as error:  # a file of bytes raises a ValueError too
     raise UserError(f"{path}: not a readable table: {error}") from error
   if not len(table):
@@ -52,16 +76,32 @@ def numbers(table, column, path, empty=False):
   Here and below table and path are what `read` returned, and of which file; a missing column is a UserError.
   """
   _require(table, column, path)
-  values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
-  broken = np.flatnonzero(~np.isfinite(values) & ~(empty & table[column].isna()))
+  cells = table[column].mask(table[column].isin(NO_NUMBER))
+  values = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+  broken = np.flatnonzero(~np.isfinite(values) & ~(empty & cells.isna().to_numpy()))
   if len(broken):
-    row = broken[0]
-    place = f"line {row + 2}" + (f" ({table[NAME].iloc[row]})" if NAME in table else "")
+    value = table[column].iloc[broken[0]]
+    what = "nothing" if pd.isna(value) else repr(value if isinstance(value, str) else float(value))
     raise UserError(
-      f"{path}: column {column!r} holds {table[column].iloc[row]!r} in {place}, expected a number"
+      f"{path}: column {column!r} holds {what} in {place(table, broken[0], path)}, expected a number"
       f" ({len(broken)} such row(s)); fill in the value or leave the row out"
     )
   return values
+
+
+def place(table, row, path):
+  """Where in its file a row (a position in the table) stands, for messages: 'line 4 (a.png)'."""
+  number = int(table.index[row])
+  try:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+      lines = csv.reader(file)
+      # As pandas counts: the head is no row, nor are blank lines.
+      filled = (lines.line_num for cells in lines if len(cells) > 1 or "".join(cells).strip())
+      where = None if pathlib.Path(path).suffix in READERS else next(itertools.islice(filled, number + 1, None), None)
+  except (OSError, ValueError, csv.Error):  # compressed, or changed since
+    where = None
+  where = f"row {number + 1}" if where is None else f"line {where}"
+  return where + (f" ({table[NAME].iloc[row]})" if NAME in table else "")
 
 
 def words(table, column, path):
@@ -75,9 +115,10 @@ def methods(table, path, used, columns=(), empty=False):
 
   What `jiqa score` wrote beside its score is no method's.
   """
-  numeric = [c for c in table.columns if c not in {NAME, *used} and table[c].dtype.kind in "fiu"]
+  free = [column for column in table.columns if column not in {NAME, *used}]
   if {NAME, *SCORED} <= set(table):
-    numeric = ["score"]
+    free = [column for column in free if column == "score"]
+  numeric = [column for column in free if _numeric(table[column])]
   if not (columns or numeric):
     raise UserError(f"{path}: no column of scores; name it, there are {', '.join(map(repr, table.columns))}")
   return {column: numbers(table, column, path, empty) for column in columns or numeric}
@@ -90,7 +131,7 @@ def pool(table, files, used, columns=(), name=None):
   """
   scores = {}
   for file in files:
-    rows = table if file is files[0] else matched(read(file, name), file, by_name(table, files[0]).index, files[0])
+    rows = table if file is files[0] else matched(read(file, name), file, unique_names(table, files[0]), files[0])
     by_method = methods(rows, file, used, columns)
     if list(by_method) == ["score"] and len(files) > 1:
       by_method = {pathlib.Path(file).stem: by_method["score"]}
@@ -100,23 +141,23 @@ def pool(table, files, used, columns=(), name=None):
   return scores
 
 
-def by_name(table, path):
-  """The table with its image names as index; a UserError where one stands in two rows."""
-  table = table.set_index(words(table, NAME, path))
-  if len(twice := table.index[table.index.duplicated()]):
+def unique_names(table, path):
+  """The image names of a table as a pandas.Index; a UserError where one stands in two rows."""
+  names = pd.Index(words(table, NAME, path))
+  if len(twice := names[names.duplicated()]):
     raise UserError(f"{path}: image {twice.min()!r} stands in more than one row")
-  return table
+  return names
 
 
 def join(table, path, source, default, name=None):
-  """Takes a column from the table itself, or from another file, see `matched`.
+  """The `Column` of a table of scores, read from `path`, that `source` means; it may stand in another file.
 
   source is a column of the table; a file with image names, see `read`, and the column `default`, perhaps in capitals;
-  or FILE:COLUMN. Returns the table that has the column, and its name; a UserError where there is neither, or an image
-  has no partner.
+  or FILE:COLUMN, see `matched`. What the table itself has under the name `default` then does not count. A UserError
+  where there is neither, or an image has no partner.
   """
   if source in table:
-    return table, source
+    return Column(table, source, path, source)
   file, _, column = source.partition(":") if not pathlib.Path(source).is_file() else (source, "", "")
   if not pathlib.Path(file).is_file():
     columns = ", ".join(map(repr, table.columns))
@@ -124,30 +165,52 @@ def join(table, path, source, default, name=None):
   other = read(file, name)
   column = column or (default.upper() if default.upper() in other and default not in other else default)
   _require(other, column, file)
-  rows = matched(other, file, by_name(table, path).index, path)
-  return table.assign(**{column: rows[column].to_numpy()}), column
+  return Column(matched(other, file, unique_names(table, path), path), column, file, default)
 
 
 def matched(other, file, names, path):
   """The rows of a table, read from `file`, of the images `names` of another, in that order.
 
-  A name that is not there is that of a path's end: photos/scene/1.jpg is scene/1.jpg, or 1.jpg. A UserError where an
-  image is missing, or two of `names` have one row.
+  Two names agree where they are the same, or where the longer one ends in a / and the shorter one: photos/scene/1.jpg
+  is scene/1.jpg, or else 1.jpg. A UserError where an image is missing, a name is the end of two, or two of `names` have
+  one row.
   """
-  other, partners = by_name(other, file), []
-  for name in names:
-    while name not in other.index and "/" in name:
-      name = name.partition("/")[2]
-    partners.append(name)
-  partners = pd.Index(partners)
-  if len(missing := names[~partners.isin(other.index)]):
-    raise UserError(
-      f"{file}: {len(missing)} image(s) of {path} are missing, the first is {missing.min()!r}; names agree where they "
-      "are the same, or where the longer one ends in a / and the shorter one"
-    )
-  if len(twice := names[partners.duplicated()]):
+  index = unique_names(other, file)
+  partners = index.get_indexer([next((end for end in _ends(name) if end in index), name) for name in names])
+  if (partners < 0).any():
+    missing = names[partners < 0]
+    sought, rows = set(missing), {}
+    for row, name in enumerate(index):
+      for end in sought.intersection(_ends(name)):
+        rows.setdefault(end, []).append(row)
+    if lost := sorted(sought - set(rows)):
+      raise UserError(
+        f"{file}: {len(lost)} image(s) of {path} are missing, the first is {lost[0]!r}; names agree where they are the "
+        "same, or where the longer one ends in a / and the shorter one"
+      )
+    if several := [name for name in missing if len(rows[name]) > 1]:
+      both = " and ".join(repr(index[row]) for row in rows[several[0]][:2])
+      raise UserError(f"{path}: {several[0]!r} is the end of {both} of {file}; write whole names")
+    partners[partners < 0] = [rows[name][0] for name in missing]
+  if len(twice := names[pd.Index(partners).duplicated()]):
     raise UserError(f"{file}: {twice[0]!r} of {path} and another image both end like one name; write whole names")
-  return other.loc[partners]
+  return other.iloc[partners]
+
+
+def _ends(name):
+  """The name, and what is left of it without its first folder, without its first two, and so on."""
+  yield name
+  while "/" in name:
+    name = name.partition("/")[2]
+    yield name
+
+
+def _numeric(column):
+  """Whether all that a column holds are numbers; one that holds nothing is such a column, too."""
+  if column.dtype.kind in "biufc":
+    return column.dtype.kind in "fiu"
+  cells = column.mask(column.isin(NO_NUMBER)).dropna()
+  return bool(pd.to_numeric(cells, errors="coerce").notna().all())
 
 
 def _require(table, column, path):
