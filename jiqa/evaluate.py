@@ -176,7 +176,7 @@ def write_report(config, database, results, workdir):
     labels=next(iter(present.values()), None),
   )  # fmt: skip
   names, references = table.image_name.to_numpy(str), table.reference_name.to_numpy(str)
-  groups = np.where(references == "", names, references) if references.any() else None
+  groups = references if references.any() else None
   predictions = {label: results[label].predictions for label in reversed(results)}
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

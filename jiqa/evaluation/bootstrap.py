@@ -44,15 +44,20 @@ def interval(prediction, target, *, groups=None, measures=("srcc", "plcc"), resa
     resamples, level, seed: number of resamples, nominal coverage, seed of the resampling.
 
   Returns:
-    dict from measure to `Interval`; nan, with an `UndefinedCorrelationWarning`, where it is undefined.
+    dict from measure to `Interval`; nan, with an `UndefinedCorrelationWarning`, where it is undefined; its ends are nan
+    where fewer than 3 images or references leave nothing to resample.
   """
   values = {measure: getattr(correlation, measure)(prediction, target) for measure in measures}
   if np.isnan(list(values.values())).all():
     return {measure: Interval(value, value, value) for measure, value in values.items()}
-  units = _units(groups, len(prediction))
-  if len(units) > MOST:
+  units = units_of(groups, len(prediction))
+  if (count := int(units.max()) + 1) < 3:
+    message = f"an interval needs at least 3 {'images' if groups is None else 'references'}; there are {count}"
+    warnings.warn(message, correlation.UndefinedCorrelationWarning, stacklevel=2)
+    return {measure: Interval(value, float("nan"), float("nan")) for measure, value in values.items()}
+  if jackknife_groups(units):
     return {key: _jackknife(key, value, prediction, target, units, level, seed) for key, value in values.items()}
-  draws, count = resample(prediction, target, units, measures, resamples, seed), int(units.max()) + 1
+  draws = resample(prediction, target, units, measures, resamples, seed)
   block = np.random.default_rng(seed).permutation(count) % min(count, JACKKNIFE_BLOCKS)
   without = (block != np.arange(block.max() + 1)[:, None]).astype(np.uint16)
   blocks = np.asarray(_correlator(prediction, target, units, measures)(without))
@@ -72,13 +77,19 @@ def resample(prediction, target, units, measures, resamples, seed):
   return np.concatenate([np.asarray(call) for call in calls], axis=-1)[:, :resamples]
 
 
+def jackknife_groups(units):
+  """How many groups of the units [n] are left out in turn instead of resampling; 0 for a bootstrap."""
+  return min(GROUPS, int(units.max()) + 1) if len(units) > MOST else 0
+
+
 def _jackknife(measure, value, prediction, target, units, level, seed):
-  """The interval of a statistic by its spread when one of GROUPS groups of units is left out (Shao and Wu 1989)."""
-  message = f"more than {MOST:,} images: intervals by a jackknife of {GROUPS} groups instead of resamples"
+  """The interval of a statistic by its spread when one of a few groups of units is left out (Shao and Wu 1989)."""
+  count = jackknife_groups(units)
+  message = f"more than {MOST:,} images: intervals by a jackknife of {count} groups instead of resamples"
   warnings.warn(message, correlation.EvaluationWarning, stacklevel=3)
-  group = (np.random.default_rng(seed).permutation(int(units.max()) + 1) % GROUPS)[units]
-  left = [getattr(correlation, measure)(prediction[group != g], target[group != g]) for g in range(GROUPS)]
-  reach = stats.t.ppf((1 + level) / 2, GROUPS - 1) * np.sqrt(GROUPS - 1) * np.std(left)
+  group = (np.random.default_rng(seed).permutation(int(units.max()) + 1) % count)[units]
+  left = [getattr(correlation, measure)(prediction[group != g], target[group != g]) for g in range(count)]
+  reach = stats.t.ppf((1 + level) / 2, count - 1) * np.sqrt(count - 1) * np.std(left)
   return Interval(value, float(max(value - reach, -1)), float(min(value + reach, 1)))
 
 
@@ -103,8 +114,8 @@ def _bca(value, draws, blocks, level, count):
   return float(low), float(high)
 
 
-def _units(groups, n):
-  """Numbers what is drawn together: every reference, and every image without one."""
+def units_of(groups, n):
+  """Numbers what shows one content, [n] int: every reference, and every image without one ('', or no groups)."""
   if groups is None:
     return np.arange(n)
   groups, alone = np.asarray(groups).astype(str), np.char.add("\0", np.arange(n).astype(str))

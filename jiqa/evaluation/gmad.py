@@ -18,7 +18,7 @@ import PIL.ImageDraw
 from scipy import optimize, stats
 
 from jiqa.errors import UserError
-from jiqa.evaluation import figures, logistic, outputs, tables
+from jiqa.evaluation import bootstrap, figures, logistic, outputs, tables
 
 LEVELS = 6
 # Half the width of a level, on the common scale of 0 to 100.
@@ -67,7 +67,8 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
 
   Args:
     scores: [j, n] float, finite, on a common scale of 0 to 100, from `by_quantile` or `by_logistic`.
-    contents: [n], what an image shows, such as its reference; None: all different.
+    contents: [n] str, what an image shows, such as its reference; '' stands for an image of its own. None: all
+      different.
     levels, half_width: number of levels, and half the width of one.
     top: pairs of every defender, attacker and level.
 
@@ -75,7 +76,7 @@ def compete(scores, *, contents=None, levels=LEVELS, half_width=HALF_WIDTH, top=
     `Pairs`, in the order of defender, attacker, level, rank. A level with fewer than two contents gives none.
   """
   scores = np.asarray(scores, np.float64)
-  contents = np.arange(scores.shape[1]) if contents is None else np.unique(np.asarray(contents), return_inverse=True)[1]
+  contents = bootstrap.units_of(contents, scores.shape[1])
   pairs = []
   for i, defender in enumerate(scores):
     low, high = defender.min(), defender.max()

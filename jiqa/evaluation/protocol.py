@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jiqa.errors import UserError
-from jiqa.evaluation import correlation, linear, logistic, outputs
+from jiqa.evaluation import bootstrap, correlation, linear, logistic, outputs
 from jiqa.evaluation.head import Head
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
@@ -265,10 +265,12 @@ def _check_splits(splits, mos, needed):
 
 def _warn_if_shared(splits, groups):
   """Warns where a reference stands on both sides of a split; '' stands for an image that is its own content."""
-  groups = np.full(splits.shape[1], "") if groups is None else np.asarray(groups)
+  if groups is None:
+    return
+  units = bootstrap.units_of(groups, len(groups))
   for k, split in enumerate(splits):
-    fitted = np.isin(split, (TRAIN, VALIDATION)) & (groups != "")
-    shared = np.intersect1d(groups[fitted], groups[split == TEST])
+    shared = np.intersect1d(units[np.isin(split, (TRAIN, VALIDATION))], units[split == TEST])
     if len(shared):
-      message = f"split {k}: {len(shared)} reference(s) stand in both the fitted and the test part, e.g. {shared[0]}"
-      warnings.warn(message, stacklevel=3)
+      first = np.asarray(groups)[units == shared[0]][0]
+      message = f"split {k}: {len(shared)} reference(s) stand in both the fitted and the test part, e.g. {first}"
+      warnings.warn(message, correlation.EvaluationWarning, stacklevel=3)

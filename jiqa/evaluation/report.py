@@ -106,11 +106,13 @@ def _sections(result, unit):
 def _results(result, unit):
   methods, settings, images = result["methods"], result["settings"], result["images"]
   note = f"{images[0]} images" if len(set(images)) == 1 else f"{min(images)} to {max(images)} images"
-  resampled = f"{settings['resamples']} resamples of {settings['resampled']}"
+  resampled = f"BCa bootstrap, {settings['resamples']} resamples of {settings['resampled']}"
+  if left_out := settings["jackknife_groups"]:
+    resampled = f"jackknife that leaves out one of {left_out} groups of {settings['resampled']}"
   if len(images) > 1:
     note += f" a split, median of {len(images)} splits"
     resampled += f", split {result['shown_split'] + 1}"
-  note += f". In brackets the {settings['level']:.0%} confidence interval (BCa bootstrap, {resampled})."
+  note += f". In brackets the {settings['level']:.0%} confidence interval ({resampled})."
   stuck = "; ".join(f"{n}: {m['logistic']['message']}" for n, m in methods.items() if not m["logistic"]["converged"])
   note += f" The logistic has not settled on a finite curve for {stuck.rstrip('.')}." if stuck else ""
   rows = []
@@ -125,6 +127,7 @@ def _comparison(comparison, level):
 
   def cell(i, j):
     verdict = {1: "win", -1: "loss", 0: "tie"}[int(comparison["table"][i, j])]
+    verdict = verdict if np.isfinite(comparison["p"][i, j]) else "undefined"
     small = f"p {_number(comparison['p'][i, j])}" + ("" if splits is None else f", splits {_number(splits[i, j])}")
     return "" if i == j else f"{verdict}|{small}"
 

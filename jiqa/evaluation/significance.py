@@ -18,14 +18,19 @@ def meng(first, second, target, measure="srcc"):
     measure: 'srcc' or 'plcc'; the variance of ranks is Bonett and Wright's (2000, eq. 3).
 
   Returns:
-    (z, p): z > 0 where the first correlates better, two-sided p-value; (nan, nan) where a correlation is undefined.
+    (z, p): z > 0 where the first correlates better, two-sided p-value; (0, 1) for equal correlations; (nan, nan), with
+    an `UndefinedCorrelationWarning`, where a correlation is undefined or exactly 1 or -1.
   """
   of = getattr(correlation, measure)
   r1, r2, between, n = of(first, target), of(second, target), of(first, second), len(target)
   square = (r1**2 + r2**2) / 2
   if r1 == r2:
     return 0.0, 1.0
-  if not square < 1:
+  if np.isnan(square):
+    return float("nan"), float("nan")
+  if max(abs(r1), abs(r2)) > 1 - 1e-12:  # 1 but for rounding
+    message = "a correlation of exactly 1 or -1 cannot be compared with another: its Fisher transform is infinite"
+    warnings.warn(message, correlation.UndefinedCorrelationWarning, stacklevel=2)
     return float("nan"), float("nan")
   f = min(1.0, (1 - between) / (2 * (1 - square)))
   spread = 2 * (1 - between) * (1 - f * square) / (1 - square)
@@ -75,11 +80,11 @@ def win_tie_loss(methods, target, level=0.05):
 
   Returns:
     (table [m, m] int8: 1 the row wins, -1 it loses, 0 no difference shown; p [m, m] float64 corrected, nan on the
-    diagonal), in the order of `methods`.
+    diagonal and where there is no test), in the order of `methods`.
   """
   z, p = zip(*(meng(*pair, target) for pair in itertools.combinations(methods.values(), 2)), strict=True)
   p = symmetric(holm(p), len(methods))
-  wins = np.where(p < level, np.sign(symmetric(z, len(methods))), 0).astype(np.int8)
+  wins = np.where(p < level, np.sign(symmetric(z, len(methods))), 0).astype(np.int8)  # nan is below nothing
   return np.triu(wins) - np.tril(wins), p
 
 

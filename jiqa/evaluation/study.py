@@ -53,6 +53,7 @@ def compare(methods, mos, *, names=None, groups=None, labels=None, resamples=100
       p = significance.holm([significance.wilcoxon(*pair) for pair in pairs])
       comparison["over_splits"] = significance.symmetric(p, len(scores))
   settings["resampled"] = "images" if groups is None else "references"
+  settings["jackknife_groups"] = bootstrap.jackknife_groups(bootstrap.units_of(options["groups"], int(part.sum())))
   return {
     "methods": described, "comparison": comparison, "mos": np.where(part, mos, np.nan), "labels": labels,
     "images": tested.sum(1).tolist(), "shown_split": shown, "settings": settings,

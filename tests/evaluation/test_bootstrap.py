@@ -27,7 +27,7 @@ def test_references_are_drawn_as_a_whole():
   rng = np.random.default_rng(0)
   groups = np.array(["a"] * 10 + ["b"] * 5 + ["c"] * 7 + ["", ""])
   x, y = rng.normal(size=(2, len(groups)))
-  units = bootstrap._units(groups, len(groups))
+  units = bootstrap.units_of(groups, len(groups))
   assert units.max() == 4 and len(set(units[-2:])) == 2  # the last two stand for themselves
   found = bootstrap.resample(x, y, units, ("srcc",), 4, 1)[0]
   draw = np.random.default_rng(1)

@@ -80,6 +80,18 @@ def test_no_content_twice_in_a_level():
   assert (np.diff(pairs.gap.reshape(-1, 4)) <= 20).all()
 
 
+def test_images_without_a_reference_stand_for_themselves():
+  scores = gmad.by_quantile(np.random.default_rng(6).random((2, 60)))
+  apart = gmad.compete(scores, top=2)
+  alone = gmad.compete(scores, contents=np.full(60, ""), top=2)
+  assert len(apart.low) == 24
+  for field, expected in zip(alone, apart, strict=True):
+    np.testing.assert_array_equal(field, expected)
+  contents = np.where(np.arange(60) < 50, "", "one")  # ten of one reference make no pair with each other
+  some = gmad.compete(scores, contents=contents, top=2)
+  assert len(some.low) and not ((some.low >= 50) & (some.high >= 50)).any()
+
+
 def test_the_logistic_scale_follows_the_human_scores():
   rng = np.random.default_rng(2)
   mos = rng.random(200) * 4 + 1

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from jiqa import cli
 from jiqa.errors import UserError
-from jiqa.evaluation import bootstrap, correlation, outputs, tables
+from jiqa.evaluation import bootstrap, correlation, outputs, report, study, tables
 
 
 def simulate(n, rho, seed):
@@ -79,3 +79,28 @@ def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path):
     found = list(csv.reader(file))
   assert [row[0] for row in found[1:]] == ["'=cmd|' /C calc'!A0", "'+a.png", "a=b.png", "'@x"]
   assert [row[1] for row in found[1:]] == ["-0.5", "-0.5", "1e-3", "'-x"]
+
+
+def test_fewer_references_than_groups_of_the_jackknife(monkeypatch):
+  monkeypatch.setattr(bootstrap, "MOST", 10)
+  x, y = simulate(60, 0.5, 3)
+  groups = np.array([f"r{i % 6}" for i in range(60)])
+  with pytest.warns(correlation.EvaluationWarning, match="jackknife of 6 groups"):
+    found = bootstrap.interval(x, y, measures=("plcc",), groups=groups, level=0.9)["plcc"]
+  left = np.array([stats.pearsonr(x[groups != g], y[groups != g])[0] for g in sorted(set(groups))])
+  reach = stats.t.ppf(0.95, 5) * np.sqrt(5 / 6 * np.sum((left - left.mean()) ** 2))
+  assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
+  with pytest.warns(correlation.UndefinedCorrelationWarning, match="at least 3 references; there are 1"):
+    found = bootstrap.interval(x, y, measures=("plcc",), groups=np.full(60, "r"))["plcc"]
+  assert found.value == pytest.approx(stats.pearsonr(x, y)[0]) and np.isnan([found.low, found.high]).all()
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat([f"r{i}" for i in range(8)], 5)])
+def test_the_report_says_how_its_intervals_were_made(monkeypatch, tmp_path, groups):
+  monkeypatch.setattr(bootstrap, "MOST", 30)
+  x, y = simulate(40, 0.7, 2)
+  with pytest.warns(correlation.EvaluationWarning, match="jackknife"):
+    found = study.compare({"m": x}, y, groups=groups, resamples=128)
+  note = report.write(tmp_path, found, title="T", command="c").with_name("report.md").read_text()
+  kind = "20 groups of images" if groups is None else "8 groups of references"
+  assert f"confidence interval (jackknife that leaves out one of {kind})." in note and "BCa" not in note

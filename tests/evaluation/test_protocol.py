@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from sklearn.linear_model import Ridge
 
 from jiqa.errors import UserError
-from jiqa.evaluation import protocol
+from jiqa.evaluation import correlation, protocol
 
 ALPHAS = np.array([0.1, 10.0, 1000.0])
 
@@ -81,7 +81,7 @@ def test_leaks_are_warned_about(data, part):
   image = np.flatnonzero(moved[1] == 2)[0]  # one test image; the others of its reference stay
   moved[1, image] = part
   message = f"split 1: 1 reference.* both the fitted and the test part, e.g. {references[image]}$"
-  with pytest.warns(UserWarning, match=message):
+  with pytest.warns(correlation.EvaluationWarning, match=message):
     protocol.fit_heads(features, mos, moved, [1.0], groups=references)
   moved[1, image] = -1
   with warnings.catch_warnings():

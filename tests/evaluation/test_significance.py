@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jiqa.evaluation import significance
+from jiqa.evaluation import correlation, significance
 
 
 def scores(rng, n, first=0.8, second=0.8, between=0.7):
@@ -88,3 +88,17 @@ def test_identical_methods_tie():
   y = x + np.sin(x)
   assert significance.meng(x, x, y) == (0.0, 1.0)
   assert significance.wilcoxon(x, x) == 1
+
+
+def test_a_perfect_correlation_wins_nothing():
+  rng = np.random.default_rng(0)
+  target = np.arange(40.0)
+  noisy, poor = target + 9 * rng.normal(size=40), rng.normal(size=40)
+  for perfect in (target**3, -target):
+    with pytest.warns(correlation.UndefinedCorrelationWarning, match="exactly 1 or -1"):
+      assert np.isnan(significance.meng(perfect, noisy, target)).all()
+  with pytest.warns(correlation.UndefinedCorrelationWarning):
+    table, p = significance.win_tie_loss({"exact": target, "noisy": noisy, "poor": poor}, target, 0.2)
+  np.testing.assert_array_equal(table, [[0, 0, 0], [0, 0, 1], [0, -1, 0]])
+  assert np.isnan(p[0]).all() and p[1, 2] == significance.meng(noisy, poor, target)[1]
+  assert significance.meng(target, target**3, target) == (0.0, 1.0)

@@ -77,7 +77,7 @@ def test_the_split_shown_is_the_first_methods_median_one_for_all_methods(scored,
     assert [each["image"] for each in told["outliers"]] == [f"row {i}" for i in worst]
     np.testing.assert_allclose([each["residual"] for each in told["outliers"]], residual[worst], atol=1e-2)
     assert [each["mos"] for each in told["outliers"]] == mos[worst].tolist()
-  assert found["settings"] == {**SETTINGS, "resampled": "references"}
+  assert found["settings"] == {**SETTINGS, "resampled": "references", "jackknife_groups": 0}
 
 
 def test_methods_are_compared_on_the_split_shown_and_over_all(scored, found):

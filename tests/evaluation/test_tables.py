@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jiqa.errors import UserError
-from jiqa.evaluation import console, gmad, study, tables
+from jiqa.evaluation import console, correlation, gmad, report, study, tables
 
 
 @pytest.fixture
@@ -107,3 +107,11 @@ def test_names_are_text_as_they_stand_in_the_file(tmp_path):
   assert list(found) == ["good", "bad"]
   np.testing.assert_array_equal(found["good"], [1.5, 1e-3, -4, 7])
   np.testing.assert_array_equal(found["bad"], [np.nan, 2, 3, np.nan])
+
+
+def test_a_comparison_without_a_test_is_called_undefined(files, tmp_path):
+  files.assign(exact=files.score * 2).to_csv("both.csv", index=False)
+  with pytest.warns(correlation.UndefinedCorrelationWarning, match="exactly 1 or -1"):
+    found = study.compare_table(["both.csv"], "score", resamples=128)
+  page = report.write(tmp_path / "r", found, title="T", command="c").with_name("report.md").read_text()
+  assert page.count("| undefined p undefined |") == 2 and "tie" not in page.split("Is the difference real?")[1]
