@@ -29,7 +29,7 @@ ALLOWED = {
   ),
   "jiqa.verify": ("jiqa.train", "jiqa.inference", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
   "jiqa.serve": ("jiqa.inference", "jiqa.data"),
-  "jiqa.plan": ("jiqa.train", "jiqa.inference", "jiqa.methods", "jiqa.runtime"),
+  "jiqa.plan": ("jiqa.train", "jiqa.inference", "jiqa.data", "jiqa.methods", "jiqa.runtime"),
   "jiqa.inference": ("configs", "jiqa.methods", "jiqa.weights", "jiqa.evaluation", "jiqa.data", "jiqa.runtime"),
   "jiqa.methods": ("jiqa.models", "jiqa.losses", "jiqa.distortions", "jiqa.weights", "jiqa.data", "jiqa.runtime"),
   "jiqa.weights": ("jiqa.models", "jiqa.runtime"),

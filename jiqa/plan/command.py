@@ -12,6 +12,7 @@ from rich.console import Console
 
 import data_builders
 from jiqa import train as loop
+from jiqa.data.schema.tables import published_protocols, read
 from jiqa.errors import UserError
 from jiqa.plan import machines, programs
 from jiqa.plan.measure import GIB, plan
@@ -118,19 +119,27 @@ def _memory(each):
 
 def whole_recipe(config, each, images=None):
   """A line about steps and hours of a training."""
+  note = ""
   if not images and not config.steps:
-    images = int(sum(_published_images(config, entry) for entry in config.data))
+    images = int(sum(_training_images(config, entry) for entry in config.data))
+    if whole := [entry.name for entry in config.data if entry.protocol == "official"]:
+      note = (
+        f" (with the test images of {', '.join(whole)}, whose number is not known here; --images=N says it without)"
+      )
     if not images:
       return "the number of images is not known; --images=N says it, and gives steps and hours"
   _, _, steps = loop.build_optimizer(config, images or 0)
   hours = steps * each.seconds / 3600
-  return (
-    f"the recipe: {steps:,} steps{f' of {images:,} images' if not config.steps else ''}, at least {hours:.3g} hours, "
-    f"{hours * each.chips:.3g} chip-hours"
-  )
+  of = "" if config.steps else f" of {images:,} images{note}"
+  return f"the recipe: {steps:,} steps{of}, at least {hours:.3g} hours, {hours * each.chips:.3g} chip-hours"
 
 
-def _published_images(config, entry):
+def _training_images(config, entry):
+  """How many images of a database's release a run trains on; of official parts that is all there are."""
+  if entry.protocol in published_protocols(entry.name):
+    count = max(config.evaluation.splits, config.split + 1)
+    texts = [text[:count] for text in read(entry.protocol, entry.name.partition("/")[0]).splits]
+    return sum("2" not in text if config.split < 0 else text[config.split] == "0" for text in texts)
   share = config.evaluation.fractions[0] if entry.protocol == "folds" else 1
   return share * (data_builders.builder_class(entry.name).IMAGES or 0)
 

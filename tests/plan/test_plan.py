@@ -235,6 +235,7 @@ def test_configs_are_read_as_by_launch():
   [
     ("configs/reiqa.py", None, "8,720 steps of 140,000 images, at least 1.21 hours, 38.8 chip-hours"),
     ("configs/lml.py", None, "1,044 steps of 929 images, at least 0.145 hours"),
+    ("configs/supervised.py", None, " of 16,544 images, at least"),
     ("configs/lml.py:demo", 1, "1,000 steps, at least 0.139 hours"),
   ],
 )
@@ -242,6 +243,24 @@ def test_steps_of_a_recipe(path, images, expected):
   each, config = types.SimpleNamespace(seconds=0.5, chips=32), command.config_of(path)
   programs.on_made_up_images(config, make_mesh(jax.devices()[:1]))  # leaves the databases
   assert expected in command.whole_recipe(config, each, images)
+
+
+@pytest.mark.parametrize(("split", "count"), [(0, 7), (3, 10), (-1, 4), (-1, 10)])
+def test_training_images_are_those_of_the_published_splits(split, count):
+  from jiqa.data.schema import tables
+
+  config = command.config_of("configs/liqe.py")
+  config.split, config.evaluation.splits = split, count
+  csiq, liqe = tables.read("liqe", "csiq").splits, types.SimpleNamespace(name="csiq", protocol="liqe")
+  expected = [parts[split] == "0" if split >= 0 else not parts[:count].count("2") for parts in csiq]
+  assert command._training_images(config, liqe) == sum(expected) < len(csiq)
+
+
+def test_images_of_official_parts_are_said_to_hold_the_test_images():
+  config = command.config_of("configs/lml.py", ["--config.data[0].name=koniq10k", "--config.data[0].protocol=official"])
+  said = command.whole_recipe(config, types.SimpleNamespace(seconds=0.5, chips=1))
+  assert " of 10,073 images (with the test images of koniq10k, whose number is not known here; --images=N" in said
+  assert "test images" not in command.whole_recipe(config, types.SimpleNamespace(seconds=0.5, chips=1), 7058)
 
 
 def test_the_command_says_what_is_missing_before_it_imports_jax():
