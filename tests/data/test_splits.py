@@ -99,6 +99,23 @@ def test_official_carves_validation_out_of_training_by_content():
   assert (splits.assign(table, "anything", "official", num_splits=5, seed=1) != parts).any(1).all()
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_official_parts_that_tear_a_content_apart_are_refused(part):
+  table = _table(6, 4).assign(split="train")
+  of = lambda reference: table.index[table.reference_name == reference]
+  names = sorted(set(table.reference_name))
+  table.loc[of(names[2]), "split"] = "test"
+  table.loc[of(names[2])[3], "split"] = part
+  message = (
+    rf"mine: 1 content\(s\) stand both in the test part .* {names[2]!r} \({table.image_name[of(names[2])[0]]} is"
+  )
+  with pytest.raises(UserError, match=message):
+    splits.assign(table, "mine", "official")
+  assert splits.assign(table.assign(reference_name=""), "mine", "official").shape  # images of their own may
+  table.loc[of(names[2])[3], "split"] = ""
+  assert (splits.assign(table, "mine", "official")[:, of(names[2])[3]] == splits.UNUSED).all()
+
+
 def test_official_validation_is_kept_and_unassigned_stay_out():
   table = _table(2, 2).assign(split=["train", "validation", "test", ""])
   assert splits.assign(table, "anything", "official").tolist() == [[0, 1, 2, -1]]

@@ -11,6 +11,7 @@ MUTANTS = (
   ("published_rows_unsorted", "jiqa/data/schema/tables.py", "table.iloc[position].reset_index", "table.iloc[np.sort(position)].reset_index", "tests/test_disjoint.py"),
   ("labels_rounded_to_32_bits", "jiqa/data/source.py", "to_numpy(dtype=str).astype(float)", "to_numpy(dtype=str).astype(\"float32\").astype(float)", "tests/data/test_source.py -k aligned"),
   ("split_by_image", "jiqa/data/splits/__init__.py", "np.where(content == \"\", table.image_name.to_numpy(dtype=str), content)", "table.image_name.to_numpy(dtype=str)", "tests/data/test_splits.py -k disjoint"),
+  ("official_part_tears_a_content_apart", "jiqa/data/splits/__init__.py", "np.intersect1d(groups[parts == TEST], groups[fitted])", "[]", "tests/data/test_splits.py -k tear"),
   ("one_trained_split_evaluated_on_another", "jiqa/data/splits/__init__.py", "splits[number : number + 1]", "splits[:1]", "tests/inference/test_export.py -k packaged_scores"),
   ("run_seed_does_not_reach_the_folds", "jiqa/data/splits/__init__.py", "seed=config[\"seed\"]", "seed=0", "tests/test_disjoint.py"),
   ("crop_area_too_small", "jiqa/distortions/augment.py", "area=(0.2, 1.0)", "area=(0.08, 1.0)", "tests/distortions/test_augment.py -k torchvisions"),

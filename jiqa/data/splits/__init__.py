@@ -37,7 +37,8 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
     group: column of `table` that says which images share content; images where it is '' stand for themselves.
 
   Raises:
-    UserError: the database has no such splits, or an image that the published table does not know.
+    UserError: the database has no such splits, or an image that the published table does not know; its own parts put
+      images of one group both into the test part and into another.
   """
   check_protocol(name, protocol, fractions)
   if protocol not in protocols(table, name):
@@ -46,7 +47,7 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
     groups = _groups(table, group)
     return np.stack([_fold(groups, fractions, np.random.default_rng((seed, k))) for k in range(num_splits)])
   if protocol == "official":
-    return _official(table, _groups(table, group), num_splits, seed)
+    return _official(table, name, _groups(table, group), num_splits, seed)
   texts = tables.rows(protocol, name.partition("/")[0], table.image_name.tolist()).splits
   splits = np.array([["012-".index(part) for part in text] for text in texts], np.int8).T
   return np.where(splits == 3, np.int8(UNUSED), splits)[:num_splits]
@@ -117,9 +118,18 @@ def _fold(groups, fractions, rng):
   return parts[member]
 
 
-def _official(table, groups, num_splits, seed):
+def _official(table, name, groups, num_splits, seed):
   known = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "": UNUSED}
   parts = table.split.map(known).to_numpy(np.int8)
+  fitted = np.isin(parts, (TRAIN, VALIDATION))
+  if len(torn := np.intersect1d(groups[parts == TEST], groups[fitted])):
+    of = groups == torn[0]
+    first, second = (table.image_name[of & part].iloc[0] for part in (parts == TEST, fitted))
+    raise UserError(
+      f"{name}: {len(torn)} content(s) stand both in the test part and in training or validation, the first is "
+      f"{str(torn[0])!r} ({first} is tested, {second} is not); put all images of a content into one part of the column "
+      "split, or divide them anew by the protocol 'folds'."
+    )
   if (parts == VALIDATION).any():
     return parts[None]
   names = np.unique(groups[parts == TRAIN])
