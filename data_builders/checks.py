@@ -1,5 +1,7 @@
 """What every label table must pass before a set is written."""
 
+import pathlib
+
 import numpy as np
 import pandas as pd
 
@@ -51,7 +53,8 @@ def _check_names(builder, table, root):
       name.encode()
     except UnicodeEncodeError as error:
       raise UserError(f"{name!r}: the file's name is not Unicode; rename the file.") from error
-  table["image_name"] = resolve(builder.image_folder(root), table.image_name, table["where"])
+  resolved = resolve(builder.image_folder(root), table.image_name, table["where"])
+  table["image_name"] = [pathlib.PurePosixPath(name).as_posix() for name in resolved]  # ./a.png is a.png
   repeated = table[table.image_name.duplicated(keep=False)]
   if len(repeated):
     name = repeated.image_name.iloc[0]

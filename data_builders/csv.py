@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from data_builders import base, label_files, prepare
+from data_builders import base, checks, label_files, prepare
 from jiqa.errors import UserError
 
 OPTIONAL = ("mos_std", "reference_name", "distortion", "level", "split")
@@ -13,8 +13,8 @@ class Builder(base.Builder):
 
   The header says what the columns are: `image_name` (path below the folder), then `mos` where higher is better or
   `dmos` where lower is better, and of `mos_std`, `reference_name`, `distortion`, `level` (0..4) and `split` ("train",
-  "validation", "test") what there is; other columns are ignored. Give `reference_name` where several images show the
-  same content, or the same content will train and test.
+  "validation", "test") what there is, blank where there is none; other columns are ignored. Give `reference_name` where
+  several images show the same content, or the same content will train and test.
   """
 
   TITLE = "images and scores of your own"
@@ -29,7 +29,7 @@ class Builder(base.Builder):
   USER_NAMED = True
 
   def labels(self, root):
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv")
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv" and path.name[:2] != "._")
     if len(files) != 1:
       names = ", ".join(path.name for path in files) or "none"
       raise UserError(f"{root}: expected one .csv file beside the images, found {names}. {self.MANUAL}")
@@ -44,7 +44,9 @@ class Builder(base.Builder):
     self.FLIP = sum(self.RAW_RANGE)  # so that dmos and mos have the same range
     for column in ("mos_std", "level"):
       if column in table:
-        table[column] = [row.number(column) for row in rows]
+        # A cell may be blank, or nan as pandas writes it: there is none.
+        none = checks.DEFAULTS[column]
+        table[column] = [none if row[column].lower() in ("", "nan") else row.number(column) for row in rows]
     return table[["image_name", "raw_score", "where", *(column for column in OPTIONAL if column in table)]]
 
 

@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 
@@ -13,8 +12,6 @@ from jiqa.data.schema import tables
 LABEL_FILES = {"images": "labels_image.csv", "patches": "labels_patch.csv"}
 TEST_FILE = "labels640.csv"
 VALIDATION_FILE = "labels=640_padded.csv"
-# Three images of the label file that the published parts leave out.
-UNASSIGNED = "EE371R/"
 
 
 class Builder(base.Builder):
@@ -68,10 +65,7 @@ class Builder(base.Builder):
         "image_name": [f"database/{_patch_path(row['name']) if patches else row['name']}" for row in rows],
         "reference_name": parents if patches else "",
         "raw_score": [row.number("mos") for row in rows],
-        "split": [
-          "" if row["name"].startswith(UNASSIGNED) else parts.get(parent, "train")
-          for row, parent in zip(rows, parents, strict=True)
-        ],
+        "split": [parts.get(parent, "train") for parent in parents],
         "where": [row.where for row in rows],
       }
     )
@@ -102,16 +96,15 @@ def _patch_path(name):
 def _parts(root):
   """Stem of a photograph -> "test", "validation", or "" where the published parts leave it out; the rest trains."""
   test_rows = label_files.read_csv(_label_file(root, TEST_FILE), ("name_image",))
-  path = _label_file(root, VALIDATION_FILE)
+  path, published = _label_file(root, VALIDATION_FILE), tables.read("arniqa", "flive")
+  stems = {part: [_stem(name) for name in published.index[published.splits == part]] for part in "1-"}
   if path is not None:
-    column = "name_image" if "name_image" in path.read_text(encoding="utf-8-sig").partition("\n")[0] else "name"
+    column = "name_image" if "name_image" in label_files.read_text(path).partition("\n")[0] else "name"
     rows = label_files.read_csv(path, (column, "is_valid"))
     parts = {_stem(row[column]): "validation" for row in rows if row["is_valid"].lower() in ("1", "1.0", "true")}
   else:
-    published = tables.read("arniqa", "flive")
-    validation = (published.splits == "1").to_numpy()
-    parts = {_stem(name): "validation" for name in np.asarray(published.index)[validation]}
-  return parts | {_stem(row["name_image"]): "test" for row in test_rows}
+    parts = dict.fromkeys(stems["1"], "validation")
+  return dict.fromkeys(stems["-"], "") | parts | {_stem(row["name_image"]): "test" for row in test_rows}
 
 
 if __name__ == "__main__":

@@ -31,6 +31,20 @@ class Row(dict):
     return number(self[column], self.where, column)
 
 
+def read_text(path):
+  """The text of a file without its byte-order mark; a UserError where it is not UTF-8."""
+  try:
+    return path.read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path}: not a UTF-8 text file ({error}).") from error
+
+
+def read_lines(path):
+  """[(line, "FILE line N")] of the lines of a text file that are not blank; errors as for `read_text`."""
+  lines = enumerate(read_text(path).splitlines(), start=1)
+  return [(line, f"{path.name} line {i}") for i, line in lines if line.strip()]
+
+
 def read_csv(path, columns):
   """Rows of a text table with a header; byte-order marks, CRLF and empty trailing columns are taken as they come.
 
@@ -44,11 +58,7 @@ def read_csv(path, columns):
   Raises:
     UserError: not text, no such column, or a row with another number of cells than the header.
   """
-  try:
-    text = path.read_text(encoding="utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path}: not a UTF-8 text file ({error}).") from error
-  reader = csv.reader(io.StringIO(text, newline=""))
+  reader = csv.reader(io.StringIO(read_text(path), newline=""))
   header = [cell.strip() for cell in _without_empty_tail(next(reader, []))]
   if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
     raise UserError(f"{path}: its columns are separated by {mark!r}; expected commas: save it as such a CSV file.")

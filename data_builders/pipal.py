@@ -39,13 +39,11 @@ class Builder(base.Builder):
   def labels(self, root):
     folders = _image_folders(root)
     if not folders:
-      raise UserError(f"{root}: no folder Train_Dist*, Distortion_1.. or Dist_Imgs. {self.MANUAL}")
+      raise UserError(f"{root}: no .bmp image in a folder Train_Dist*, Distortion_1.. or Dist_Imgs. {self.MANUAL}")
     records = []
-    for path in sorted(find(root, "Train_Label").glob("*.txt")):
-      for i, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-          continue
-        where = f"{path.name} line {i}"
+    # Beside every file macOS may have left another, ._A0001.txt, that is no text.
+    for path in sorted(find(root, "Train_Label").glob("[!.]*.txt")):
+      for line, where in label_files.read_lines(path):
         image, _, score = line.strip().partition(",")
         name = re.fullmatch(r"(a\d{4})_(\d\d)_\d\d\.bmp", image.lower())
         if name is None:

@@ -39,12 +39,13 @@ class Builder(base.Builder):
 
   def labels(self, root):
     path = find(root, "mos_with_names.txt")
-    lines = _lines(path)
-    deviations = _lines(find(root, "mos_std.txt"))
+    lines = label_files.read_lines(path)
+    deviations = label_files.read_lines(find(root, "mos_std.txt"))
     if len(lines) != len(deviations):
       raise UserError(f"{root}: {len(lines)} scores in mos_with_names.txt but {len(deviations)} in mos_std.txt.")
     records = []
-    for (cells, where), (deviation, deviation_where) in zip(lines, deviations, strict=True):
+    for (line, where), (deviation, deviation_where) in zip(lines, deviations, strict=True):
+      cells = line.split()
       name = re.fullmatch(r"i(\d\d)_(\d\d)_([1-5])\.bmp", cells[-1].lower())
       if len(cells) != 2 or name is None or not 1 <= int(name[2]) <= len(DISTORTIONS):
         raise UserError(f"{where}: {' '.join(cells)!r}, expected a score and a name such as i01_24_5.bmp.")
@@ -53,19 +54,13 @@ class Builder(base.Builder):
           "image_name": f"distorted_images/{cells[1]}",
           "reference_name": f"I{name[1]}",
           "raw_score": label_files.number(cells[0], where, "score"),
-          "mos_std": label_files.number(deviation[0], deviation_where, "deviation"),
+          "mos_std": label_files.number(deviation.split()[0], deviation_where, "deviation"),
           "distortion": DISTORTIONS[int(name[2]) - 1],
           "level": int(name[3]) - 1,
           "where": where,
         }
       )
     return pd.DataFrame(records)
-
-
-def _lines(path):
-  """[(cells, "file line n")] of the lines that are not blank."""
-  text = path.read_text(encoding="utf-8-sig", errors="replace")
-  return [(line.split(), f"{path.name} line {i}") for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 if __name__ == "__main__":

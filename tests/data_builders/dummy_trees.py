@@ -210,11 +210,11 @@ def flive_patches(root):
   """Patches are in the part of their photograph."""
   top = root / "FLIVE"
   photographs = ["voc_emotic_ava/A.jpg", "blur_dataset/C.jpg"]
-  names = [f"patches/{stem}_patch_{i}.jpg" for stem in "AC" for i in (1, 2, 3)]
+  names = [f"patches/{stem}_patch_{i}.jpg" for stem in ("A", "C", "rq59") for i in (1, 2, 3)]
   write_images(top / "database", names)
   write_csv(top / "labels_patch.csv", ("name", "mos"), [(name, 60 + i) for i, name in enumerate(names)])
   write_flive_parts(top, test=[photographs[0]], validation=[], other=[])
-  return [f"database/{name}" for name in names[3:] + names[:3]], "flive/patches"
+  return [f"database/{name}" for name in names[6:] + names[3:6] + names[:3]], "flive/patches"
 
 
 def pipal(root, folders=("Train_Dist_1", "Train_Dist_2")):

@@ -123,7 +123,11 @@ def test_flive_official_parts(tmp_path):
 
 def test_flive_patches_follow_their_photograph(tmp_path):
   table = _rows(dummy_trees.flive_patches, tmp_path)
-  assert table.groupby("reference_name").split.unique().map(list).to_dict() == {"a": ["test"], "c": ["train"]}
+  assert table.groupby("reference_name").split.unique().map(list).to_dict() == {
+    "a": ["test"],
+    "c": ["train"],
+    "rq59": [""],
+  }
 
 
 def test_agiqa3k_groups_by_prompt(tmp_path):
@@ -143,6 +147,25 @@ def test_own_csv_with_difference_scores(tmp_path):
   assert table.raw_score.tolist() == [10.0, 20.0, 40.0]
   assert table.mos.tolist() == [40.0, 30.0, 10.0]
   assert table.reference_name.tolist() == ["r1", "r1", "r2"]
+
+
+def test_own_csv_with_blank_cells(tmp_path):
+  dummy_trees.write_images(tmp_path / "own", ["x/1.png", "x/2.png", "x/3.png"])
+  rows = [("x/1.png", 1.5, "", "3"), ("./x/2.png", 2.5, "NaN", ""), ("x//3.png", 4.0, "0.75", "nan")]
+  dummy_trees.write_csv(tmp_path / "own/scores.csv", ("image_name", "mos", "mos_std", "level"), rows)
+  (tmp_path / "own/._scores.csv").write_bytes(b"\x00\x05\x16\x07\xb0")
+  prepare("csv/own", tmp_path / "own", tmp_path / "prepared")
+  table = open_database("csv/own", tmp_path / "prepared").table
+  assert table.image_name.tolist() == ["x/1.png", "x/2.png", "x/3.png"]
+  np.testing.assert_array_equal(table.mos_std, [np.nan, np.nan, 0.75])
+  assert table.level.tolist() == [3, -1, -1]
+
+
+def test_pipal_leaves_out_what_macos_writes_beside_files(tmp_path):
+  names, database = dummy_trees.pipal(tmp_path / "release")
+  (tmp_path / "release/PIPAL/Train_Label/._A0001.txt").write_bytes(b"\x00\x05\x16\x07\xb0")
+  prepare(database, tmp_path / "release", tmp_path / "prepared")
+  assert open_database(database, tmp_path / "prepared").table.image_name.tolist() == names
 
 
 def test_two_folders_do_not_collide(tmp_path):

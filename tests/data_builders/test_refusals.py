@@ -235,7 +235,24 @@ SPOILED = {
     ("A0002.txt line 1", "900..1850"),
   ),
   "pipal: no images": (
-    dummy_trees.pipal_merged, lambda f: (f / "Dist_Imgs").rename(f / "Images"), ("no folder Train_Dist*",),
+    dummy_trees.pipal_merged, lambda f: (f / "Dist_Imgs").rename(f / "Images"),
+    ("no .bmp image in a folder Train_Dist*",),
+  ),
+  "pipal: Latin-1": (
+    dummy_trees.pipal, lambda f: (f / "Train_Label/A0002.txt").write_bytes(b"A0002_03_01.bmp,950.25 \xe9"),
+    ("Train_Label/A0002.txt: not a UTF-8 text file",),
+  ),
+  "tid: Latin-1": (
+    dummy_trees.tid2013, lambda f: (f / "mos_std.txt").write_bytes(b"0.1\r\n\xb50.2\r\n0.1\r\n0.1\r\n0.15\r\n"),
+    ("mos_std.txt: not a UTF-8 text file",),
+  ),
+  "flive: UTF-16": (
+    dummy_trees.flive, lambda f: (f / "labels=640_padded.csv").write_bytes("name_image,is_valid".encode("utf-16")),
+    ("labels=640_padded.csv: not a UTF-8 text file",),
+  ),
+  "own: one image in two spellings": (
+    dummy_trees.csv_table, lambda f: _replace(f / "scores.csv", "x/3.png", "./x/2.png"),
+    ("scores.csv line 4: x/2.png is listed a second time, first in scores.csv line 3",),
   ),
   "bid: count in the place of the grade": (
     dummy_trees.bid, lambda f: _bid_sheet(f, [1, 2, 4.5, 4.0, 5.0]), ("DatabaseGrades.xlsx row 2", "columns swapped"),
