@@ -232,9 +232,9 @@ def distort_versions(
     images, compat, bank: as `distort`.
     kinds: [b, v] int32 from `cyclic_kinds`, or any in which no kind exceeds its block, ceil(requests / K) rows a group.
       A request beyond its block, or of a kind that is not allowed, comes back as NaN.
-    levels: [b, v] int32 in 0..4.
+    levels: [b, v] int32 in 0..4; others come back as NaN.
     key: typed PRNG key, or [b] keys; version j uses fold_in(key of the image, j).
-    allowed: number of kinds, or a tuple of the kinds that occur: only these are computed. None allows the whole bank.
+    allowed: number of kinds, or a tuple of the kinds that occur, of the bank: only these are computed. None allows all.
     groups: number of contiguous parts of the batch that are dispatched separately.
     mesh: devices over which the batch is split, as many as groups: each computes its group for itself. Without it XLA
       divides the work, and gathers all images for Fourier transforms.
@@ -242,17 +242,24 @@ def distort_versions(
       no gradient.
 
   Returns:
-    [b, v, h, w, 3] of dtype, float32 being multiples of 1/255 in [0, 1]. Raises as `distort`, and for a batch that
-    groups do not divide.
+    [b, v, h, w, 3] of dtype, float32 being multiples of 1/255 in [0, 1].
+
+  Raises:
+    UserError: wrong shape, too small an image, unknown bank or compat, `allowed` holds none or what the bank does not
+      have, or groups do not divide the batch.
   """
   table = _table(bank, compat)
   planes = to_planes(images)
   allowed = len(table) if allowed is None else allowed
-  allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(sorted(allowed))
+  allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(allowed)
+  if not allowed:
+    raise UserError(f"no kind of {bank} is allowed; name at least one, or None for all")
+  allowed = tuple(sorted(numbers(allowed, bank).tolist()))
   (b, v), size = kinds.shape, planes.shape[1:]
   if b % groups:
     raise UserError(f"a batch of {b} images cannot be cut into {groups} groups; use a multiple")
   keys = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(v)))(_image_keys(key, b))
+  kinds = jnp.where((levels >= 0) & (levels < LEVELS), kinds, -1)
   requests = (kinds, levels, streams.seeds_of(keys))
   rows = b // groups * v
   if groups == 1 and rows < len(allowed):  # blocks would stand mostly empty

@@ -206,12 +206,13 @@ def sharpen(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 3, 6, 1
   return finish(_rgb(_with_lightness(f, sharper)), compat)
 
 
+UNSHARP = 3  # pixels
 _short_gaussian = functools.partial(resample.gaussian, reach=2)  # `imsharpen` cuts it there
 
 
-def unsharp_mask(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 3, 6, 12), radius=3):
-  """Adds to Lab lightness its distance to its blur, times the strength (MATLAB imsharpen); radius: the blur's sigma."""
+def unsharp_mask(planes, levels, seeds=None, compat="fixed", strengths=(1, 2, 3, 6, 12)):
+  """Adds to Lab lightness its distance to its blur, of sigma UNSHARP, times the strength (MATLAB imsharpen)."""
   f = _responses(planes)
   lightness = _lightness(f)
-  blurred = resample.separable(_short_gaussian, (radius,), jnp.zeros_like(levels), lightness)
+  blurred = resample.separable(_short_gaussian, (UNSHARP,), jnp.zeros_like(levels), lightness)
   return finish(_rgb(_with_lightness(f, lightness + by_level(strengths, levels) * (lightness - blurred))))

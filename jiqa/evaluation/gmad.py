@@ -45,17 +45,28 @@ def by_quantile(scores):
   return (stats.rankdata(scores, axis=1) - 1) / max(scores.shape[1] - 1, 1) * 100
 
 
-def by_logistic(scores, anchors, mos):
+def by_logistic(scores, anchors, mos, methods=None):
   """Common scale from labelled images: a logistic maps every method onto the human scale, 0 to 100.
 
-  scores are [j, n] on the pool, anchors [j, m] those of the same methods on labelled images, mos [m] the human ones. A
-  method that falls where the human scores rise is a UserError.
+  scores are [j, n] on the pool, anchors [j, m] those of the same methods on labelled images, mos [m] the human ones;
+  methods [j] are their names, for messages. A UserError where the labelled images give no curve, or one that falls
+  where the human scores rise.
   """
   scores, anchors, mos = (np.asarray(values, np.float64) for values in (scores, anchors, mos))
+  methods = range(len(scores)) if methods is None else methods
+  for method, row in (
+    ("the human score", mos),
+    *((f"method {m}", row) for m, row in zip(methods, anchors, strict=True)),
+  ):
+    if len(row) < 4 or row.min() == row.max():
+      raise UserError(
+        f"{method}: a curve needs at least 4 labelled images with different scores; {len(row)} are there,"
+        f" {len(np.unique(row))} different"
+      )
   curves = [logistic.fit(anchor, (mos - mos.min()) / np.ptp(mos) * 100) for anchor in anchors]
-  for i, curve in enumerate(curves):
+  for method, curve in zip(methods, curves, strict=True):
     if not curve.parameters[0] > curve.parameters[1]:
-      raise UserError(f"method {i} falls where the human scores rise ({curve.parameters}): negate its scores")
+      raise UserError(f"method {method} falls where the human scores rise ({curve.parameters}): negate its scores")
   return np.stack([curve(row) for curve, row in zip(curves, scores, strict=True)])
 
 
@@ -110,6 +121,8 @@ def proxy_preferences(pairs, quality):
   The preferences [pairs] are the differences of the two images in percent of the range of the quality.
   """
   quality = np.asarray(quality, np.float64)
+  if quality.min() == quality.max():
+    raise UserError(f"the proxy is {quality[0]:g} for every image and prefers none; give another one")
   return (quality[pairs.high] - quality[pairs.low]) / (quality.max() - quality.min()) * 100
 
 
@@ -196,7 +209,7 @@ def run(
   else:
     labelled = tables.read(anchors, name)
     anchored = np.stack([tables.numbers(labelled, method, anchors) for method in methods])
-    scale = by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors))
+    scale = by_logistic(scores, anchored, tables.numbers(labelled, "mos", anchors), methods)
   contents = None if content is None else content.words()
   pairs, out = compete(scale, contents=contents, levels=levels, top=top), pathlib.Path(out)
   rows = [

@@ -26,6 +26,8 @@ SPAN = 100.0
 PANEL = 1024
 # Rows that `predict` converts to float64 at a time: 64 MiB at d = 8,192.
 CHUNK = 1024
+# Bound of the elastic net's sweeps over all features.
+SWEEPS = 10_000
 
 
 class Heads(NamedTuple):
@@ -84,7 +86,7 @@ def ridge(features, target, rows, alphas, *, tolerance=1e-6, max_steps=300, stan
   return Heads(weights[given], *moments, error[given])
 
 
-def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, max_sweeps=10_000, standardise=True):
+def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8, standardise=True):
   """Fits the elastic net for every split and every alpha, by scikit-learn's path (Zou and Hastie 2005).
 
   Minimises |y - Z w|^2 / (2 n) + alpha l1_ratio |w|_1 + alpha (1 - l1_ratio) |w|^2 / 2.
@@ -92,8 +94,8 @@ def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8,
   Args:
     features, target, rows, alphas, standardise: as for `ridge`.
     l1_ratio: share of the absolute values in the penalty, in (0, 1], else a ValueError; or [k], each split its own.
-    tolerance: the descent ends where the duality gap is below this share of the variance of the target.
-    max_sweeps: bound of the sweeps over all features; where it ends them, a RuntimeWarning says so.
+    tolerance: the descent ends where the duality gap is below this share of the variance of the target; where SWEEPS
+      over all features do not get there, a RuntimeWarning says so.
 
   Returns:
     `Heads`; `error` [k, a] is the relative duality gap reached.
@@ -112,7 +114,7 @@ def elastic_net(features, target, rows, alphas, *, l1_ratio=0.5, tolerance=1e-8,
     y = target[row] - target[row].mean()
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", ConvergenceWarning)  # said below, for all splits together
-      options = {"precompute": len(z) > z.shape[1], "tol": tolerance, "max_iter": max_sweeps}
+      options = {"precompute": len(z) > z.shape[1], "tol": tolerance, "max_iter": SWEEPS}
       _, weights, gaps = enet_path(z, y, l1_ratio=share, alphas=-falling, **options)
     error = gaps[place] / max(y @ y / len(y), np.finfo(float).tiny)
     fitted.append((weights.T[place], target[row].mean(), mean, scale, error))

@@ -230,6 +230,34 @@ def test_bad_groups_and_keys_are_named():
     bank.distort_versions(images, kinds, kinds, jax.random.split(jax.random.key(0), 2))
 
 
+@pytest.mark.parametrize("count", [1, 3])  # by tiles, and in blocks
+def test_versions_of_no_level_are_nan(count):
+  images, kinds = _images(count, (9, 12)), jnp.tile(jnp.array([[12, 13, 14]]), (count, 1))
+  levels = jnp.tile(jnp.array([[2, 7, 1]]), (count, 1)).at[0, 2].set(-1)
+  allowed = (12, 13, 14, 24) if count == 1 else (14, 13, 12)
+  out = np.asarray(distort_versions(images, kinds, levels, jax.random.key(0), allowed=allowed))
+  wrong = np.isnan(out).all((2, 3, 4))
+  np.testing.assert_array_equal(wrong, (levels < 0) | (levels > 4))
+  alone = np.asarray(bank.distort(images[:1], [12], [2], jax.random.key(0)))
+  np.testing.assert_array_equal(out[0, 0], alone[0])
+  assert np.isfinite(out[~wrong]).all()
+
+
+@pytest.mark.parametrize(
+  ("allowed", "options", "message"),
+  [
+    ((3, 26), {}, "kind 26 is not in reiqa26: use 0 to 25"),
+    (26, {"bank": "kadid25"}, "kind 25 is not in kadid25: use 0 to 24"),
+    ((-1,), {}, "kind -1 is not in reiqa26"),
+    ((), {}, "no kind of reiqa26 is allowed"),
+  ],
+)
+def test_kinds_that_the_bank_does_not_have_are_named(allowed, options, message):
+  kinds = jnp.zeros((1, 2), int)
+  with pytest.raises(UserError, match=message):
+    bank.distort_versions(_images(1), kinds, kinds, jax.random.key(0), allowed=allowed, **options)
+
+
 def test_gradients_of_all_kinds_are_finite():
   # Black, grey and white are where roots and logarithms break.
   planes = to_planes(_images(3, (16, 16)).at[0].set(0.0).at[1].set(0.5).at[2, :8].set(1.0))

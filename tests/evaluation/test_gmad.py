@@ -28,6 +28,8 @@ def test_a_competition_by_hand():
   np.testing.assert_allclose(pairs.share, [0.5, 0.5, 4 / 7, 3 / 7])
   quality = [3.0, 1, 2, 2, 5, 4]
   np.testing.assert_allclose(gmad.proxy_preferences(pairs, quality), [25, 75, 25, 50])
+  with pytest.raises(UserError, match=r"the proxy is 2\.5 for every image"):
+    gmad.proxy_preferences(pairs, np.full(6, 2.5))
 
 
 def test_quantiles_are_the_share_of_the_pool_below():
@@ -100,6 +102,10 @@ def test_the_logistic_scale_follows_the_human_scores():
   np.testing.assert_allclose(scale[0], (mos - mos.min()) / np.ptp(mos) * 100, atol=2)
   with pytest.raises(UserError, match="method 1 falls"):
     gmad.by_logistic(anchors, np.stack([mos, -mos]), mos)
+  with pytest.raises(UserError, match=r"method flat: .* different scores; 200 are there, 1 different"):
+    gmad.by_logistic(anchors, np.stack([mos, 0 * mos + 2]), mos, ["fine", "flat"])
+  with pytest.raises(UserError, match="the human score: a curve needs"):
+    gmad.by_logistic(anchors, anchors, 0 * mos + 3)
 
 
 def test_a_subject_who_answers_at_random_is_rejected():
