@@ -158,7 +158,7 @@ def test_downloads_end(monkeypatch):
 def test_floats_beyond_rounding_are_refused_with_the_value(excess):
   pixels = np.zeros((2, 3, 3), np.float32)
   pixels[1, 1] = 1 + excess
-  with pytest.raises(UserError, match=rf"float pixels from 0 to {pixels.max()!s}; expected"):
+  with pytest.raises(UserError, match=rf"float pixels from 0.0 to {pixels.max()!s}; expected"):
     inputs.load(inputs.Item("image 0", pixels))
   pixels[:] = [-3e-7, 0.5, 1 + 5e-7]
   assert inputs.load(inputs.Item("image 0", pixels))[0, 0].tolist() == [0, 128, 255]
