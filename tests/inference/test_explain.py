@@ -86,7 +86,7 @@ def test_the_salient_crop_is_the_one_in_colour(folders):
 
 
 def test_names_of_images_are_no_mathematics(folders, tmp_path):
-  name = tmp_path / "a$b$\\$_{^\udce4.png"
+  name = tmp_path / "a$_{$\udce4.png"
   Image.fromarray(folders[3]).save(name)
   assert "score" in explain.explain("lml", name, folders[2] / "weights", tmp_path / "x.png")
 
