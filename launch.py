@@ -6,6 +6,7 @@ Flags only; everything heavy is imported in `main`, because data-loading workers
 """
 
 import errno
+import math
 import os
 import pathlib
 import platform
@@ -97,7 +98,7 @@ def main(_):
     if DISTRIBUTED.value:
       distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     else:
-      use_every_core(CONFIG.value.batch_size)
+      use_every_core(math.gcd(CONFIG.value.batch_size, CONFIG.value.get("ranked", 0)))
     check_devices()
     if CONFIG.value.method == "regress":  # heads on frozen features: nothing to train
       from jiqa.inference.regress import regress
@@ -152,8 +153,8 @@ def compiled_folder(workdir):
   return f"{workdir}/{name}" if "://" in workdir else os.fspath(pathlib.Path(workdir).resolve() / name)
 
 
-def use_every_core(batch_size):
-  """Lets XLA see a CPU as one device a core, as many as share a batch evenly; GPUs and TPUs are not affected.
+def use_every_core(images):
+  """Lets XLA see a CPU as one device a core, as many as share `images` evenly; GPUs and TPUs are not affected.
 
   XLA runs some convolutions on one thread. With the batch split over devices, every core has one of its own.
   """
@@ -161,7 +162,7 @@ def use_every_core(batch_size):
 
   if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if batch_size % n == 0))
+    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if images % n == 0))
 
 
 if __name__ == "__main__":

@@ -227,9 +227,11 @@ def dynamic_weights(last, before, temperature=2.0):
   """Dynamic weight averaging (Liu et al. 2019, MTAN): tasks whose loss falls more slowly get more weight.
 
   From the mean losses of k tasks over the last epoch and the one before, [k] float32, to weights [k] that sum to k. The
-  larger the temperature, the more equal they are.
+  larger the temperature, the more equal they are. A task whose loss was 0, since it had nothing to learn from, counts
+  as unchanged.
   """
-  return len(last) * jax.nn.softmax(last / before / temperature)
+  ratio = jnp.where(before != 0, last / jnp.where(before != 0, before, 1), 1)
+  return len(last) * jax.nn.softmax(ratio / temperature)
 
 
 def _root(x):

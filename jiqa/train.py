@@ -119,6 +119,10 @@ def check_evaluation(config):
   first, last, count = config.evaluation.get("alphas", (1, 1, 1))
   if not (0 < first <= last < math.inf and 1 <= count <= 1000):
     raise UserError(f"config.evaluation.alphas is {(first, last, count)}; expected two penalties above 0 and a number")
+  which = config.evaluation.checkpoint
+  if which not in ("newest", "best") or (which == "best" and not config.validate_every):
+    known = "expected newest, or best with config.validate_every above 0"
+    raise UserError(f"config.evaluation.checkpoint is {which!r}; {known}")
   for name in config.evaluation.databases:
     table = open_database(name, config.data_dir or None).table
     if not np.isfinite(table.mos).any():
@@ -178,13 +182,17 @@ def build_optimizer(config, images):
 
 
 def check_numbers(config):
-  """Raises a UserError for numbers with which no run can be made."""
+  """Raises a UserError for numbers, and types of numbers, with which no run can be made."""
   check_bounds(config)
   if (config.steps > 0) == (config.epochs > 0):
     raise UserError(f"config.steps is {config.steps} and config.epochs {config.epochs}: exactly one must be positive")
+  for key in ("dtype", "reduce_dtype"):
+    if config.get(key, "float32") not in ("float32", "bfloat16"):
+      raise UserError(f"config.{key} is {config[key]!r}; expected float32 or bfloat16")
   counts = [entry.count for entry in config.data]
-  if any(counts) and (min(counts) < 0 or sum(counts) != config.batch_size):
-    raise UserError(f"config.data: the counts {counts} must add up to config.batch_size, {config.batch_size}")
+  if any(counts) and (min(counts) < 1 or sum(counts) != config.batch_size):
+    given = f"the counts are {counts} and config.batch_size is {config.batch_size}"
+    raise UserError(f"config.data: {given}; expected 1 or more of every entry, which add up to it, or 0 of all")
   for number, entry in enumerate(config.data):
     if entry.weight < 0:
       raise UserError(f"config.data[{number}].weight is {entry.weight}; expected 0 (every image counts once) or more")
@@ -209,8 +217,6 @@ def check_sharing(config, method, mesh):
     )
   if config.sharding not in SHARDINGS:
     raise ValueError(f"config.sharding is {config.sharding!r}; expected {' or '.join(SHARDINGS)}")
-  if config.get("reduce_dtype", "float32") not in ("float32", "bfloat16"):
-    raise ValueError(f"config.reduce_dtype is {config.reduce_dtype!r}; expected float32 or bfloat16")
 
 
 def step_of(config, method, tx, schedule, state):

@@ -57,6 +57,8 @@ def test_published_values_of_the_other_tasks():
     assert float(losses.scene_fidelity(p, present)) == pytest.approx(expected, abs=1e-6)
   weights = losses.dynamic_weights(jnp.array([0.40, 0.50, 0.28]), jnp.array([0.50, 0.60, 0.30]))
   np.testing.assert_allclose(weights, [0.97221241, 0.98855173, 1.03923586], atol=1e-6)
+  idle = losses.dynamic_weights(jnp.array([0.0, 0.50, 0.28]), jnp.array([0.0, 0.50, 0.28]))
+  np.testing.assert_allclose(idle, [1, 1, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("soft", [False, True])

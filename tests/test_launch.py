@@ -53,6 +53,19 @@ def test_a_batch_is_shared_evenly_by_as_many_cores_as_can(count, batch_size, exp
   assert devices == {"jax_num_cpu_devices": expected}
 
 
+def test_cores_share_the_distorted_images_of_a_step_too(tmp_path, monkeypatch):
+  called, arguments = [], ["launch.py", f"--config={ROOT}/configs/supervised.py:demo", f"--workdir={tmp_path}"]
+  monkeypatch.setattr(host_memory, "keep_freed", lambda: True)
+  monkeypatch.setattr(launch, "use_every_core", called.append)
+  monkeypatch.setattr("jiqa.train.train", lambda *_, **__: True)
+  monkeypatch.setattr("jiqa.evaluate.evaluate", lambda *_, **__: {})
+  monkeypatch.setattr(sys, "argv", arguments)
+  with flagsaver.flagsaver():
+    launch.parse_flags(arguments)
+    launch.main([])
+  assert called == [4]  # of a batch of 8
+
+
 @pytest.mark.parametrize("flags", [(), ("--config.optimizer.learning_rate=0.5", "--config.data[0].weight=2.0")])
 @pytest.mark.parametrize(("mode", "reached"), [("train", True), ("train", False), ("evaluate", None)])
 def test_what_a_mode_calls_and_the_status_it_ends_with(mode, reached, flags, tmp_path, monkeypatch):

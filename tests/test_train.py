@@ -331,7 +331,7 @@ def test_mistakes_exit_with_a_message_and_without_a_traceback(data_dir, environm
 
 def test_what_the_entries_of_the_data_ask_for_must_be_possible(data_dir, tmp_path):
   for key, value, message in (
-    ("count", 3, r"the counts \[3\] must add up to config.batch_size, 4"),
+    ("count", 3, r"the counts are \[3\] and config.batch_size is 4"),
     ("weight", -1.0, r"config.data\[0\].weight is -1.0; expected 0"),
   ):
     config = tiny_config(data_dir=str(data_dir))
@@ -363,6 +363,9 @@ def test_what_the_entries_of_the_data_ask_for_must_be_possible(data_dir, tmp_pat
     ({"checkpoint_every": 0}, "config.checkpoint_every is 0; expected at least 1"),
     ({"steps": -5, "epochs": 1}, "config.steps is -5; expected at least 0"),
     ({"loss": "nce"}, "expected one of queue"),
+    ({"dtype": "flaot32"}, "config.dtype is 'flaot32'; expected float32 or bfloat16"),
+    ({"evaluation.checkpoint": "bset"}, "config.evaluation.checkpoint is 'bset'"),
+    ({"evaluation.checkpoint": "best", "validate_every": 0}, "best with config.validate_every above 0"),
     ({"data_dir": "/nonexistent"}, "not prepared"),
   ],
 )

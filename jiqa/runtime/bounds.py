@@ -13,7 +13,7 @@ BOUNDS = {
   "clip_norm": (0, 10**9), "warmup_steps": (0, 2**31), "width": (2**-6, 2**14), "depth": (1, 1000),
   "heads": (1, 1000), "embedding": (1, 2**16), "queue": (1, 2**26), "crop": (1, 4096), "window": (1, 8192),
   "patch": (1, 1024), "versions": (1, 1000), "bn_groups": (1, 2**16), "crops": (1, 1000), "train_crops": (1, 1000),
-  "test_crops": (1, 1000),
+  "test_crops": (1, 1000), "hidden": (1, 2**16),
 }  # fmt: skip
 
 

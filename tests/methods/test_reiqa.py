@@ -11,6 +11,7 @@ from jiqa.distortions import resample
 from jiqa.methods import build_method
 from jiqa.methods.reiqa import _pairs as reiqa_pairs
 from jiqa.methods.reiqa import reiqa
+from jiqa.train import rematerialised
 from tests.distortions import reference_bank
 from tests.helpers import mesh_of
 
@@ -167,6 +168,11 @@ def test_half_of_the_versions_show_query_and_key_exchanged_unless_swap_is_off(ba
     ({"kinds": (0, 1)}, "at most 3 different versions"),
     ({"bn_groups": 2}, "must be 1"),
     ({"loss": "queue", "queue": 64, "bn_groups": 3}, "does not divide the 64"),
+    ({"loss": "queue", "queue": 64, "bn_groups": 64, "accumulate": 2}, "64 does not divide the 32 pairs of a micro"),
+    ({"temperature": 0.0}, "config.temperature is 0.0"),
+    ({"temperature": -0.2}, "config.temperature is -0.2"),
+    ({"key_momentum": 1.5}, "config.key_momentum is 1.5"),
+    ({"split": 0}, "config.split is 0; features .* must be -1"),
   ],
 )
 def test_config_mistakes_are_refused(changes, message):
@@ -246,3 +252,14 @@ def test_ablations_change_what_they_name():
   ):
     with pytest.raises(ValueError, match=message):
       config_file.get_config(variant)
+
+
+def test_what_is_rendered_is_not_rendered_again_for_the_gradient(batch):
+  method = reiqa.ReIQA(tiny_config(), mesh_of(1))
+  state = jax.eval_shape(method.init, jax.random.key(0))
+
+  def drawn(loss):
+    gradient = jax.grad(lambda params, state, batch, key: loss(params, state, batch, key)[0])
+    return str(jax.make_jaxpr(gradient)(state.params, state, batch, jax.random.key(1))).count("random_bits[")
+
+  assert drawn(rematerialised(method.loss)) == drawn(method.loss) > 0

@@ -59,7 +59,16 @@ class MomentumContrast(NetworkMethod):
         c.bn_groups == 1 or not in_batch,
         "config.bn_groups must be 1 for loss 'in_batch', whose two views are normalised together",
       ),
-      (pairs % c.bn_groups == 0, f"config.bn_groups {c.bn_groups} does not divide the {pairs} pairs of a step"),
+      (
+        pairs % (c.bn_groups * c.accumulate) == 0,
+        f"config.bn_groups {c.bn_groups} does not divide the {pairs // c.accumulate} pairs of a micro-batch",
+      ),
+      (c.temperature > 0, f"config.temperature is {c.temperature}; expected more than 0"),
+      (0 <= c.key_momentum <= 1, f"config.key_momentum is {c.key_momentum}; expected 0 to 1"),
+      (
+        c.split < 0 or not (c.evaluation.databases or c.validate_every),
+        f"config.split is {c.split}; features are tested by heads that are fitted on all splits, so it must be -1",
+      ),
       (in_batch or c.queue >= pairs, f"config.queue is {c.queue}; it must hold the {pairs} keys of one step"),
     )
 

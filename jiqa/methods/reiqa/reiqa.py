@@ -7,12 +7,14 @@ content. docs/reiqa.md tells the negatives of every `config.loss`, and where the
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.data.crops import random_window
 from jiqa.distortions import bank, resample
 from jiqa.methods.base import check
 from jiqa.methods.reiqa._moco import MomentumContrast, converted
 from jiqa.methods.reiqa._pairs import crop_pair, half_swap, looks_pristine, official_half, official_pair
+from jiqa.runtime.state import BLOCK
 
 
 class ReIQA(MomentumContrast):
@@ -129,7 +131,7 @@ class ReIQA(MomentumContrast):
   def loss(self, params, state, batch, key):
     crop_key, shuffle_key = jax.random.split(key)
     with jax.named_scope("augment"):  # its arithmetic is not the model's
-      crops, alike = self.crop_pairs(batch, crop_key)
+      crops, alike = checkpoint_name(self.crop_pairs(batch, crop_key), BLOCK)  # with remat they are not made twice
     labels = jnp.tile(alike, (1, crops.shape[2]))  # in the order of the pairs: scales, then versions
     return self.contrast(params, state, crops.reshape(2, -1, *crops.shape[-3:]), shuffle_key, labels)
 

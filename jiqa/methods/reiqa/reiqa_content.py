@@ -7,12 +7,14 @@ than the window is reduced to fit into it first.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from jiqa.data.decode import resize
 from jiqa.distortions import augment
 from jiqa.methods.base import check
 from jiqa.methods.reiqa._moco import MomentumContrast, converted
 from jiqa.models.layers import IMAGENET
+from jiqa.runtime.state import BLOCK
 
 
 class ReIQAContent(MomentumContrast):
@@ -44,5 +46,5 @@ class ReIQAContent(MomentumContrast):
       images = batch["image"].astype(jnp.float32) / 255
       view = jax.vmap(lambda k, image, size: augment.moco_v2(k, image, size, self.config.crop))
       keys = jax.random.split(view_key, (2, len(images)))
-      views = jnp.stack([view(each, images, batch["size"]) for each in keys])
+      views = checkpoint_name(jnp.stack([view(each, images, batch["size"]) for each in keys]), BLOCK)
     return self.contrast(params, state, views, shuffle_key)

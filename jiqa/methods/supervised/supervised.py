@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
 from jiqa import losses
@@ -22,7 +23,7 @@ from jiqa.methods.base import NetworkMethod, check
 from jiqa.models import tiles
 from jiqa.models.encoders import build_encoder
 from jiqa.models.layers import gelu, precision_of, unit_pixels
-from jiqa.runtime.state import new_state
+from jiqa.runtime.state import BLOCK, new_state
 from jiqa.weights.store import flatten, unflatten
 
 BANK = "kadid25"
@@ -117,11 +118,14 @@ class Supervised(NetworkMethod):
         f"config.ranked is {c.ranked}; expected 0, or a multiple of the {self.mesh.size} devices that divides "
         f"config.batch_size {c.batch_size}",
       ),
+      (c.kinds or not c.ranked, "config.kinds is empty; name kinds of distortion, or set config.ranked to 0"),
+      (c.temperature > 0, f"config.temperature is {c.temperature}; expected more than 0"),
       (0 < c.crop <= c.window, f"config.crop is {c.crop}; expected at most config.window {c.window} pixels"),
       (
-        c.at_once >= 0 and (c.at_once == 0 or c.batch_size % (c.at_once * self.mesh.size) == 0),
+        c.at_once == 0
+        or (c.at_once > 0 and not any(n % (c.at_once * self.mesh.size) for n in (c.batch_size, 3 * c.ranked))),
         f"config.at_once is {c.at_once}; expected 0, all images of a device, or a divisor of those that it gets of "
-        f"config.batch_size {c.batch_size}",
+        f"config.batch_size {c.batch_size} and of three times config.ranked {c.ranked}",
       ),
       (c.window % 2 == 0 and c.window > 0, f"config.window is {c.window}; expected an even number of pixels"),
       (0 <= c.average < 1, f"config.average is {c.average}; expected at least 0 and below 1"),
@@ -130,6 +134,10 @@ class Supervised(NetworkMethod):
         for p in c.dropout
       ),
     )
+
+    paths = flatten(jax.eval_shape(self.fresh, jax.random.key(0))[0])
+    idle = [start for start in c.frozen if not any(path.startswith(start) for path in paths)]
+    check((not idle, f"config.frozen: no parameter begins with {idle[:3]}; they are called {next(iter(paths))!r}, ..."))
 
   def init(self, key, weights=None):
     """As `Method.init`; from weights of an encoder alone, as `jiqa convert` writes them, those of all scales start."""
@@ -227,7 +235,7 @@ class Supervised(NetworkMethod):
     parts = self.fit_losses(network, features, batch["target"], batch["database"], jax.random.fold_in(key, 0))
     if config.ranked:
       with jax.named_scope("augment"):  # its arithmetic is not the model's
-        versions, gap = self.versions(batch["image"], jax.random.fold_in(key, 1))
+        versions, gap = checkpoint_name(self.versions(batch["image"], jax.random.fold_in(key, 1)), BLOCK)
       seen = self.features(params, statistics, versions.reshape(-1, *versions.shape[2:]))
       ordered = points(network.heads(seen)[0]).reshape(config.heads, *versions.shape[:2])
       parts["ranking"] = order_loss(ordered, config.margin * gap, config.temperature)
