@@ -34,9 +34,9 @@ def verify(run, data_dir=None):
     yield f"data {name}", _problem(_check_data, config, name, expected, data_dir)
   if (run / "metrics.jsonl").exists():
     yield "metrics.jsonl", _problem(_check_lines, run / "metrics.jsonl")
-  if (
-    trained := "steps" in config or (run / "checkpoints").exists()
-  ):  # else heads were fitted to features of weights that lie elsewhere
+  # Else heads were fitted to features of weights that lie elsewhere.
+  trained = "steps" in config or (run / "checkpoints").exists()
+  if trained:
     entries = [ConfigDict(entry) for entry in config.get("data", ())]
     yield from _checkpoints(run, ConfigDict({**config, "data": entries}))
   for path in sorted(run.glob("head*.safetensors")):
