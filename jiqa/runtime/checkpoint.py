@@ -62,9 +62,12 @@ class Checkpoints(contextlib.AbstractContextManager):
     if not failures:
       return None
     newest, error = next(iter(failures.items()))
+    others = "so are all older ones"
+    if jax.process_count() > 1:  # which read together: after a file that one cannot read they are out of step
+      others = "the older ones may be whole: if it is damaged, delete it and start all processes again"
     raise UserError(
       f"{self.directory / str(newest)}: this checkpoint does not fit the configured model, or is damaged "
-      f"({_brief(error)}); so are all older ones. Use another --workdir, or the config the run was started with."
+      f"({_brief(error)}); {others}. Use another --workdir, or the config the run was started with."
     ) from error
 
   def damage(self, step, like):
