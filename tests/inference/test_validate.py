@@ -202,6 +202,9 @@ def test_what_cannot_be_validated_is_refused(config, tmp_path):
   config.evaluation.checkpoint = "latest"
   with pytest.raises(UserError, match="expected newest or best"):
     evaluation.evaluate(config, tmp_path)
+  with pytest.raises(UserError, match="expected newest, or best"):
+    loop.train(config, tmp_path, jax.devices()[:1])
+  config.evaluation.checkpoint = "newest"
   config.split = -1
   with pytest.raises(UserError, match=r"config.split is -1"):
     loop.train(config, tmp_path, jax.devices()[:1])
