@@ -41,7 +41,7 @@ def tiny_config(data_dir):
     config.update(crop=16, patch=8, width=8, depth=1, heads=2, embedding=8, dtype="float32", threads=2)
     config.text.update(width=8, depth=1, heads=2)
     config.update(data_dir=str(data_dir), steps=6, epoch_steps=1, checkpoint_every=3, checkpoints_kept=9, log_every=1)
-    config.validate_every = 0
+    config.validate_every, config.evaluation.checkpoint = 0, "newest"
     config.optimizer.param_rounding = "fp16"
   return config
 
