@@ -132,8 +132,7 @@ def _unknown(report, folder, data_dir, decode):
   files = [entry for entry in sorted(folder.iterdir()) if entry.is_file()]
   packed = [file.name for file in files if file.suffix.lower() in ARCHIVES]
   inside = sorted(folder.rglob("*"))
-  names = [file.relative_to(folder).as_posix() for file in inside if file.suffix.lower() in IMAGE_SUFFIXES]
-  images = sum((folder / name).is_file() for name in names)
+  images = [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()]
   if unread := passed_over(inside):
     report.remarks.append(unread)
   if packed:
@@ -141,8 +140,8 @@ def _unknown(report, folder, data_dir, decode):
     report.next = "unpack the archives, then run jiqa doctor again; `jiqa databases` lists what is known."
   elif images:
     table = any(file.suffix.lower() == ".csv" for file in files)
-    report.facts.append(f"no known database, but {images:,} images" + (" and a table" if table else ""))
-    _check_images(report, folder, names, decode)
+    report.facts.append(f"no known database, but {len(images):,} images" + (" and a table" if table else ""))
+    _check_images(report, folder, [file.relative_to(folder).as_posix() for file in images], decode)
     report.next = make_builder("csv/NAME" if table else "image_folder/NAME", data_dir).prepare_command(folder)
   else:
     report.problems.append("no known database and no images")

@@ -107,6 +107,7 @@ def spellings(root, names):
 
 def _list(root, folder):
   path = find(root, folder) if folder else root
+  path = path if path is not None and path.is_relative_to(root) else None  # a label file may have absolute paths
   files = sorted(entry.name for entry in path.iterdir()) if path is not None and path.is_dir() else []
   actual = path.relative_to(root).as_posix() if folder and path is not None else folder
   return actual, set(files), {file.casefold(): file for file in reversed(files)}

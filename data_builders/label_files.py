@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 
 import numpy as np
@@ -32,11 +33,13 @@ class Row(dict):
 
 
 def read_text(path):
-  """The text of a file without its byte-order mark; a UserError where it is not UTF-8."""
+  """The text of a file without its byte-order mark; a UserError where it cannot be read or is not UTF-8."""
   try:
     return path.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as error:
     raise UserError(f"{path}: not a UTF-8 text file ({error}).") from error
+  except OSError as error:
+    raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def read_lines(path):
@@ -56,21 +59,28 @@ def read_csv(path, columns):
     List of Row of text.
 
   Raises:
-    UserError: not text, no such column, or a row with another number of cells than the header.
+    UserError: not text, no such column, a quotation mark that is not closed (what follows would be one cell), or a row
+      with another number of cells than the header.
   """
-  reader = csv.reader(io.StringIO(read_text(path), newline=""))
-  header = [cell.strip() for cell in _without_empty_tail(next(reader, []))]
+  reader, lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), []
+  try:
+    for cells in reader:
+      lines.append((cells, reader.line_num))
+  except csv.Error as error:
+    start = lines[-1][1] + 1 if lines else 1
+    raise UserError(f"{path}: the row from line {start} on is no CSV ({error}); check its quotation marks.") from error
+  header = [cell.strip() for cell in _without_empty_tail(lines[0][0] if lines else [])]
   if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
     raise UserError(f"{path}: its columns are separated by {mark!r}; expected commas: save it as such a CSV file.")
   absent = [column for column in columns if column not in header]
   if absent:
     raise UserError(f"{path}: no column {absent[0]!r}; the header is {header}, expected {list(columns)}.")
   rows = []
-  for cells in reader:
+  for cells, line in lines[1:]:
     cells = cells[: len(header)] + _without_empty_tail(cells[len(header) :])
     if not any(cell.strip() for cell in cells):
       continue
-    where = f"{path.name} line {reader.line_num}"
+    where = f"{path.name} line {line}"
     if len(cells) != len(header):
       raise UserError(f"{path}: {where} has {len(cells)} cells where the header has {len(header)}.")
     rows.append(Row(zip(header, map(str.strip, cells), strict=True), where))
@@ -121,7 +131,8 @@ def read_sheet(path, sheet, columns):
   names = headers[top]
   rows = []
   for i, values in enumerate(cells[top + 1 :], start=top + 2):
-    row = Row([(name, value) for name, value in zip(names, values, strict=False) if name], f"{path.name} row {i}")
+    cells = itertools.zip_longest(names, values)  # a row may end before its blank cells
+    row = Row([(name, value) for name, value in cells if name], f"{path.name} row {i}")
     if any(row.get(column) not in (None, "") for column in columns):
       rows.append(row)
   return rows

@@ -109,9 +109,12 @@ def plan(root, table, staging):
   Returns:
     List of Shard.
   """
-  rows, sizes, stamp = table.to_dict("records"), np.empty(len(table), np.int64), hashlib.sha256()
+  rows, sizes, stamp = table.to_dict("records"), np.zeros(len(table), np.int64), hashlib.sha256()
   for i, row in enumerate(rows):
-    stat = os.stat(root / row["image_name"])
+    try:
+      stat = os.stat(root / row["image_name"])
+    except OSError:
+      continue  # such as a dangling link: `example` refuses it
     sizes[i] = stat.st_size
     stamp.update(repr((row, stat.st_size, stat.st_mtime_ns)).encode())
   shards, splits = [], np.array([row["split"] or "train" for row in rows])

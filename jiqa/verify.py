@@ -40,7 +40,7 @@ def verify(run, data_dir=None):
     entries = [ConfigDict(entry) for entry in config.get("data", ())]
     yield from _checkpoints(run, ConfigDict({**config, "data": entries}))
   for path in sorted(run.glob("head*.safetensors")):
-    yield path.name, _problem(_check_head, path)
+    yield path.name, _problem(heads.read, path)
   for path in sorted(run.glob("*.npz")):
     yield path.name, _problem(_check_arrays, path)
   if (run / "results.json").exists():
@@ -49,7 +49,8 @@ def verify(run, data_dir=None):
 
 def _problem(check, *args):
   try:
-    return check(*args) or ""
+    problem = check(*args)
+    return problem if isinstance(problem, str) else ""
   except UserError as error:
     return str(error)
 
@@ -96,10 +97,6 @@ def _check_arrays(path):
         file[name]
   except Exception as error:  # what zipfile, zlib and NumPy raise has no common type
     return f"cannot be read ({error}); run launch.py --mode=evaluate again"
-
-
-def _check_head(path):
-  heads.read(path)
 
 
 def _check_heads_of_results(run):

@@ -4,12 +4,11 @@ import os
 import pathlib
 import sys
 
-import pandas as pd
 import tensorflow_datasets as tfds
 
 import data_builders
 from jiqa.data.object_store import local_data_dir
-from jiqa.data.schema import AGAIN, COLUMNS, LABELS_FILE, NUMBER_COLUMNS
+from jiqa.data.schema import AGAIN, COLUMNS, NUMBER_COLUMNS, tables
 from jiqa.errors import UserError
 
 
@@ -26,7 +25,8 @@ def open_database(name, data_dir=None, score="mos"):
   Raises:
     UserError: unknown name, or not prepared; says where the release can be had and the command that prepares it.
   """
-  builder = data_builders.make_builder(name, local_data_dir(name, data_dir or os.environ.get("TFDS_DATA_DIR")))
+  full_name = data_builders.make_builder(name).info.full_name  # with the variant and the version
+  builder = data_builders.make_builder(name, local_data_dir(full_name, data_dir or os.environ.get("TFDS_DATA_DIR")))
   if not builder.MANUAL and not builder.is_prepared:  # it needs nothing but installed packages
     print(f"{name}: preparing it in {builder.data_dir}", file=sys.stderr)
     builder.download_and_prepare()
@@ -42,14 +42,6 @@ def open_database(name, data_dir=None, score="mos"):
 def check_name(name):
   """Raises a UserError, with the nearest name, for a database or variant that does not exist; reads nothing."""
   data_builders.make_builder(name)
-
-
-def read_labels(path):
-  """DataFrame with the label columns of the prepared set in `path`, see COLUMNS; every digit of the label files."""
-  # As text first: what the columns mean must not depend on what pandas takes for a missing value.
-  table = pd.read_csv(path / LABELS_FILE, dtype=str, keep_default_na=False, na_filter=False)
-  numbers = {column: table[column].to_numpy(dtype=str).astype(float) for column in NUMBER_COLUMNS}
-  return table.assign(**numbers, level=table.level.astype(int))[list(COLUMNS)]
 
 
 def _brief(error):
@@ -74,17 +66,17 @@ class Database:
     self.name, self.path, self._score = name, pathlib.Path(path).absolute(), score
     builder_class = data_builders.builder_class(name)
     try:
-      self.table = read_labels(self.path)
       reader = tfds.builder_from_directory(self.path)
       self.metadata = dict(reader.info.metadata)
+      table = tables.prepared(self.path, self.metadata["labels_sha256"])
+      numbers = {column: table[column].to_numpy(dtype=str).astype(float) for column in NUMBER_COLUMNS}
+      self.table = table.assign(**numbers, level=table.level.astype(int))[list(COLUMNS)]
       self._shards = builder_class.locate_shards(reader.info)
       self._records = reader.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
     except UserError:
       raise
     except Exception as error:  # readers of labels, metadata and records raise what they like
       raise UserError(f"{self.path}: this prepared set is damaged ({_brief(error)}); {AGAIN}") from error
-    if len(self._records) != len(self.table):
-      raise UserError(f"{self.path}: {len(self._records)} records but {len(self.table)} labels; {AGAIN}")
     self.shorter_side = builder_class.SHORTER_SIDE
     if score not in ("mos", "raw_score"):
       raise UserError(f"config.score is {score!r}; expected mos or raw_score")
@@ -104,6 +96,7 @@ class Database:
 
   def __getitem__(self, index):
     """One record: the label columns and `image`, the bytes of the image file."""
+    index = range(len(self))[index]  # negative ones, too
     row = {column: values[index] for column, values in self._columns.items()}
     try:
       record = self._records[index]

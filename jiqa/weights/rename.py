@@ -23,7 +23,7 @@ from jiqa.weights.store import describe_misfit, flatten, misfit, unflatten
 
 # Where training scripts put the weights among other things, in the order in which they are looked for.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
-# What wrappers of torch put before every name.
+# What wrappers of torch put before every name, one inside the other in any order.
 PREFIXES = ("_orig_mod.", "module.", "clip_model.", "model.")
 
 # From our paths, such as "params/layer1[0]/conv1/kernel", to torch's names; pairs as those of `respell`.
@@ -142,14 +142,13 @@ def read_checkpoint(path):
   tensors = next(filter(None, wrapped), _arrays(tree))
   if not tensors:
     raise UserError(f"{path}: holds no tensors; expected a checkpoint of weights")
-  for prefix in PREFIXES:
-    if all(name.startswith(prefix) for name in tensors):
-      tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+  while prefix := next((start for start in PREFIXES if all(name.startswith(start) for name in tensors)), ""):
+    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
   return tensors
 
 
 def _arrays(tree):
-  return {name: value for name, value in tree.items() if isinstance(value, np.ndarray)}
+  return {name: value for name, value in tree.items() if isinstance(value, np.ndarray) and isinstance(name, str)}
 
 
 def _read_torch(path):
@@ -170,12 +169,13 @@ def _read_torch(path):
   try:
     # Training scripts save their options beside the weights.
     with torch.serialization.safe_globals([argparse.Namespace, collections.defaultdict]):
-      tree = torch.load(path, map_location="cpu", weights_only=True)
+      tree = plain(torch.load(path, map_location="cpu", weights_only=True))
   except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for files that it cannot read
-    raise UserError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f"{path}: cannot be read as weights ({why})") from error
   if not isinstance(tree, dict):
     raise UserError(f"{path}: holds a {type(tree).__name__}, expected a dict of tensors")
-  return plain(tree)
+  return tree
 
 
 def _is_torchscript(path):

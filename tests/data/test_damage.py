@@ -91,8 +91,30 @@ def test_a_shard_that_was_cut_off_is_named_when_the_set_is_opened(copy, kept):
 def test_damaged_labels_and_metadata_are_a_message(copy, name, content):
   data_dir, folder, _ = copy
   (folder / name).write_bytes(content)
-  with pytest.raises(UserError, match=r"prepared set is damaged.*prepare it again"):
+  with pytest.raises(UserError, match=r"(prepared set is|labels.csv:) damaged.*prepare it again"):
     open_database("image_folder/some", data_dir)
+
+
+def test_labels_that_are_no_longer_those_of_their_checksum_are_refused(copy):
+  data_dir, folder, _ = copy
+  lines = (folder / "labels.csv").read_text().splitlines(keepends=True)
+  for changed in (lines[:-1], [lines[0], lines[2], lines[1], *lines[3:]], [*lines[:-1], lines[-1].replace("-1", "4")]):
+    assert changed != lines
+    (folder / "labels.csv").write_text("".join(changed))
+    with pytest.raises(UserError, match=r"labels\.csv: damaged or changed since .*prepare it again"):
+      open_database("image_folder/some", data_dir)
+    assert len(examine_prepared(folder)) == 1 and "labels.csv: damaged or changed" in examine_prepared(folder)[0]
+
+
+def test_a_shard_of_another_set_is_named(copy, tmp_path):
+  data_dir, _, shard = copy
+  (tmp_path / "others").mkdir()
+  for i in range(COUNT):
+    Image.new("RGB", (9, 9)).save(tmp_path / f"others/other{i}.png")
+  other = prepare("image_folder/other", tmp_path / "others", tmp_path / "prepared")
+  shutil.copy(next(other.glob("*array_record*")), shard)
+  with pytest.raises(UserError, match=r"record 0, 0\.png, cannot be read \(it is called b'other0\.png'\)"):
+    open_database("image_folder/some", data_dir)[0]
 
 
 def batches(data_dir, steps=8, **options):

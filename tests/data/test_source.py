@@ -57,6 +57,14 @@ def test_metadata_says_what_the_numbers_mean(own):
   assert database.metadata["references"] == 3
 
 
+def test_records_are_counted_from_either_end(own):
+  _, _, database = own
+  assert database[-1] == database[11] and database[-12]["image_name"] == database.table.image_name[0]
+  for index in (12, -13):
+    with pytest.raises(IndexError):
+      database[index]
+
+
 def test_pickles_as_its_path(own):
   database = own[2]
   text = pickle.dumps(database)

@@ -154,7 +154,9 @@ def test_a_folder_of_broken_and_unread_images_is_not_fine(tmp_path):
   for name in ("b.heic", "c.HEIC", "inner.svg"):
     (tmp_path / name).write_bytes(b"x")
   (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+  (tmp_path / "folder.png").mkdir()
   report = examine(tmp_path)
+  assert not any("folder.png" in problem for problem in report.problems)
   assert any("a.bmp" in problem for problem in report.problems)
   assert report.remarks == ["4 files that are not read: 2 .heic, 1 .svg, 1 dangling link"]
 

@@ -116,6 +116,22 @@ def test_files_of_torch_are_unwrapped(tmp_path, wrapper, zipped, torch):
   np.testing.assert_array_equal(found["fc.bias"], checkpoint()["fc.bias"])
 
 
+def test_wrappers_may_be_nested_in_any_order_and_other_entries_are_passed_over(tmp_path, torch):
+  for prefix in ("module._orig_mod.", "_orig_mod.module.", "model.module."):
+    tensors = {prefix + name: torch.from_numpy(value) for name, value in checkpoint().items()}
+    torch.save({"state_dict": {**tensors, 7: torch.ones(2)}}, tmp_path / "w.pth")
+    assert rename.compare(rename.read_checkpoint(tmp_path / "w.pth"), TABLE) == ""
+
+
+def test_files_that_end_early_or_hold_no_plain_arrays_are_named(tmp_path, torch):
+  torch.save({"a": torch.ones(3).to_sparse()}, tmp_path / "sparse.pth")
+  for name, content in (("nothing.pth", b""), ("begun.pth", b"\x80\x02")):
+    (tmp_path / name).write_bytes(content)
+  for name, why in (("nothing", "EOFError"), ("begun", "EOFError"), ("sparse", "Sparse")):
+    with pytest.raises(UserError, match=rf"{name}\.pth: cannot be read as weights \(.*{why}"):
+      rename.read_checkpoint(tmp_path / f"{name}.pth")
+
+
 def test_no_code_of_a_file_is_run(tmp_path, monkeypatch, torch):
   torch.jit.script(torch.nn.Linear(3, 2)).save(tmp_path / "script.pt")
   monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("a program was loaded"))

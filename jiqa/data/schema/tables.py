@@ -1,10 +1,13 @@
-"""The published split tables in jiqa/data/splits: image names and assignments, no scores. Its README.md says whose."""
+"""Tables of text: the labels of a prepared set, and the published splits, of which jiqa/data/splits/README.md tells."""
 
 import functools
+import hashlib
+import io
 import pathlib
 
 import numpy as np
 
+from jiqa.data.schema import AGAIN, LABELS_FILE
 from jiqa.errors import UserError
 
 FOLDER = pathlib.Path(__file__).parents[1] / "splits"
@@ -43,6 +46,17 @@ def read(protocol, database):
 
   table = pd.read_csv(path(protocol, database), dtype=str, keep_default_na=False)
   return table.set_index(table.image.map(key)).drop(columns="image")
+
+
+def prepared(path, sha256):
+  """The label table of the prepared set in `path`, as text; a UserError where it is not the one of that checksum."""
+  import pandas as pd
+
+  data = (path / LABELS_FILE).read_bytes()
+  if hashlib.sha256(data).hexdigest() != sha256:
+    raise UserError(f"{path / LABELS_FILE}: damaged or changed since the set was prepared; {AGAIN}")
+  # What the columns mean must not depend on what pandas takes for a missing value.
+  return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, na_filter=False)
 
 
 def rows(protocol, database, image_names):
