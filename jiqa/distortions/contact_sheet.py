@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from jiqa.distortions import bank as banks
 from jiqa.errors import UserError
@@ -17,7 +17,7 @@ def distort_file(image, out, kinds=(), level=None, *, bank=None, compat="fixed",
   The options are those of `jiqa distort`; kinds, names or numbers, are all where none is given.
   """
   bank = bank or "reiqa26"
-  kinds = banks.numbers([int(kind) if str(kind).isdigit() else kind for kind in kinds], bank).tolist()
+  kinds = banks.numbers([int(kind) if str(kind).isdecimal() else kind for kind in kinds], bank).tolist()
   if level is None:
     drawn = render(image, side, kinds, bank, compat, seed)
   elif len(kinds) == 1:
@@ -39,8 +39,7 @@ def render(image, side, kinds=(), bank="reiqa26", compat="fixed", seed=0):
   names = banks.names(bank)
   kinds, image = list(kinds) or list(range(len(names))), Image.fromarray(image)
   if min(image.size) < side:
-    scale = side / min(image.size)
-    image = image.resize([max(side, round(length * scale)) for length in image.size])
+    image = ImageOps.fit(image, (side, side))  # which enlarges no more of a thin image than is seen
   left, top = ((length - side) // 2 for length in image.size)
   tile = np.asarray(image.crop((left, top, left + side, top + side)))
   rows = len(kinds) * banks.LEVELS

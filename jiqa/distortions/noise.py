@@ -13,7 +13,7 @@ _RGB_OF_YCC = np.linalg.inv(_YCC_OF_RGB)
 
 def _gaussian(planes, levels, seeds, variances):
   """Independent normals of every level's variance, [b, h, 3, w]."""
-  return by_level(np.sqrt(variances), levels) * streams.normal_planes(seeds, 0, planes.shape[1], planes.shape[3])
+  return by_level(np.sqrt(variances), levels) * streams.normal(streams.words(seeds, 0, *planes.shape[1:])[0])
 
 
 def white_noise(planes, levels, seeds, compat="fixed", strengths=(0.001, 0.002, 0.003, 0.005, 0.01)):

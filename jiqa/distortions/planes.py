@@ -28,14 +28,14 @@ COMPAT = ("fixed", "official")
 def to_planes(images):
   """[b, h, w, 3] to [b, h, 3, w] float32; refuses what is no batch of float images with sides of `MIN_SIDE`."""
   shape = tuple(images.shape)
-  if len(shape) != 4 or shape[-1] != 3:
-    raise UserError(f"images have shape {shape}; expected [b, h, w, 3]")
+  if len(shape) != 4 or shape[-1] != 3 or not shape[0]:
+    raise UserError(f"images have shape {shape}; expected [b, h, w, 3], one image at least")
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(f"images are {images.dtype}; expected float32 in [0, 1]: divide 8-bit images by 255")
   _, h, w, _ = shape
   if min(h, w) < MIN_SIDE:
     raise UserError(f"images are {h}x{w}; distortions need sides of at least {MIN_SIDE}: use larger crops or images")
-  return jnp.swapaxes(images, 2, 3)
+  return jnp.swapaxes(images, 2, 3).astype(jnp.float32)
 
 
 def to_images(planes):

@@ -65,8 +65,3 @@ def uniforms(seeds, stream, count):
 def coin(seeds, stream):
   """[b] bool, true with probability one half."""
   return uniforms(seeds, stream, 1)[:, 0] < 0.5
-
-
-def normal_planes(seeds, stream, h, w):
-  """[b, h, 3, w] independent standard normals, one hash for each."""
-  return normal(words(seeds, stream, h, 3, w)[0])

@@ -71,10 +71,10 @@ class RandomDistort(grain.transforms.RandomMap):
       return element | {"distortion": np.int32(UNCHANGED), "level": np.int32(UNCHANGED)}
     kind, level = (rng.choice(each) for each in _choices(self.kinds, self.levels, self.probability, self.bank))
     image = np.asarray(element[self.image])
-    scale = 255 if image.dtype == np.uint8 else 1
+    pixels = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
     key = jax.random.key(rng.integers(2**32, dtype=np.uint32))
-    out = np.asarray(banks.distort(image[None].astype(np.float32) / scale, kind, level, key, bank=self.bank))[0] * scale
-    out = (np.rint(out) if scale > 1 else out).astype(image.dtype)
+    out = np.asarray(banks.distort(pixels[None], kind, level, key, bank=self.bank))[0]
+    out = (np.rint(out * 255) if image.dtype == np.uint8 else out).astype(image.dtype)
     return element | {self.image: out, "distortion": np.int32(kind), "level": np.int32(level)}
 
 

@@ -45,6 +45,22 @@ def test_sheet_has_a_row_for_every_kind_and_a_column_for_every_level(tmp_path):
   np.testing.assert_array_equal(few[1:], tiles[[15, 14]])
 
 
+def test_of_a_thin_image_only_the_centre_is_enlarged(monkeypatch):
+  thin = np.zeros((2, 30_000, 3), np.uint8)
+  thin[:, 14_990:15_010] = 200
+  monkeypatch.setattr(Image.Image, "resize", bounded(Image.Image.resize))
+  sheet = np.asarray(contact_sheet.render(thin, 64, [13]))
+  assert (sheet[:64, 150:214] == 200).all()
+
+
+def bounded(resize):
+  def checked(image, size, *args, **kwargs):
+    assert size[0] * size[1] < 10**6
+    return resize(image, size, *args, **kwargs)
+
+  return checked
+
+
 def test_unreadable_image_is_named(tmp_path, monkeypatch, capsys):
   bad = tmp_path / "bad.png"
   bad.write_bytes(b"no image")
@@ -56,7 +72,7 @@ def test_unreadable_image_is_named(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
   ("kinds", "level", "message"),
   [((), 3, "--level=3 needs one kind"), (("jpeg", "darken"), 2, "needs one kind"), (("jpeg",), 7, "7.*0.*4"),
-   (("jpeg3",), 2, "jpeg3")],
+   (("jpeg3",), 2, "jpeg3"), (("\u00b2",), 2, "\u00b2")],
 )  # fmt: skip
 def test_what_cannot_be_made_is_named(kinds, level, message, tmp_path):
   with pytest.raises(UserError, match=message):

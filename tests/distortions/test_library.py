@@ -71,6 +71,24 @@ def test_traced_levels_and_kinds_that_do_not_exist_are_nan():
   np.testing.assert_allclose(out[1], by_table(batch, "darken", 4)[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_images_of_half_precision_are_distorted_in_single_precision(dtype):
+  batch, key = jnp.asarray(images(2)).astype(dtype), jax.random.key(2)
+  distort = functools.partial(bank.distort, kinds=["JPEG", "colour diffusion"], levels=3, key=key)
+  expected = distort(batch.astype(jnp.float32))
+  for function, tolerance in ((distort, 0), (jax.jit(distort), 1.01 / 255)):
+    out = function(batch)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance)
+
+
+def test_a_batch_of_no_images_is_refused():
+  distort = functools.partial(bank.distort, kinds="darken", levels=1, key=jax.random.key(0))
+  for function in (distort, jax.jit(distort)):
+    with pytest.raises(UserError, match=r"\(0, 24, 34, 3\).*one image at least"):
+      function(images(1)[:0])
+
+
 @pytest.mark.parametrize(
   ("kinds", "levels", "message"),
   [

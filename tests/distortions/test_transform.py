@@ -77,6 +77,13 @@ def test_floats_stay_floats():
   assert out["photo"].mean() < 0.5 * element["photo"].mean()
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, bool])
+def test_whole_numbers_of_another_range_are_refused(dtype):
+  element = {"image": (images(1)[0] * 40_000).astype(dtype)}
+  with pytest.raises(UserError, match=f"images are {np.dtype(dtype)}; expected float32"):
+    RandomDistort(kinds=("darken",)).random_map(element, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
