@@ -199,9 +199,18 @@ class Builder(FileReaderBuilder, skip_registration=True):
     if file_format != "array_record":
       raise UserError(f"{self.name} is prepared as array_record, which has random access, not as {file_format}.")
     self._skip_damaged, self._workers = self.SKIPS_DAMAGED and not strict, workers
-    with _progress(f"preparing {self.name}", console) as self._progress, self._clean_failure(), _quiet():
-      with tempfile.TemporaryDirectory() as unused:
+    staging = shards.staging_folder(self)
+    with (
+      _progress(f"preparing {self.name}", console) as self._progress,
+      self._clean_failure(),
+      _quiet(),
+      # Processes of one run all open the sets that prepare themselves: the first does it for the others.
+      shards.locked(staging, wait=not self.MANUAL),
+      tempfile.TemporaryDirectory() as unused,
+    ):
+      if self.MANUAL or not self.is_prepared:
         super().download_and_prepare(file_format=file_format, **{"download_dir": unused} | kwargs)
+        shutil.rmtree(staging, ignore_errors=True)
 
   def _download_and_prepare(self, dl_manager, download_config):
     with self.root(download_config.manual_dir) as root:

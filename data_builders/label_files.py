@@ -59,8 +59,8 @@ def read_csv(path, columns):
     List of Row of text.
 
   Raises:
-    UserError: not text, no such column, a quotation mark that is not closed (what follows would be one cell), or a row
-      with another number of cells than the header.
+    UserError: not text, no such column, two columns of one name, a quotation mark that is not closed (what follows
+      would be one cell), or a row with another number of cells than the header.
   """
   reader, lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), []
   try:
@@ -75,6 +75,8 @@ def read_csv(path, columns):
   absent = [column for column in columns if column not in header]
   if absent:
     raise UserError(f"{path}: no column {absent[0]!r}; the header is {header}, expected {list(columns)}.")
+  if twice := next((name for i, name in enumerate(header) if name and name in header[:i]), None):
+    raise UserError(f"{path}: two columns are called {twice!r}; rename or remove one of them.")
   rows = []
   for cells, line in lines[1:]:
     cells = cells[: len(header)] + _without_empty_tail(cells[len(header) :])

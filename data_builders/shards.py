@@ -57,7 +57,7 @@ def write(builder, root, table, *, workers, skip_damaged, advance, beam):
   """Writes all shards of a set into `builder.data_dir`, several at once.
 
   Args:
-    builder: a `data_builders.base.Builder` whose data_dir is the folder being prepared.
+    builder: a `data_builders.base.Builder` whose data_dir is the folder being prepared, its staging folder `locked`.
     root: pathlib.Path, the folder that the image names are relative to.
     table: label table in record order.
     workers: threads; None takes one a core.
@@ -71,31 +71,33 @@ def write(builder, root, table, *, workers, skip_damaged, advance, beam):
   Raises:
     UserError: a damaged file (unless they are skipped), or every file is; nothing stays behind.
   """
-  data_dir = pathlib.Path(builder.data_dir)
-  staging = data_dir.parent / f"staging.{builder.version}"
-  with _locked(staging):
-    for stale in data_dir.parent.glob(f"incomplete.*_{builder.version}"):  # of a killed run; TFDS never looks again
-      if stale != data_dir:
-        shutil.rmtree(stale, ignore_errors=True)
-    try:
-      shards = plan(root, table, staging)
-      if beam.beam_runner is None:
-        skipped = _write_with_threads(shards, workers or os.cpu_count(), skip_damaged, advance)
-      else:
-        skipped = _write_with_beam(shards, beam)
-      left_out = dict(itertools.chain.from_iterable(names.items() for names in skipped))
-      if len(left_out) == len(table):
-        first = next(iter(left_out.values()))
-        raise UserError(f"{root}: none of the {len(table)} files is an image; the first: {first}")
-      lengths = [len(shard.rows) - len(names) for shard, names in zip(shards, skipped, strict=True)]
-      splits = _move(builder, shards, lengths)
-    except KeyboardInterrupt:
-      raise  # what is finished waits for the next run
-    except BaseException:
-      shutil.rmtree(staging, ignore_errors=True)
-      raise
-    shutil.rmtree(staging)
+  staging = staging_folder(builder)
+  for stale in staging.parent.glob(f"incomplete.*_{builder.version}"):  # of a killed run; TFDS never looks again
+    if stale != pathlib.Path(builder.data_dir):
+      shutil.rmtree(stale, ignore_errors=True)
+  try:
+    shards = plan(root, table, staging)
+    if beam.beam_runner is None:
+      skipped = _write_with_threads(shards, workers or os.cpu_count(), skip_damaged, advance)
+    else:
+      skipped = _write_with_beam(shards, beam)
+    left_out = dict(itertools.chain.from_iterable(names.items() for names in skipped))
+    if len(left_out) == len(table):
+      first = next(iter(left_out.values()))
+      raise UserError(f"{root}: none of the {len(table)} files is an image; the first: {first}")
+    lengths = [len(shard.rows) - len(names) for shard, names in zip(shards, skipped, strict=True)]
+    splits = _move(builder, shards, lengths)
+  except KeyboardInterrupt:
+    raise  # what is finished waits for the next run
+  except BaseException:
+    shutil.rmtree(staging, ignore_errors=True)
+    raise
   return splits, left_out
+
+
+def staging_folder(builder):
+  """Where the finished shards of a set wait."""
+  return pathlib.Path(builder.data_dir).parent / f"staging.{builder.version}"
 
 
 def plan(root, table, staging):
@@ -276,12 +278,20 @@ def locate(info):
 
 
 @contextlib.contextmanager
-def _locked(staging):
-  """Holds the staging folder for this process; the lock goes with the process, however that ends."""
+def locked(staging, wait):
+  """Holds the staging folder for this process; the lock goes with the process, however that ends.
+
+  Where another process holds it: waits until it ends, or raises a UserError.
+  """
   staging.mkdir(parents=True, exist_ok=True)
   with open(staging / "lock", "w") as handle:
     try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
       raise UserError(f"{staging}: another process is preparing this set; wait for it to end.") from error
-    yield
+    try:
+      yield
+    finally:
+      (staging / "lock").unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        staging.rmdir()  # only where it is empty

@@ -1,5 +1,6 @@
 """Interrupted, killed, out of disk, twice at once: a set is complete or not there, and the same command goes on."""
 
+import concurrent.futures
 import errno
 import os
 import pathlib
@@ -12,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 
-from data_builders import shards
+from data_builders import demo, shards
 from data_builders.prepare import main, prepare
 from jiqa.data.source import open_database
 from jiqa.errors import UserError
@@ -162,6 +163,45 @@ def test_two_processes_do_not_write_one_set(tmp_path, monkeypatch):
   go_on.set()
   first.join()
   assert len(open_database("image_folder/photos", tmp_path / "prepared")) == 3
+
+
+def test_of_processes_that_open_the_demo_set_at_once_one_prepares_it(tmp_path, monkeypatch):
+  monkeypatch.setattr(demo, "PHOTOGRAPHS", {"chelsea": demo.PHOTOGRAPHS["chelsea"]})
+  inside, waiting, go_on, rendered = threading.Event(), threading.Event(), threading.Event(), []
+  original = shards.example
+
+  def wait(root, row):
+    rendered.append(row["image_name"])
+    inside.set()
+    go_on.wait(10)
+    return original(root, row)
+
+  flock = shards.fcntl.flock
+  monkeypatch.setattr(shards, "example", wait)
+  monkeypatch.setattr(shards.fcntl, "flock", lambda *args: (inside.is_set() and waiting.set(), flock(*args)))
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    first = pool.submit(open_database, "demo", tmp_path)
+    assert inside.wait(10)
+    second = pool.submit(open_database, "demo", tmp_path)
+    assert waiting.wait(10)
+    go_on.set()
+    assert len(first.result()) == len(second.result()) == len(rendered) == 16
+  assert [path.name for path in (tmp_path / "demo").iterdir()] == ["1.0.0"]
+
+
+def test_a_wrong_folder_does_not_undo_what_an_interrupted_run_has_finished(tmp_path, monkeypatch):
+  photos = _many(tmp_path, 3)
+  original = shards._move
+  monkeypatch.setattr(shards, "_move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+  with pytest.raises(KeyboardInterrupt):
+    prepare("image_folder/photos", photos, tmp_path / "prepared")
+  monkeypatch.setattr(shards, "_move", original)
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(UserError, match="no images"):
+    prepare("image_folder/photos", tmp_path / "empty", tmp_path / "prepared")
+  monkeypatch.setattr(shards, "example", lambda *args: pytest.fail("a finished shard is written again"))
+  prepare("image_folder/photos", photos, tmp_path / "prepared")
+  assert [path.name for path in (tmp_path / "prepared/image_folder/photos").iterdir()] == ["1.0.0"]
 
 
 def test_data_dir_of_the_environment(tmp_path, monkeypatch):

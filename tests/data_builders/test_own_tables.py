@@ -30,6 +30,12 @@ def test_a_quotation_mark_that_is_not_closed_swallows_no_rows(folder, tmp_path):
     read_csv(table, ("mos",))
 
 
+def test_of_two_columns_of_one_name_none_is_chosen(folder, tmp_path):
+  (folder / "scores.csv").write_text("image_name,mos, mos \n0.png,1,5\n")
+  with pytest.raises(UserError, match=r"scores\.csv: two columns are called 'mos'"):
+    prepare("csv/own", folder, tmp_path / "prepared")
+
+
 def test_absolute_paths_count_where_they_lead_into_the_folder(folder, tmp_path):
   dummy_trees.write_images(tmp_path / "elsewhere", ["3.png"])
   (folder / "scores.csv").write_text(f"image_name,mos\n0.png,1\n{tmp_path}/elsewhere/3.png,2\n")

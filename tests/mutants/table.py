@@ -232,6 +232,7 @@ MUTANTS = (
   ("koniq_grades_from_zero", "data_builders/koniq10k.py", "np.arange(1, 6)", "np.arange(5)", "tests/data_builders/test_builders.py -k koniq10k_keeps"),
   ("live_originals_kept", "data_builders/live.py", "        if not original[i]\n", "", "tests/data_builders/test_builders.py -k live_drops"),
   ("changed_files_not_written_anew", "data_builders/shards.py", "stamp.update(repr((row, stat.st_size, stat.st_mtime_ns)).encode())", "stamp.update(repr(row).encode())", "tests/data_builders/test_interruptions.py -k changed_files"),
+  ("first_of_several_processes_alone", "data_builders/base.py", "wait=not self.MANUAL", "wait=False", "tests/data_builders/test_interruptions.py -k demo"),
   ("tid_content_from_the_distortion", "data_builders/tid2013.py", "f\"I{name[1]}\"", "f\"I{name[2]}\"", "tests/data_builders/test_builders.py -k tid2013_matches"),
   ("score_ends_well_with_broken_images", "jiqa/cli/scoring.py", "raise typer.Exit(score_files(paths, model, weights or None, head, keep=kept, **options))", "raise typer.Exit(0 * score_files(paths, model, weights or None, head, keep=kept, **options))", "tests/test_cli.py -k status"),
   ("raw_score_keeps_the_range_of_mos", "jiqa/data/source.py", "      self.metadata[\"range\"] = self.metadata[\"raw_range\"]\n", "", "tests/data_builders/test_builders.py -k z_scores"),
