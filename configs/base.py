@@ -34,7 +34,7 @@ def training(method, data, *, split, batch_size, epochs, steps, checkpoint_every
   c.score = "mos"  # trained on and tested against; or 'raw_score', the release's own scale (KonIQ-10k's z-scores)
   c.threads = 16  # decoding threads of a host
   c.split = split  # of the protocols' splits, this one's training part; -1: no labels are trained on
-  c.init_from = ""  # folder of converted weights to start from; '' starts from scratch
+  c.init_from = ""  # folder of converted weights to start from, or ADDRESS@sha256:DIGEST; '' starts from scratch
 
   c.batch_size = batch_size  # images in a step
   c.accumulate = 1  # micro-batches in a step; more save memory, see jiqa/runtime/accumulate.py

@@ -174,7 +174,7 @@ def _regress():
   # Folders of converted weights, or workdirs of runs; '' leaves an expert out.
   c.weights = ConfigDict({"quality": "", "content": ""})
   c.split = -1
-  c.features = ("quality", "content", "both")
+  c.features = ("quality", "content", "concat")
   c.regressors = ("ridge", "elastic_net")
   c.evaluation = base.evaluation(
     ("koniq10k",),

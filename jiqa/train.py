@@ -18,6 +18,7 @@ from jiqa.data.mixture import Subset, training_batches
 from jiqa.data.source import check_name, open_database
 from jiqa.data.splits import TEST, TRAIN, check_protocol, run_splits
 from jiqa.errors import UserError
+from jiqa.inference.loading import pinned
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.inference.validation import Validation
 from jiqa.methods import build_method
@@ -135,7 +136,7 @@ def check_evaluation(config):
 
 def init_state(config, method, tx, mesh):
   """The state before the first step: from config.init_from, if given, else fresh; the same on any number of devices."""
-  weights = load_weights(config.init_from)[:2] if config.init_from else None
+  weights = load_weights(pinned(config.init_from))[:2] if config.init_from else None
   state = method.init(jax.random.key(config.seed), weights)
   complete = lambda state: state.replace(opt_state=tx.init(state.params))
   return jax.jit(complete, out_shardings=state_sharding(jax.eval_shape(complete, state), mesh, config.sharding))(state)

@@ -240,6 +240,26 @@ def test_the_status_says_that_an_image_could_not_be_read_or_nothing_was_done(ans
   assert capsys.readouterr().err == ("jiqa: no such head\n" if status == 2 else "")
 
 
+@pytest.mark.parametrize(
+  ("error", "said"),
+  [
+    (
+      PermissionError(13, "Permission denied", "/data/f.npz"),
+      "jiqa: /data/f.npz: cannot be read or written (Permission",
+    ),
+    (OSError(28, "No space left on device"), "jiqa: a file: cannot be read or written (No space left on device)"),
+    (ConnectionResetError(104, "Connection reset by peer"), None),
+  ],
+)
+def test_what_the_disk_refuses_is_said_in_one_line(error, said, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["jiqa", "databases"])
+  place = "data_builders.catalogue.print_catalogue"
+  with mock.patch(place, side_effect=error), pytest.raises(SystemExit if said else ConnectionResetError) as ended:
+    cli.main()
+  if said:
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith(said)
+
+
 def test_underscores_in_options_are_hyphens():
   for option in ("--data-dir=d", "--data_dir=d"):
     _, calls = run(f"databases {option}", data_builders__catalogue__print_catalogue=None)

@@ -56,7 +56,7 @@ def test_a_run_of_the_page_can_be_built(command, monkeypatch):
     loop.build(config, make_mesh(jax.devices()[:1]))
     assert config.split in (0, 9) and method_class(config.method)
   else:
-    assert set(config.features) == {"quality", "content", "both"} and all(config.weights.values())
+    assert set(config.features) == {"quality", "content", "concat"} and all(config.weights.values())
 
 
 def test_every_other_command_of_the_page_is_parsed():

@@ -88,6 +88,8 @@ def score_files(names, model=None, weights=None, head=None, *, out=None, keep=()
   shards = inputs.are_shards(names)
   if shards and out is None:
     raise UserError(f"{names[0]}: shards are scored into a folder; name one: --out=FOLDER")
+  if keep and not shards:
+    raise UserError(f"--keep={','.join(keep)}: columns of shards are kept, and these are no shards; leave it out")
   if out is not None and not shards:
     results.check(out)  # before anything is loaded
   inputs.check(names)

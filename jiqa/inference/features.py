@@ -1,7 +1,6 @@
 """`jiqa features`: what encoders see in images, one row an image."""
 
 import json
-import pathlib
 import sys
 
 import numpy as np
@@ -10,7 +9,7 @@ from rich.progress import track
 
 from jiqa.errors import UserError
 from jiqa.evaluation.outputs import write_npz
-from jiqa.inference import inputs, video
+from jiqa.inference import inputs, results, video
 from jiqa.inference.metric import Metric
 
 
@@ -26,9 +25,7 @@ def write_features(metric, names, out):
     (number of images written, list of messages about images that cannot be read and were left out); a UserError where a
     network gives no features, or no image can be read.
   """
-  out = pathlib.Path(out)
-  if out.suffix != ".npz":
-    raise UserError(f"--out={out}: features are written as .npz; give the file that ending")
+  results.check(out, (".npz",))
   metric = Metric(sorted(metric.models, key=lambda model: model.method.feature_order))
   metric.check_features()
   names, console = inputs.expand(names), Console(file=sys.stderr)

@@ -9,13 +9,14 @@ from jiqa.data.splits import assign
 from jiqa.data.splits import checksum as split_checksum
 from jiqa.errors import UserError
 from jiqa.evaluation import protocol, report, study, tables
-from jiqa.inference.heads import JOINED
+from jiqa.inference.heads import CONCAT, JOINED, SUFFIX
 from jiqa.inference.inputs import Item
+from jiqa.inference.results import check
 
 # As configs/ evaluate.
 ALPHAS = np.geomspace(1e-2, 1e6, 25)
 SPLITS = 10
-CONCAT = "concat"
+WITHOUT = "without a head"
 
 
 def fit(
@@ -33,14 +34,13 @@ def fit(
     seed: of the splits and the bootstrap.
 
   Returns:
-    dict from 'concat' or the method to protocol.Result.
+    dict from 'concat' or the method to protocol.Result; under WITHOUT the protocol.Scored of a method's own score.
 
   Raises:
     UserError: a file, column or value is missing or wrong, or there are too few ratings.
   """
   metric.check_features()
-  if pathlib.Path(out).suffix != ".safetensors":
-    raise UserError(f"--out={out}: a head is a .safetensors file; give it that ending")
+  check(out, (SUFFIX,))
   sets = _feature_sets(metric.models)
   kept = features or list(sets)[-1]
   if kept not in sets:
@@ -48,13 +48,16 @@ def fit(
   table = _read_ratings(scores, mos, group)
   given = bool((table.split != "").any())
   splits = assign(table, "ratings", "official" if given else "folds", num_splits=SPLITS, seed=seed)
-  matrix = _features_of(metric, images, table.image_name)
+  predicted = _predicted(metric, images, table.image_name)
+  matrix = np.stack([outputs["features"] for outputs in predicted])
   groups = None if group is None else table.reference_name.to_numpy(str)
   ratings = table.mos.to_numpy(np.float64)
   results = {
     name: protocol.fit_heads(matrix[:, columns], ratings, splits, ALPHAS, groups=groups)
     for name, (columns, _) in sets.items()
   }
+  if "score" in predicted[0]:
+    results[WITHOUT] = protocol.scored([outputs["score"] for outputs in predicted], ratings, splits)
   card = {
     "weights_sha256": sets[kept][1], "features": kept, "regressor": "ridge", "database": pathlib.Path(scores).name,
     "range": [float(ratings.min()), float(ratings.max())], "labels_sha256": report.checksum(scores),
@@ -104,22 +107,22 @@ def _read_ratings(path, mos, group):
   return pd.DataFrame({"image_name": names, "reference_name": references, "mos": ratings, "split": split})
 
 
-def _features_of(metric, folder, names):
-  """The features of rated images, [n, d] float32."""
+def _predicted(metric, folder, names):
+  """What is predicted of rated images, a list of dict."""
   predictions = sorted(metric.stream(Item(name, str(pathlib.Path(folder) / name)) for name in names))
   errors = [prediction.error for prediction in predictions if prediction.error]
   if errors:
     first = f"leave them out. The first: {errors[0]}"
     raise UserError(f"{len(errors)} of {len(names)} rated images cannot be read; {first}")
-  return np.stack([prediction.outputs["features"] for prediction in predictions])
+  return [prediction.outputs for prediction in predictions]
 
 
 def print_results(results, out, report_folder):
-  """Prints the medians of what `fit` returned, and whether joined features beat the best single ones."""
+  """Prints the medians of what `fit` returned, without a head too, and whether joined features beat the best single."""
   for name, result in results.items():
     median = result.summary()["median"]
     measured = ", ".join(f"{title} {median[key]:.4f}" for key, title in protocol.SHOWN.items())
-    print(f"{name}: {measured}, median of {len(result.alpha)} split(s)")
+    print(f"{name}: {measured}, median of {len(result.splits)} split(s)")
   if CONCAT in results:
     srcc = {name: float(np.median(result.srcc)) for name, result in results.items()}
     best = max((name for name in srcc if name != CONCAT), key=srcc.get)

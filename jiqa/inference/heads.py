@@ -11,6 +11,7 @@ from jiqa.evaluation import head as head_files
 SUFFIX = ".safetensors"
 BESIDE = "head" + SUFFIX  # in a folder of weights
 JOINED = "+"  # between the checksums of several networks
+CONCAT = "concat"  # their features side by side, as one that a head can be fitted to
 MEASURES = ("srcc", "krcc", "plcc", "rmse")
 
 

@@ -146,6 +146,8 @@ def _download(address):
     raise UserError(f"{address}: the server answers {error.code} {error.reason}") from error
   if len(data) > MAX_BYTES:
     raise UserError(f"{address}: more than {MAX_BYTES:,} bytes")
+  if response.length:  # `read1` says nothing of it
+    raise UserError(f"{address}: the connection ended {response.length:,} bytes too early; try again")
   return bytes(data)
 
 
@@ -246,8 +248,8 @@ def _lines(name):
   path = pathlib.Path(name[1:])
   if name != "-" and not path.is_file():
     raise UserError(f"{path}: no such list; expected a text file with one name a line")
-  text = sys.stdin.read() if name == "-" else path.read_text("utf-8-sig", errors="surrogateescape")
-  names = [line.strip() for line in text.split("\n")]
+  data = sys.stdin.buffer.read() if name == "-" else path.read_bytes()
+  names = [line.strip() for line in data.decode("utf-8-sig", "surrogateescape").split("\n")]
   return [name for name in names if name and not f"{name} ".startswith("# ")]
 
 

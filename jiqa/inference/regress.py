@@ -16,6 +16,7 @@ from jiqa.data.splits import checksum as split_checksum
 from jiqa.data.splits import run_splits
 from jiqa.errors import UserError
 from jiqa.evaluation import console, outputs, protocol
+from jiqa.inference.heads import CONCAT
 from jiqa.inference.loading import Model
 from jiqa.inference.metric import Metric
 from jiqa.inference.predictor import predict_database
@@ -23,8 +24,6 @@ from jiqa.inference.views import views
 from jiqa.runtime.bounds import check_bounds
 from jiqa.runtime.sharding import make_mesh
 from jiqa.runtime.workdir import Workdir, claim
-
-ALL = "both"  # the features of all encoders, joined
 
 
 def regress(config, workdir):
@@ -82,7 +81,8 @@ def _regress_database(config, name, models, workdir):
     "split_sha256": split_checksum(table, splits), "protocol": evaluation.protocol,
   }  # fmt: skip
   domains, candidates, best = np.array(database.domains), {}, None
-  for what, regressor in itertools.product(config.features, config.regressors):
+  named = [CONCAT if what == "both" else what for what in config.features]  # as configs have called it
+  for what, regressor in itertools.product(named, config.regressors):
     parts = _parts(what, config, features)
     if not parts:
       continue
@@ -110,10 +110,11 @@ def _regress_database(config, name, models, workdir):
 
 def _parts(what, config, features):
   """The encoders that a feature set is made of, () where one is missing."""
-  if what != ALL and what not in config.weights:
-    raise UserError(f"config.features has {what!r}; expected {', '.join(config.weights)} or {ALL}")
-  parts = tuple(features) if what == ALL else (what,)
-  return parts if set(parts) <= set(features) and (what != ALL or len(parts) > 1) else ()
+  if what == CONCAT:
+    return tuple(features) if len(features) > 1 else ()
+  if what not in config.weights:
+    raise UserError(f"config.features has {what!r}; expected {', '.join(config.weights)} or {CONCAT}")
+  return (what,) if what in features else ()
 
 
 def _features(config, database, models, path):

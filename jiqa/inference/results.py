@@ -24,20 +24,23 @@ SUFFIXES = (".csv", ".json", ".parquet")
 SYNC_SECONDS = 10  # of work that a power cut may cost
 
 
-def check(out):
+def check(out, suffixes=SUFFIXES):
   """Makes the folder of an output file; a UserError says why the file could not be written."""
   path = pathlib.Path(out)
   if is_address(str(out)):
-    problem = "rows are written to files only, because they are appended; copy the file afterwards"
+    problem = "is written to files only; copy the file afterwards"
   elif path.is_dir():
-    problem = f"is a folder; expected a file, such as {path / 'scores.csv'}"
-  elif path.suffix not in SUFFIXES:
-    problem = f"expected a name that ends in {', '.join(SUFFIXES)}"
+    problem = f"is a folder; expected a file, such as {path / 'out'}{suffixes[0]}"
+  elif path.suffix not in suffixes:
+    problem = f"expected a name that ends in {', '.join(suffixes)}"
   elif path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
     problem = "Parquet needs pyarrow: pip install 'pyarrow>=17', or choose .csv"
   else:
     try:
-      return path.parent.mkdir(parents=True, exist_ok=True)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      if os.access(path.parent, os.W_OK):
+        return
+      problem = "its folder cannot be written to"
     except OSError as error:
       problem = f"its folder cannot be made ({error})"
   raise UserError(f"--out={out}: {problem}")

@@ -88,7 +88,11 @@ def test_mistakes_are_refused(weights, photos, tmp_path, monkeypatch):
 
   refuse("holds weights of 'reiqa', not of 'liqe'", model="liqe")
   refuse("empty list", folders=())
-  refuse("ending", out=tmp_path / "f.csv")
+  refuse(r"f.csv: expected a name that ends in \.npz", out=tmp_path / "f.csv")
+  refuse("its folder cannot be made", out=__file__ + "/f.npz")
+  with monkeypatch.context() as patched:
+    patched.setattr("os.access", lambda *_: False)
+    refuse("its folder cannot be written to")
   refuse("no such folder", folders=(tmp_path / "none",))
   (tmp_path / "x.png").write_bytes(b"nothing")
   refuse("no image can be read: .*x.png", names=(tmp_path / "x.png",))

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from PIL import Image
 
 import jiqa
@@ -154,6 +155,34 @@ def test_the_head_is_that_of_its_columns_and_the_report_begins_with_it(rated, tm
   assert next(iter(report["methods"])) == (kept or "concat") and report["head"]["features"] == (kept or "concat")
 
 
+class Scoring(Known):
+  """One network that also has a score of its own, the sum of its features."""
+
+  models = Known.models[:1]
+
+  def stream(self, items):
+    return (
+      p._replace(outputs={**p.outputs, "score": np.float32(p.outputs["features"].sum())}) for p in super().stream(items)
+    )
+
+
+def test_a_score_of_its_own_is_tested_on_the_same_images(rated, tmp_path, capsys):
+  table = rated[1].drop(columns="split")
+  matrix = np.random.default_rng(2).normal(size=(COUNT, 3)).astype(np.float32)
+  matrix[:, 1] += table.mos.to_numpy()
+  results, out = run(Scoring(matrix), rated, tmp_path, table)
+  assert list(results) == ["one", fit.WITHOUT]
+  tests = results["one"].splits == 2
+  score, mos = matrix.sum(1), table.mos.to_numpy()
+  srcc = np.median([scipy.stats.spearmanr(score[test], mos[test])[0] for test in tests])
+  fit.print_results(results, out, tmp_path / "report")
+  assert f"without a head: SRCC {srcc:.4f}, PLCC " in capsys.readouterr().out
+  report = json.loads((tmp_path / "report" / "report.json").read_text())
+  assert list(report["methods"]) == ["one", fit.WITHOUT]
+  assert report["methods"][fit.WITHOUT]["value"]["srcc"] == pytest.approx(srcc)
+  assert load_head(out).card["features"] == "one"
+
+
 @pytest.mark.slow
 def test_joined_features_are_compared_with_the_best_single_ones(weights, rated, tmp_path, capsys):
   content = made.weights(tmp_path / "content", seed=5, with_head=False, expert="reiqa_content")
@@ -195,7 +224,7 @@ def test_ratings_that_cannot_be_used_are_named(bare, rated, tmp_path, change, op
 
 
 def test_other_refusals(bare, rated, brightness, weights, tmp_path):
-  with pytest.raises(UserError, match=r"head.npz: a head is a .safetensors file"):
+  with pytest.raises(UserError, match=r"--out=head.npz: expected a name that ends in .safetensors"):
     fit.fit(bare, tmp_path, "mos.csv", out="head.npz", report_folder=tmp_path, command="")
   mesh = make_mesh(jax.devices()[:1])
   with pytest.raises(UserError, match=r"Brightness' gives scores and no features"):

@@ -71,14 +71,14 @@ def test_lists(tree, monkeypatch):
   (tree / "list.txt").write_text(f"# the first\n{tree}/b.png\n\n  {tree}/sub  \n")
   expected = ["b.png", "sub/c.webp", "sub/deep/d.mp4"]
   assert names(tree, inputs.expand([f"@{tree}/list.txt"])) == expected
-  monkeypatch.setattr("sys.stdin", io.StringIO((tree / "list.txt").read_text()))
+  monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tree / "list.txt").read_bytes()), "utf-8"))
   assert names(tree, inputs.expand(["-"])) == expected
   # As Windows writes it, with a name in Latin-1, one that only looks like a comment, and one like a pattern.
   listed = [b"\xef\xbb\xbf" + bytes(tree) + b"/b.png", b"\xe4.png", b"#1.jpg", b"gone[1].png", b"#", b"# no name"]
   (tree / "list.txt").write_bytes(b"\r\n".join([*listed, bytes(tree) + b"/s*/*.webp"]))
-  assert names(tree, inputs.expand([f"@{tree}/list.txt"])) == [
-    "b.png", "\udce4.png", "#1.jpg", "gone[1].png", "sub/c.webp",
-  ]  # fmt: skip
+  monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tree / "list.txt").read_bytes()), "utf-8"))
+  for name in (f"@{tree}/list.txt", "-"):
+    assert names(tree, inputs.expand([name])) == ["b.png", "\udce4.png", "#1.jpg", "gone[1].png", "sub/c.webp"]
   (tree / "list.txt").write_text("@other.txt\n")
   with pytest.raises(UserError, match="a list cannot hold another list"):
     inputs.expand([f"@{tree}/list.txt"])
@@ -138,7 +138,8 @@ def test_addresses_on_the_web(metric, tmp_path):
 
 def test_downloads_are_bounded(tmp_path, monkeypatch):
   monkeypatch.setattr(inputs, "MAX_BYTES", 10)
-  monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(bytes(11)))
+  response = type("Response", (io.BytesIO,), {"length": None})
+  monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: response(bytes(11)))
   with pytest.raises(UserError, match="more than 10 bytes"):
     inputs.read_bytes("https://example.com/a.png")
 
@@ -146,12 +147,35 @@ def test_downloads_are_bounded(tmp_path, monkeypatch):
 def test_downloads_end(monkeypatch):
   times = iter(range(0, 10_000, 200))
   monkeypatch.setattr(inputs.time, "monotonic", lambda: next(times))
-  slow = type("Slow", (io.BytesIO,), {"read1": lambda self, size: self.read(1)})
+  slow = type("Slow", (io.BytesIO,), {"read1": lambda self, size: self.read(1), "length": None})
   monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: slow(bytes(9)))
   with pytest.raises(UserError, match=r"a\.png: has not arrived within 600 seconds"):
     inputs.read_bytes("https://example.com/a.png")
   monkeypatch.setattr(inputs.urllib.request, "urlopen", lambda *_, **__: slow(b"abc"))
   assert inputs.read_bytes("https://example.com/a.png") == b"abc"
+
+
+@pytest.mark.parametrize("sent", [0, 6, 10])
+def test_a_download_that_breaks_off_is_no_file(sent):
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.send_header("Content-Length", "10")
+      self.end_headers()
+      self.wfile.write(bytes(sent))
+
+    def log_message(self, *_):
+      pass
+
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/a.bmp"
+    if sent == 10:
+      assert inputs.read_bytes(address) == bytes(10)
+    else:
+      with pytest.raises(UserError, match=rf"a\.bmp: the connection ended {10 - sent} bytes too early"):
+        inputs.read_bytes(address)
+    server.shutdown()
 
 
 @pytest.mark.parametrize("excess", [1e-3, 1.5e-6])

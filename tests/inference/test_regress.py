@@ -56,7 +56,7 @@ def test_every_candidate_is_judged_and_the_best_on_validation_is_kept(run):
   _, workdir, results = run
   found = results["databases"]["csv/noisy"]
   assert json.loads((workdir / "results.json").read_text()) == results
-  expected = {f"{what} {how}" for what in ("quality", "content", "both") for how in ("ridge", "elastic_net")}
+  expected = {f"{what} {how}" for what in ("quality", "content", "concat") for how in ("ridge", "elastic_net")}
   assert set(found["candidates"]) == expected
   validation = {name: np.median(each["validation_srcc"]) for name, each in found["candidates"].items()}
   assert validation[found["chosen"]] == max(validation.values())
@@ -97,12 +97,25 @@ def test_one_expert_is_enough_and_none_is_refused(run, data_dir, tmp_path, monke
   monkeypatch.setattr(room, "make_mesh", lambda _: make_mesh(jax.devices()[:1]))
   found = room.regress(alone, tmp_path / "one")["databases"]["csv/noisy"]
   assert set(found["candidates"]) == {"quality ridge"}
+  alone.features = ("quality", "colour")
+  with pytest.raises(UserError, match=r"config.features has 'colour'; expected content, quality or concat"):
+    room.regress(alone, tmp_path / "colour")
   swapped = config_of(data_dir, quality=config.weights.content)
   with pytest.raises(UserError, match=r"holds the content expert, but config.weights.quality names it"):
     room.regress(swapped, tmp_path / "swapped")
   alone.features = ("content",)
   with pytest.raises(UserError, match="none of them can be had"):
     room.regress(alone, tmp_path / "one")
+
+
+def test_what_configs_called_both_is_concat(run, tmp_path, monkeypatch):
+  config, _, results = run
+  earlier = config.copy_and_resolve_references()
+  earlier.features, earlier.regressors = ("both",), ("ridge",)
+  monkeypatch.setattr(room, "make_mesh", lambda _: make_mesh(jax.devices()[:1]))
+  found = room.regress(earlier, tmp_path / "run")["databases"]["csv/noisy"]
+  assert found["chosen"] == "concat ridge" and list(found["candidates"]) == ["concat ridge"]
+  assert found["candidates"]["concat ridge"] == results["databases"]["csv/noisy"]["candidates"]["concat ridge"]
 
 
 def test_features_are_kept_for_the_same_weights_and_labels_alone(tmp_path, monkeypatch):

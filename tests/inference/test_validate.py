@@ -1,7 +1,9 @@
 """Methods that predict scores: trained on the training part, chosen on validation, judged on test."""
 
+import hashlib
 import json
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,7 +187,7 @@ def test_the_best_state_survives_a_kill_between_checkpoint_and_validation(config
   assert kept[0].best_metrics() == kept[1].best_metrics() and kept[0].latest_step() == kept[1].latest_step()
 
 
-def test_training_starts_from_given_weights(config, tmp_path):
+def test_training_starts_from_given_weights(config, tmp_path, monkeypatch):
   save_weights(tmp_path / "weights", {"slope": np.float32(3)}, {}, {"model": "brightness"})
   config.init_from = str(tmp_path / "weights")
   config.optimizer.learning_rate, config.steps = 0.0, 1
@@ -193,6 +195,17 @@ def test_training_starts_from_given_weights(config, tmp_path):
   config.evaluation.checkpoint = "newest"
   results = evaluation.evaluate(config, tmp_path / "run", jax.devices()[:1])
   assert results["srcc"] == results["untrained"]["srcc"] and results["srcc"][0] > 0.9
+  # The same weights at an address, and others under their digest.
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  files = {name: (tmp_path / "weights" / name).read_bytes() for name in ("weights.safetensors", "card.json")}
+  fsspec.filesystem("memory").pipe({f"/start/{name}": data for name, data in files.items()})
+  digest = hashlib.sha256(b"".join(files.values())).hexdigest()
+  config.init_from = f"memory://start@sha256:{digest}"
+  loop.train(config, tmp_path / "again", jax.devices()[:1])
+  assert evaluation.evaluate(config, tmp_path / "again", jax.devices()[:1])["srcc"] == results["srcc"]
+  config.init_from = f"memory://start@sha256:{digest[::-1]}"
+  with pytest.raises(UserError, match="they are not used"):
+    loop.train(config, tmp_path / "tampered", jax.devices()[:1])
   config.init_from = str(tmp_path / "nothing")
   with pytest.raises(UserError, match="not there"):
     loop.train(config, tmp_path / "other", jax.devices()[:1])
