@@ -1,6 +1,6 @@
 """What every label table must pass before a set is written."""
 
-import pathlib
+import posixpath
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ def _check_names(builder, table, root):
     except UnicodeEncodeError as error:
       raise UserError(f"{name!r}: the file's name is not Unicode; rename the file.") from error
   resolved = resolve(builder.image_folder(root), table.image_name, table["where"])
-  table["image_name"] = [pathlib.PurePosixPath(name).as_posix() for name in resolved]  # ./a.png is a.png
+  table["image_name"] = [posixpath.normpath(name) for name in resolved]  # ./a.png and b/../a.png are a.png
   repeated = table[table.image_name.duplicated(keep=False)]
   if len(repeated):
     name = repeated.image_name.iloc[0]

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import shlex
 
 from data_builders import builder_class, folders, make_builder, names
 from data_builders.image_files import check_image
@@ -78,7 +79,7 @@ def examine(folder, database=None, *, data_dir=None, decode=False):
     report.problems.append(str(error))
   report.next = builder.prepare_command(folder)
   if report.problems:
-    report.next = f"put right what is listed above, then run: jiqa doctor '{folder}' {report.database}"
+    report.next = f"put right what is listed above, then run: jiqa doctor {shlex.quote(str(folder))} {report.database}"
   return report
 
 
@@ -164,7 +165,7 @@ def _check(report, builder, root, decode):
       renamed += spelling != name
   report.add_problems(missing, "missing")
   if renamed:
-    report.remarks.append(f"{renamed:,} names differ from the label file in case only; they are matched")
+    report.remarks.append(f"{renamed:,} names differ from the label file in case or accents only; they are matched")
   _check_images(report, image_root, present, decode)
   if builder.IMAGES is not None:
     line = f"{len(labels):,} images listed, {builder.IMAGES:,} published"

@@ -1,6 +1,8 @@
 """Finding what a label file names on a disk whose spelling of it differs."""
 
 import pathlib
+import shlex
+import unicodedata
 
 from jiqa.errors import UserError
 
@@ -25,7 +27,7 @@ def find_root(manual_dir, builder):
     return root
   raise UserError(
     f"{given}: not the {builder.name} release: no {', no '.join(missing[root])}. {builder.MANUAL}\n"
-    f"Download page: {builder.PAGE}\nTo see what the folder holds: jiqa doctor '{given}'"
+    f"Download page: {builder.PAGE}\nTo see what the folder holds: jiqa doctor {shlex.quote(str(given))}"
   )
 
 
@@ -54,7 +56,7 @@ def missing_marks(folder, marks):
 
 
 def find(folder, relative):
-  """The path of `relative` below `folder` whatever its case, or None; the exact spelling wins."""
+  """The path of `relative` below `folder` whatever its case and Unicode form, or None; the exact spelling wins."""
   path = pathlib.Path(folder)
   for part in pathlib.PurePosixPath(relative).parts:
     if (path / part).exists():
@@ -62,7 +64,7 @@ def find(folder, relative):
       continue
     if not path.is_dir():
       return None
-    path = next((entry for entry in sorted(path.iterdir()) if entry.name.casefold() == part.casefold()), None)
+    path = next((entry for entry in sorted(path.iterdir()) if _folded(entry.name) == _folded(part)), None)
     if path is None:
       return None
   return path
@@ -100,9 +102,14 @@ def spellings(root, names):
     if folder not in listings:
       listings[folder] = _list(root, folder)
     actual, exact, folded = listings[folder]
-    spelling = file if file in exact else folded.get(file.casefold())
+    spelling = file if file in exact else folded.get(_folded(file))
     resolved.append(None if spelling is None else f"{actual}/{spelling}" if actual else spelling)
   return resolved
+
+
+def _folded(name):
+  """A spelling that forgets case, and whether accents are letters' or of their own, as archives of macOS have them."""
+  return unicodedata.normalize("NFC", name).casefold()
 
 
 def _list(root, folder):
@@ -110,4 +117,4 @@ def _list(root, folder):
   path = path if path is not None and path.is_relative_to(root) else None  # a label file may have absolute paths
   files = sorted(entry.name for entry in path.iterdir()) if path is not None and path.is_dir() else []
   actual = path.relative_to(root).as_posix() if folder and path is not None else folder
-  return actual, set(files), {file.casefold(): file for file in reversed(files)}
+  return actual, set(files), {_folded(file): file for file in reversed(files)}

@@ -245,7 +245,7 @@ def distort_versions(
     [b, v, h, w, 3] of dtype, float32 being multiples of 1/255 in [0, 1].
 
   Raises:
-    UserError: wrong shape, too small an image, unknown bank or compat, `allowed` holds none or what the bank does not
+    UserError: wrong shapes, too small an image, unknown bank or compat, `allowed` holds none or what the bank does not
       have, or groups do not divide the batch.
   """
   table = _table(bank, compat)
@@ -255,6 +255,8 @@ def distort_versions(
   if not allowed:
     raise UserError(f"no kind of {bank} is allowed; name at least one, or None for all")
   allowed = tuple(sorted(numbers(allowed, bank).tolist()))
+  if kinds.ndim != 2 or kinds.shape != levels.shape or len(kinds) != len(planes):
+    raise UserError(f"kinds are {kinds.shape}, levels {levels.shape}; expected both [b, v] for {len(planes)} images")
   (b, v), size = kinds.shape, planes.shape[1:]
   if b % groups:
     raise UserError(f"a batch of {b} images cannot be cut into {groups} groups; use a multiple")

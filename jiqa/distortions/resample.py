@@ -144,11 +144,6 @@ def reduce(images, factor):
   return to_size(images, *(max(side // factor, 1) for side in images.shape[-3:-1]), "cubic")
 
 
-def down_and_up(size, small, method):
-  """Resizing to `small` pixels and back, as one matrix [size, size]."""
-  return resize(size, small, method) @ resize(small, size, method)
-
-
 def disc(radius):
   """The share of every pixel in a disc, [2 radius + 1, 2 radius + 1] of sum 1 (MATLAB fspecial 'disk')."""
   steps = 2000

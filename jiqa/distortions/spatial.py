@@ -13,15 +13,17 @@ _JITTER_ITERATIONS = 5
 _JITTER_REACH = 3  # displacements are cut here: beyond three standard deviations at the strongest level
 
 
-def _down_and_up(size, setting):
+def down_and_up(size, setting):
+  """Shrinking by a factor and back, as one matrix [size, size]; setting: factor, method."""
   factor, method = setting
-  return resample.down_and_up(size, max(int(size / factor), 1), method)
+  small = max(int(size / factor), 1)
+  return resample.resize(size, small, method) @ resample.resize(small, size, method)
 
 
 def resize(planes, levels, seeds=None, compat="fixed", strengths=(2, 3, 4, 8, 16), method="bicubic"):
   """Resizes down and back up as PIL does; strengths: shrinking factor; method: see `resample.resize`."""
   settings = tuple((factor, method) for factor in strengths)
-  return finish(resample.separable(_down_and_up, settings, levels, planes))
+  return finish(resample.separable(down_and_up, settings, levels, planes))
 
 
 def pixelate(planes, levels, seeds=None, compat="fixed", strengths=(0.01, 0.05, 0.1, 0.2, 0.5)):

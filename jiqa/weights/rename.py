@@ -13,7 +13,6 @@ import zipfile
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
 
@@ -134,8 +133,8 @@ def read_checkpoint(path):
   if path.suffix == ".safetensors":
     try:
       tree = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-      raise UserError(f"{path}: damaged, or no safetensors file ({error})") from error
+    except Exception as error:  # NumPy lacks types that the file may have: an AttributeError
+      raise UserError(f"{path}: damaged, no safetensors file, or of types that NumPy lacks ({error})") from error
   else:
     tree = _read_torch(path)
   wrapped = [_arrays(tree[key]) for key in WRAPPERS if isinstance(tree.get(key), dict)]

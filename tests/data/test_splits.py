@@ -116,6 +116,14 @@ def test_official_parts_that_tear_a_content_apart_are_refused(part):
   assert (splits.assign(table, "mine", "official")[:, of(names[2])[3]] == splits.UNUSED).all()
 
 
+def test_of_a_single_content_nothing_can_be_set_aside():
+  table = _table(3, 4, split="test")
+  assert (splits.assign(table, "mine", "official") == splits.TEST).all()
+  table.loc[table.reference_name == table.reference_name[0], "split"] = "train"
+  with pytest.raises(UserError, match="mine: its training part shows one content alone"):
+    splits.assign(table, "mine", "official")
+
+
 def test_official_validation_is_kept_and_unassigned_stay_out():
   table = _table(2, 2).assign(split=["train", "validation", "test", ""])
   assert splits.assign(table, "anything", "official").tolist() == [[0, 1, 2, -1]]

@@ -1,8 +1,11 @@
 """Tables of the user's own and what is odd about them: read as meant, or refused by name; no row is lost in silence."""
 
+import shlex
+
 import openpyxl
 import pytest
 
+from data_builders.doctor import examine
 from data_builders.label_files import read_csv, read_sheet
 from data_builders.prepare import prepare
 from jiqa.data.source import open_database
@@ -44,6 +47,34 @@ def test_absolute_paths_count_where_they_lead_into_the_folder(folder, tmp_path):
   (folder / "scores.csv").write_text(f"image_name,mos\n0.png,1\n{folder}/2.png,2\n")
   prepare("csv/own", folder, tmp_path / "prepared")
   assert open_database("csv/own", tmp_path / "prepared").table.image_name.tolist() == ["0.png", "2.png"]
+
+
+def test_accents_are_matched_however_they_are_written(tmp_path):
+  letter, accent = "\u00e9", "e\u0301"  # macOS writes the second
+  dummy_trees.write_images(tmp_path / "own", [f"{accent}/{accent}1.png", f"{letter}2.png"])
+  (tmp_path / "own/scores.csv").write_text(f"image_name,mos\n{letter}/{letter}1.PNG,1\n{accent}2.png,2\n", "utf-8")
+  prepare("csv/own", tmp_path / "own", tmp_path / "prepared")
+  names = open_database("csv/own", tmp_path / "prepared").table.image_name.tolist()
+  assert names == [f"{accent}/{accent}1.png", f"{letter}2.png"]
+
+
+def test_one_image_by_two_paths_is_listed_twice(folder, tmp_path):
+  (folder / "b").mkdir()
+  for first, second in (("0.png", "./0.png"), ("b/../0.png", "0.png")):
+    (folder / "scores.csv").write_text(f"image_name,mos\n{first},1\n{second},2\n")
+    with pytest.raises(UserError, match=r"scores\.csv line 3: 0\.png is listed a second time"):
+      prepare("csv/own", folder, tmp_path / "prepared")
+
+
+def test_the_next_command_can_be_run_in_a_folder_of_any_name(tmp_path):
+  folder = tmp_path / "it's mine"
+  dummy_trees.write_images(folder, ["0.png"])
+  (folder / "scores.csv").write_text("image_name,mos\n0.png,none\n")
+  command = examine(folder, "csv").next.partition("run: ")[2]
+  assert shlex.split(command) == ["jiqa", "doctor", str(folder), "csv/mine"]
+  with pytest.raises(UserError) as error:
+    prepare("live", folder, tmp_path / "prepared")
+  assert shlex.split(str(error.value).rpartition("holds: ")[2]) == ["jiqa", "doctor", str(folder)]
 
 
 def test_a_dangling_link_is_a_damaged_file_and_no_full_disk(folder, tmp_path):

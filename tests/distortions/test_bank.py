@@ -224,6 +224,10 @@ def test_bad_groups_and_keys_are_named():
   images, kinds = _images(3), jnp.zeros((3, 2), int)
   with pytest.raises(UserError, match=r"3 images.*2 groups"):
     bank.distort_versions(images, kinds, kinds, jax.random.key(0), groups=2)
+  four, two = jnp.zeros((4, 2), int), jnp.zeros((2, 2), int)  # an index beyond the images would give the last one
+  for wrong, levels in ((four, four), (two, two), (kinds, kinds[:, :1]), (kinds[:, 0], kinds[:, 0])):
+    with pytest.raises(UserError, match=r"kinds are .*expected both \[b, v\] for 3 images"):
+      bank.distort_versions(images, wrong, levels, jax.random.key(0))
   with pytest.raises(UserError, match=r"typed key"):
     bank.distort(images, kinds[:, 0], kinds[:, 0], jax.random.PRNGKey(0))
   with pytest.raises(UserError, match="3 images"):

@@ -7,7 +7,7 @@ import reference_bank
 import scipy.ndimage
 from PIL import Image, ImageFilter
 
-from jiqa.distortions import resample
+from jiqa.distortions import resample, spatial
 
 SIZES = [(64, 32), (64, 21), (47, 5), (33, 33), (8, 1), (20, 64)]
 
@@ -28,7 +28,7 @@ def test_nearest_is_pils_for_every_size():
       small = int(old / factor)
       down = Image.fromarray(row).resize((small, 1), Image.Resampling.NEAREST)
       wanted = np.asarray(down.resize((old, 1), Image.Resampling.NEAREST))[0]
-      np.testing.assert_array_equal(resample.down_and_up(old, small, "nearest") @ row[0], wanted)
+      np.testing.assert_array_equal(spatial.down_and_up(old, (factor, "nearest")) @ row[0], wanted)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1, 2, 3, 5])
@@ -63,7 +63,7 @@ def test_disc_of_radius_one():
 
 def test_bands_multiply_as_the_whole_matrices():
   rng = np.random.default_rng(0)
-  rows = [resample.down_and_up(150, 40, "lanczos"), resample.gaussian(150, 2)]
+  rows = [spatial.down_and_up(150, (3.75, "lanczos")), resample.gaussian(150, 2)]
   columns = [resample.gaussian(70, 3), resample.box(70, 2.5)]
   planes, which = rng.random((3, 150, 3, 70)).astype(np.float32), jnp.asarray([1, 0, 1])
   got = resample.along(1, resample.banded(rows), which, planes)

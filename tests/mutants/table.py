@@ -32,6 +32,7 @@ MUTANTS = (
   ("versions_of_no_level", "jiqa/distortions/bank.py", "(levels >= 0) & (levels < LEVELS), kinds", "(levels >= -9), kinds", "tests/distortions/test_bank.py -k no_level"),
   ("half_precision_kept", "jiqa/distortions/planes.py", "jnp.swapaxes(images, 2, 3).astype(jnp.float32)", "jnp.asarray(jnp.swapaxes(images, 2, 3))", "tests/distortions/test_library.py -k half_precision"),
   ("sixteen_bits_taken_for_unit_range", "jiqa/distortions/transform.py", "if image.dtype == np.uint8 else image\n", "if image.dtype == np.uint8 else image.astype(np.float32)\n", "tests/distortions/test_transform.py -k another_range"),
+  ("kinds_of_more_images", "jiqa/distortions/bank.py", " or len(kinds) != len(planes):", ":", "tests/distortions/test_bank.py -k bad_groups"),
   ("kadid_order_swapped", "jiqa/distortions/bank.py", "\"mean shift\", \"jitter\", \"patches\", \"pixelate\",", "\"mean shift\", \"patches\", \"jitter\", \"pixelate\",", "tests/distortions/test_kadid25.py -k order_of_the_databases"),
   ("gaussian_blur_levels_reversed", "jiqa/distortions/blur.py", "strengths=(0.1, 0.5, 1, 2, 5)", "strengths=(5, 2, 1, 0.5, 0.1)", "tests/distortions/test_against_reference.py -k bundled_photos[0]"),
   ("hsv_scales_value", "jiqa/distortions/color.py", "value + by_level(strengths, levels) * (planes - value)", "by_level(strengths, levels) * planes", "tests/distortions/test_against_reference.py -k bundled_photos[4]"),

@@ -1,6 +1,7 @@
 """The strict renamer and the reader of checkpoint files; what needs torch is skipped where there is none."""
 
 import argparse
+import importlib
 import sys
 
 import numpy as np
@@ -130,6 +131,10 @@ def test_files_that_end_early_or_hold_no_plain_arrays_are_named(tmp_path, torch)
   for name, why in (("nothing", "EOFError"), ("begun", "EOFError"), ("sparse", "Sparse")):
     with pytest.raises(UserError, match=rf"{name}\.pth: cannot be read as weights \(.*{why}"):
       rename.read_checkpoint(tmp_path / f"{name}.pth")
+  eighths = {"a": torch.ones(3).to(torch.float8_e4m3fn)}
+  importlib.import_module("safetensors.torch").save_file(eighths, tmp_path / "eighths.safetensors")
+  with pytest.raises(UserError, match=r"eighths\.safetensors: .*types that NumPy lacks .*float8"):
+    rename.read_checkpoint(tmp_path / "eighths.safetensors")
 
 
 def test_no_code_of_a_file_is_run(tmp_path, monkeypatch, torch):

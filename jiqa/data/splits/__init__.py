@@ -42,16 +42,16 @@ def assign(table, name, protocol="official", *, num_splits=10, seed=0, fractions
   """
   check_protocol(name, protocol, fractions)
   if protocol == "official" and not (table.split != "").any():
-    known = ", ".join((*tables.published_protocols(name), "folds"))
-    raise UserError(f"{name} has no official splits; it has: {known}.")
+    raise UserError(
+      f"{name} has no official splits; it has: {', '.join((*tables.published_protocols(name), 'folds'))}."
+    )
   if protocol == "folds":
     groups = _groups(table, group)
     return np.stack([_fold(groups, fractions, np.random.default_rng((seed, k))) for k in range(num_splits)])
   if protocol == "official":
     return _official(table, name, _groups(table, group), num_splits, seed)
   texts = tables.rows(protocol, name.partition("/")[0], table.image_name.tolist()).splits
-  splits = np.array([["012-".index(part) for part in text] for text in texts], np.int8).T
-  return np.where(splits == 3, np.int8(UNUSED), splits)[:num_splits]
+  return np.array([[int(part.replace("-", str(UNUSED))) for part in text] for text in texts], np.int8).T[:num_splits]
 
 
 def run_splits(config, table, name, protocol):
@@ -128,6 +128,8 @@ def _official(table, name, groups, num_splits, seed):
   if (parts == VALIDATION).any():
     return parts[None]
   names = np.unique(groups[parts == TRAIN])
+  if len(names) == 1:
+    raise UserError(f"{name}: its training part shows one content alone: nothing can be set aside to validate.")
   splits = np.repeat(parts[None], num_splits, axis=0)
   for k, split in enumerate(splits):
     rng = np.random.default_rng((seed, k))
