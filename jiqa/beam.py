@@ -45,7 +45,7 @@ def _score(images, *, model, weights, head, batch_pixels):
   metric.check_scores()
   items = (inputs.Item(str(key), data) for key, data in images)
   for prediction in metric.stream(items, pixels_per_batch=batch_pixels):
-    row = {"score": ""} | as_row(prediction, metric.likeliest)
+    row = {"score": ""} | as_row(prediction, metric.columns)
     del row["path"]
     yield images[prediction.index][0], {name: results.typed(name, [text])[0] for name, text in row.items()}
 

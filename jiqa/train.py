@@ -142,14 +142,14 @@ def init_state(config, method, tx, mesh):
   return jax.jit(complete, out_shardings=state_sharding(jax.eval_shape(complete, state), mesh, config.sharding))(state)
 
 
-def prefitted(method, state, sources):
+def prefitted(config, method, state, sources):
   """The state before the first step, after `Method.prefit` where there is one; each array where it lay."""
   if not method.prefit:
     return state
   network, outputs, records = Network.of_state(method, state, method.mesh), [], []
   for source in sources:
-    name = source.facts["database"]
-    outputs.append(predict_database(network, source.source, source.positions, f"{name}, before training"))
+    shown, pixels = f"{source.facts['database']}, before training", config.evaluation.pixels_per_batch
+    outputs.append(predict_database(network, source.source, source.positions, shown, pixels))
     records += [row | source.facts for row in source.source.table.iloc[source.positions].to_dict("records")]
   outputs = {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
   return jax.device_put(method.prefit(state, outputs, records), jax.tree.map(lambda x: x.sharding, state))
@@ -284,7 +284,7 @@ def train(config, workdir, devices=None, *, profile=False, overrides=()):
     lock = stack.enter_context(claim(folder, claimed, defaults=defaults_of(claimed, overrides)))
     checkpoints = stack.enter_context(Checkpoints(folder.remote / "checkpoints", keep=config.checkpoints_kept))
     state = init_state(config, method, tx, method.mesh)
-    state = checkpoints.restore(state) or prefitted(method, state, sources)
+    state = checkpoints.restore(state) or prefitted(config, method, state, sources)
     run_step, start = step_of(config, method, tx, schedule, state), int(state.step)
     validation = Validation(config, method, method.mesh, folder.remote) if config.validate_every else None
     prefetch = stack.enter_context(Prefetch(batches_from(config, sources, weights, method, start), method.mesh))

@@ -58,7 +58,7 @@ def print_medians(databases):
       rows += [[f"  {domain}", network, *protocol.cells(inside)] for domain, inside in of["domains"].items()]
       rows += [[f"  {measure}", network, f"{value:.3f}"] for measure, value in of.get("further", {}).items()]
       if "chosen" in result:
-        rows.append(["  validation", network, f"{np.median(of['validation_srcc']):.3f}"])
+        rows.append(["  validation", network, f"{np.median(np.array(of['validation_srcc'], float)):.3f}"])
   _print("median over splits, test parts only", ["database", "network", *protocol.SHOWN.values(), "splits"], rows)
 
 

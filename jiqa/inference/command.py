@@ -6,7 +6,6 @@ import pathlib
 import sys
 import time
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -111,7 +110,7 @@ def _rows(metric, items, total, threads):
     task = progress.add_task("", total=total, rate=0.0)
     for count, prediction in enumerate(metric.stream(items, threads), 1):
       errors += bool(prediction.error)
-      yield as_row(prediction, metric.likeliest)
+      yield as_row(prediction, metric.columns)
       seconds = time.perf_counter() - started
       progress.update(task, completed=count, rate=count / seconds)
   rate = f", {count / seconds:.1f} images/s" if count else ""
@@ -170,22 +169,15 @@ def _in_order(rows, names):
       yield waiting.pop(names.popleft())
 
 
-def as_row(prediction, likeliest):
-  """A `Prediction` as a flat row: path, score, classes (see `Metric.likeliest`), further numbers, sizes, error."""
+def as_row(prediction, columns):
+  """A `Prediction` as a flat row of text: path, score, what `columns` (see `Metric.columns`) says, sizes, error."""
   row = {"path": prediction.name}
   if not prediction.error:
-    outputs = prediction.outputs
-    row["score"] = _digits(outputs["score"])
-    for name, (label, probability) in likeliest(outputs).items():
-      row |= {name: label, f"{name}_probability": _digits(probability)}
-    row |= {key: _digits(value) for key, value in outputs.items() if key != "score" and np.ndim(value) == 0}
+    values = {"score": prediction.outputs["score"], **columns(prediction.outputs)}
+    row |= {key: value if isinstance(value, str) else f"{float(value):.7g}" for key, value in values.items()}
     row |= {"crops": prediction.crops} if prediction.crops else {}
     row |= {"width": prediction.width, "height": prediction.height}
   return {**row, "seconds": f"{prediction.seconds:.4f}", "error": prediction.error}
-
-
-def _digits(value):
-  return f"{float(value):.7g}"
 
 
 def announce(metric, shipped, model=None):

@@ -50,15 +50,6 @@ def functional(metric, dtype=None):
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params), function
 
 
-def as_loss(score, score_range):
-  """What an optimiser lowers for better images: 1 at the lower end of a score's range and 0 at the upper.
-
-  Without a range, None, the score with the opposite sign.
-  """
-  low, high = score_range or (-1, 0)
-  return (high - score) / (high - low)
-
-
 def head_arrays(head):
   """A `Head` as a dict of float32 NumPy arrays, or None."""
   return head and {name: np.float32(getattr(head, name)) for name in ("weights", "mean", "scale", "intercept")}

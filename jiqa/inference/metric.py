@@ -146,7 +146,8 @@ class Metric:
 
     0 at the best score of the metric's range and 1 at the worst; where no range is known, minus the score.
     """
-    return functional.as_loss(self.apply(images), self.card["score"]["range"])
+    low, high = self.card["score"]["range"] or (-1, 0)
+    return (high - self.apply(images)) / (high - low)
 
   @functools.cached_property
   def _functional(self):
@@ -155,8 +156,7 @@ class Metric:
 
   def stream(self, items, threads=None, pixels_per_batch=None):
     """Predictions of an iterable of inputs.Item, see `predictor.stream`."""
-    options = {"threads": threads, "pixels_per_batch": pixels_per_batch}
-    return predictor.stream(self.models, items, head=self.head, **options)
+    return predictor.stream(self.models, items, head=self.head, threads=threads, pixels_per_batch=pixels_per_batch)
 
   def _all(self, images, also_broken=False):
     predictions = []
@@ -166,11 +166,16 @@ class Metric:
       predictions.append(prediction)
     return sorted(predictions)
 
-  def likeliest(self, outputs):
-    """Of one image's outputs, those that are probabilities: dict from name to (likeliest class, its probability)."""
-    classes = self.models[0].method.classes
-    given = {name: outputs[name] for name in classes if name in outputs}
-    return {name: (classes[name][int(np.argmax(each))], float(np.max(each))) for name, each in given.items()}
+  def columns(self, outputs):
+    """What one image's outputs say besides the score: dict from name to number or likeliest class.
+
+    NAME of probabilities becomes the class, and NAME_probability beside it how likely that is.
+    """
+    columns, classes = {}, self.models[0].method.classes
+    for name in (name for name in classes if name in outputs):
+      likeliest = int(np.argmax(outputs[name]))
+      columns |= {name: classes[name][likeliest], f"{name}_probability": float(outputs[name][likeliest])}
+    return columns | {name: np.asarray(x).item() for name, x in outputs.items() if name != "score" and np.ndim(x) == 0}
 
   @property
   def can_explain(self):

@@ -20,7 +20,7 @@ from jiqa.weights.store import flatten, save_weights, unflatten
 
 # Of the config, paths of a machine; the rest says how to build the network and how it was trained.
 PRIVATE = ("data_dir", "init_from", "data_sha256")
-PARTS = {VALIDATION: "validation", TEST: "test"}
+PARTS = {VALIDATION: "validation images", TEST: "test images"}
 LEAST_PAIRS = 100  # of which a share is worth telling
 MOST_IMAGES = 2000  # that are paired with each other
 
@@ -87,9 +87,14 @@ def _part(model, source, part):
   if model.method.score_range:
     (low, high), (lowest, highest) = source.metadata["range"], model.method.score_range
     mos = lowest + (mos - low) / (high - low) * (highest - lowest)
-  (shown,) = views(model, model.config["evaluation"], source)
-  outputs = predict_database(shown, source, positions, f"{source.name}, {PARTS[part]} images") if len(positions) else {}
-  return outputs, mos, splits
+  return _predicted(model, source, positions, PARTS[part]) if len(positions) else {}, mos, splits
+
+
+def _predicted(model, source, positions, what):
+  """What a network predicts of records of a database, as the evaluation of its run shows them."""
+  evaluation = model.config["evaluation"]
+  (shown,) = views(model, evaluation, source)
+  return predict_database(shown, source, positions, f"{source.name}, {what}", evaluation["pixels_per_batch"])
 
 
 def _calibrated(model, source):
@@ -133,8 +138,7 @@ def _fit_head(model, source, config):
     raise UserError(f"{model.folder}: gives features and was trained on split {split}; a head needs config.split=-1")
   table = source.table
   splits = run_splits(config, table, source.name, config["evaluation"]["protocol"])
-  (shown,) = views(model, config["evaluation"], source)
-  features = predict_database(shown, source, np.arange(len(table)), f"{source.name}, features")["features"]
+  features = _predicted(model, source, np.arange(len(table)), "features")["features"]
   first, last, count = config["evaluation"]["alphas"]
   result = protocol.fit_heads(
     features, table.mos.to_numpy(), splits, np.geomspace(first, last, int(count)),

@@ -165,7 +165,7 @@ def predict_database(network, database, positions, what, pixels_per_batch=None):
   """Predicts records of a database; of several processes each predicts a share, and all get all rows.
 
   Args:
-    network, pixels_per_batch: see `stream`.
+    network, pixels_per_batch: see `stream`; of a run config.evaluation.pixels_per_batch.
     database: random-access source of records with 'image' and 'image_name'.
     positions: [n] int, the records to predict.
     what: shown on the progress bar.

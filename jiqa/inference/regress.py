@@ -95,7 +95,8 @@ def _regress_database(config, name, models, workdir):
     )  # fmt: skip
     candidate = f"{what} {regressor}"
     candidates[candidate] = {**protocol.summarise(result, domains), "l1_ratio": result.l1_ratio.tolist()}
-    validation = float(np.median(result.validation_srcc))
+    # A single penalty is not validated; what was goes before it.
+    validation = float(np.nan_to_num(np.median(result.validation_srcc), nan=-2))
     if best is None or validation > best[0]:
       facts = {"features": list(parts), "regressor": regressor, "l1_ratio": float(result.l1_ratio[0])}
       facts["weights_sha256"] = {part: models[part].card["weights_sha256"] for part in parts}
@@ -129,7 +130,8 @@ def _features(config, database, models, path):
   features, everything = {}, np.arange(len(database))
   for name, model in models.items():
     title, shown = f"{database.name}, {name} features", views(model, evaluation, database)
-    crops = [predict_database(view, database, everything, title)["features"] for view in shown]
+    pixels = evaluation.pixels_per_batch
+    crops = [predict_database(view, database, everything, title, pixels)["features"] for view in shown]
     features[name] = np.stack(crops, axis=1) if evaluation.five_crops else crops[0]
   outputs.write_npz(path, key=np.array(key), **features)
   return features

@@ -200,7 +200,7 @@ def _scored(metric, address, keep, sandbox):
       yield inputs.Item(f"{address}: {sample.key}", sample.image, sandbox)
 
   for prediction in metric.stream(items()):
-    rows[prediction.index] = as_row(prediction, metric.likeliest)
+    rows[prediction.index] = as_row(prediction, metric.columns)
     del rows[prediction.index]["path"]
   return scored, [rows[i] for i in range(len(rows))]
 
@@ -307,7 +307,8 @@ def _records(file, address, keep):
 
   features = tfds.builder_from_directory(address.rpartition("/")[0] or ".").info.features
   image = next(name for name, feature in features.items() if isinstance(feature, tfds.features.Image))
-  for number, record in enumerate(_tfrecords(file) if ".tfrecord" in address else _array_records(address)):
+  kind = inputs.SHARD.search(address)[1].lower()
+  for number, record in enumerate(_tfrecords(file) if kind == "tfrecord" else _array_records(address)):
     example = features.deserialize_example_np(record, decoders={image: tfds.decode.SkipDecoding()})
     named = next((example[name].decode() for name in ("image_name", "file_name", "key") if name in example), number)
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in example.items()}

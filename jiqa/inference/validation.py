@@ -24,7 +24,7 @@ class Validation:
     if config.split < 0:
       raise UserError("config.validate_every is set, but config.split is -1: there is no split to validate on")
     self._method, self._mesh, self._programs = method, mesh, None
-    self._parts = {}
+    self._parts, self._pixels = {}, config.evaluation.pixels_per_batch
     for name in config.evaluation.databases:
       database = open_database(name, config.data_dir or None, config.get("score", "mos"))
       positions = np.flatnonzero(run_splits(config, database.table, name, config.evaluation.protocol)[0] == VALIDATION)
@@ -39,7 +39,7 @@ class Validation:
     self._programs = network.programs
     measured = {}
     for name, (database, positions) in self._parts.items():
-      scores = predict_database(network, database, positions, f"{name}, validation")["score"]
+      scores = predict_database(network, database, positions, f"{name}, validation", self._pixels)["score"]
       measured[name] = float(srcc(scores, database.table.mos.to_numpy()[positions]))
     # The processes must agree on whether it is the best, to the last bit.
     mean = from_main(float(np.mean(list(measured.values()))))

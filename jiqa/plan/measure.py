@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 import re
 import time
 
 import jax
 
+from jiqa.inference import startup
 from jiqa.plan import collectives, machines, traffic
 from jiqa.runtime.throughput import peak_flops
 
@@ -69,7 +69,7 @@ def plan(program, name, topology, notify=lambda what: None):
   """
   text = program.lowered.as_text()
   identity = hashlib.sha256("\n".join([text, topology, machines.compiler(), _FORM]).encode()).hexdigest()[:32]
-  folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jiqa" / "plan"
+  folder = startup.cache() / "plan"
   path = folder / f"{identity}.json"
   if path.exists():
     facts = json.loads(path.read_text())

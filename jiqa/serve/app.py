@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 import jiqa
 from jiqa.serve import upload
 from jiqa.serve.batcher import Batcher
+from jiqa.serve.command import is_loopback
 from jiqa.serve.upload import Limits, Refused
 
 PAGE = {
@@ -41,7 +42,6 @@ HEADERS = {
   "cache-control": "no-store",
 }
 PROBES, USER = ("/healthz", "/readyz", "/livez"), "jiqa"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 FORM = {"type": "object", "required": ["files"], "properties": {"files": FILES}}
 BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
@@ -131,7 +131,7 @@ def refusal(headers, local):
     name = urlsplit(f"//{host}").hostname
   except ValueError:
     name = None
-  if local and name not in LOOPBACK:
+  if local and not is_loopback(name):
     return f"this server answers to localhost, not to {host!r}"
   cross_site = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
   if cross_site or (origin is not None and origin.partition("://")[2] != host):

@@ -45,28 +45,18 @@ class Backend:
     """
     rows = [None] * len(images)
     for scored in self._metric.stream([Item("the image", image) for image in images]):
-      outputs = scored.outputs
-      rows[scored.index] = (
-        {"error": scored.error.removeprefix("the image: ")}
-        if scored.error
-        else _row(outputs, self._metric.likeliest(outputs))
-      )
+      if scored.error:
+        rows[scored.index] = {"error": scored.error.removeprefix("the image: ")}
+        continue
+      columns = self._metric.columns(scored.outputs)
+      columns |= {name: round(x, 4) for name, x in columns.items() if name.endswith("_probability")}
+      rows[scored.index] = {"score": float(scored.outputs["score"]), "columns": columns, "saliency": None}
     for image, row, mapped in zip(images, rows, saliency, strict=True):
       if mapped and self.saliency and "error" not in row:
         explanation = self._metric.explain(image)
         row["saliency"] = map_as_png(explanation["map"])
         row["saliency_shows"] = caption(explanation)
     return rows
-
-
-def _row(outputs, likeliest):
-  columns = {}
-  for name, (label, probability) in likeliest.items():
-    columns |= {name: label, f"{name}_probability": round(probability, 4)}
-  for name, value in outputs.items():
-    if name not in ("score", *columns) and np.ndim(value) == 0:
-      columns[name] = np.asarray(value).item()
-  return {"score": float(outputs["score"]), "columns": columns, "saliency": None}
 
 
 def caption(explanation):

@@ -253,8 +253,10 @@ def test_the_likeliest_of_every_kind_of_classes():
   classes = {"scene": ("city", "plant", "water"), "level": ("low", "high")}
   method = types.SimpleNamespace(classes=classes)
   outputs = {"level": np.array([0.75, 0.25]), "score": 3.0, "scene": np.array([0.125, 0.25, 0.625])}
-  told = Metric.likeliest(types.SimpleNamespace(models=[types.SimpleNamespace(method=method)]), outputs)
-  assert told == {"scene": ("water", 0.625), "level": ("low", 0.75)}
+  outputs |= {"score_std": np.float32(0.5), "features": np.zeros(4)}
+  told = Metric.columns(types.SimpleNamespace(models=[types.SimpleNamespace(method=method)]), outputs)
+  expected = {"scene": "water", "scene_probability": 0.625, "level": "low", "level_probability": 0.75, "score_std": 0.5}
+  assert told == expected and list(told) == list(expected)
   row = command.as_row(Prediction(0, "a.png", outputs, 30, 40, 0.5), lambda _: told)
   assert (row["scene"], row["scene_probability"], row["score"]) == ("water", "0.625", "3")
   assert (row["width"], row["height"], row["error"]) == (40, 30, "")

@@ -118,10 +118,21 @@ def test_what_configs_called_both_is_concat(run, tmp_path, monkeypatch):
   assert found["candidates"]["concat ridge"] == results["databases"]["csv/noisy"]["candidates"]["concat ridge"]
 
 
+def test_a_head_for_which_nothing_was_chosen_is_not_the_best(run, tmp_path, monkeypatch):
+  config = run[0].copy_and_resolve_references()
+  config.features, config.evaluation.alphas = ("quality",), (1.0, 1.0, 1)
+  monkeypatch.setattr(room, "make_mesh", lambda _: make_mesh(jax.devices()[:1]))
+  found = room.regress(config, tmp_path / "run")["databases"]["csv/noisy"]
+  assert list(found["candidates"]) == ["quality ridge", "quality elastic_net"]
+  assert found["candidates"]["quality ridge"]["validation_srcc"] == [None] * 3
+  assert found["chosen"] == "quality elastic_net"
+
+
 def test_features_are_kept_for_the_same_weights_and_labels_alone(tmp_path, monkeypatch):
   computed = []
 
-  def predict(model, database, positions, _):
+  def predict(model, database, positions, _, pixels_per_batch):
+    assert pixels_per_batch == config_file.get_config("regress").evaluation.pixels_per_batch
     computed.append(model.card["weights_sha256"])
     return {"features": np.full((len(positions), 2), float(len(computed)), np.float32)}
 

@@ -196,7 +196,7 @@ class Photos(tfds.core.GeneratorBasedBuilder):
 def test_records_of_tfds(metric, tmp_path, form, monkeypatch):
   names, files = photos(tmp_path / "photos")
   monkeypatch.setattr(Photos, "FILES", tuple(zip(names, files, strict=True)))
-  builder = Photos(data_dir=tmp_path / "data", file_format="array_record")
+  builder = Photos(data_dir=tmp_path / "not.tfrecords", file_format="array_record")
   builder.download_and_prepare()
   (path,) = builder.data_path.glob("*array_record*")
   if form == "tfrecord":

@@ -18,6 +18,7 @@ from jiqa import train as loop
 from jiqa.data.source import Database, open_database
 from jiqa.data.splits import TEST, TRAIN, VALIDATION, assign, run_splits
 from jiqa.errors import UserError
+from jiqa.inference import validation as validation_room
 from jiqa.inference.validation import Validation
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
@@ -64,6 +65,19 @@ def config(data_dir, monkeypatch):
 
 def records(workdir):
   return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_validation_predicts_as_many_pixels_at_once_as_the_config_says(config, tmp_path, monkeypatch):
+  config.evaluation.pixels_per_batch = 5 * 32 * 32
+  asked, predict = [], validation_room.predict_database
+
+  def noted(*arguments):
+    asked.append(arguments[4])
+    return predict(*arguments)
+
+  monkeypatch.setattr(validation_room, "predict_database", noted)
+  loop.train(config, tmp_path, jax.devices()[:1])
+  assert set(asked) == {5 * 32 * 32}
 
 
 def test_a_split_trains_on_its_own_training_part_alone(config):

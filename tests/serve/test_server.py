@@ -326,6 +326,10 @@ def test_scoring_that_takes_too_long_is_given_up(metric):
     ({"Origin": "null"}, 403),
     ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}, 403),
     ({"Host": "rebound.example:8000"}, 403),
+    ({"Host": "127.0.0.2:8000"}, 200),  # as of --host=127.0.0.2
+    ({"Host": "[::1]:8000"}, 200),
+    ({"Host": "10.0.0.2:8000"}, 403),
+    ({"Host": "127.0.0.1.rebound.example:8000"}, 403),
   ],
 )
 def test_other_sites_are_not_served(client, headers, status):
