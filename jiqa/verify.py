@@ -74,11 +74,11 @@ def _checkpoints(run, config):
   config.init_from = ""  # which need not be there any more
   try:
     method = build(config, make_mesh())
+    tx, _, _ = build_optimizer(config, config.batch_size * (1 if config.steps else 10**5))
+    like = init_state(config, method, tx, method.mesh)
   except (UserError, AttributeError, KeyError) as error:
     yield "checkpoints", f"the config does not fit this version of jiqa ({error})"
     return
-  tx, _, _ = build_optimizer(config, config.batch_size * (1 if config.steps else 10**5))
-  like = init_state(config, method, tx, method.mesh)
   if not any((run / "checkpoints").glob("[0-9]*")):
     yield "checkpoints", "there is none: start the run's command again"
   for name in ("checkpoints", BEST):

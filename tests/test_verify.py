@@ -42,6 +42,12 @@ def other_weights(path):
   path.write_text(json.dumps(results | {"weights_sha256": "0" * 16}))
 
 
+def no_schedule(path):
+  config = json.loads(path.read_text())
+  del config["optimizer"]["schedule"]
+  path.write_text(json.dumps(config))
+
+
 def half(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -58,6 +64,7 @@ DAMAGES = [
   ("metrics.jsonl", torn, "metrics.jsonl", "line 16 is no JSON"),
   ("results.json", other_weights, "results.json", "is of weights 0000000000000000"),
   ("results.json", half, "results.json", "is damaged"),
+  ("config.json", no_schedule, "checkpoints", "does not fit this version"),
   ("scores_csv_gray.npz", half, "scores_csv_gray.npz", "cannot be read"),
   ("checkpoints/10", flip, "checkpoints/10", "is damaged"),
   (".", other_scores, "data csv/gray", "prepare the same release"),

@@ -26,10 +26,12 @@ def decode(data, name="image", formats=()):
 
   What comes back is text or pixels, never a pickle.
   """
-  try:
-    process, pipe = _IDLE.get_nowait()
-  except queue.Empty:
-    process, pipe = _start()
+  process = None
+  while process is None or process.poll() is not None:  # the system may have killed one that waited
+    try:
+      process, pipe = _IDLE.get_nowait()
+    except queue.Empty:
+      process, pipe = _start()
   try:
     pipe.send_bytes(",".join(formats).encode())
     pipe.send_bytes(data)

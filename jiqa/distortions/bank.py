@@ -250,8 +250,7 @@ def distort_versions(
   """
   table = _table(bank, compat)
   planes = to_planes(images)
-  allowed = len(table) if allowed is None else allowed
-  allowed = tuple(range(allowed)) if isinstance(allowed, int) else tuple(allowed)
+  allowed = tuple(range(len(table)) if allowed is None else range(allowed) if isinstance(allowed, int) else allowed)
   if not allowed:
     raise UserError(f"no kind of {bank} is allowed; name at least one, or None for all")
   allowed = tuple(sorted(numbers(allowed, bank).tolist()))

@@ -114,8 +114,7 @@ def check_finite(tree, path):
   """Raises a UserError, with the name of the first, where arrays of a tree hold NaN or infinity."""
   for name, leaf in flatten(tree).items():
     if not np.isfinite(leaf).all():
-      why = "holds values that are not finite, with which nothing can be predicted; use others"
-      raise UserError(f"{path}: {name} {why}")
+      raise UserError(f"{path}: {name} holds values that are not finite: nothing can be predicted by them; use others")
 
 
 def adopt(fresh, loaded, *, optional=()):

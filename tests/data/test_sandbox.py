@@ -89,11 +89,22 @@ def test_the_limit_of_time_is_that_of_one_file(limits):
     sandbox._IDLE.put((process, pipe))
 
 
+def test_a_decoder_that_was_killed_while_it_waited_takes_no_file_with_it(limits):
+  small = encoded((40, 30))
+  sandbox.decode(small)
+  process, pipe = sandbox._IDLE.get()
+  process.kill()
+  process.wait(20)
+  sandbox._IDLE.put((process, pipe))
+  assert sandbox.decode(small).shape == (30, 40, 3)
+
+
 def test_a_decoder_that_dies_takes_one_file_with_it(limits):
   small = encoded((40, 30))
   sandbox.decode(small)
   process, pipe = sandbox._IDLE.get()
   process.send_signal(signal.SIGKILL)
+  process.poll = lambda: None  # as if it died after it was asked
   sandbox._IDLE.put((process, pipe))
   with pytest.raises(UserError, match=r"a.png: ends its decoder \(-9\)"):
     sandbox.decode(small, "a.png")

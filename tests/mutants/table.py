@@ -11,6 +11,7 @@ MUTANTS = (
   ("variants_share_a_copy", "jiqa/data/source.py", "make_builder(name).info.full_name", "make_builder(name).name", "tests/data/test_object_store.py -k only_then"),
   ("copies_for_one_user", "jiqa/data/object_store.py", "    store.get(", "    unfinished.mkdir(0o700)\n    store.get(", "tests/data/test_object_store.py -k every_user"),
   ("open_quotation_mark_swallows_rows", "data_builders/label_files.py", ", strict=True), []", "), []", "tests/data_builders/test_own_tables.py -k quotation"),
+  ("dead_decoder_asked", "jiqa/data/sandbox.py", "while process is None or process.poll() is not None:", "while process is None:", "tests/data/test_sandbox.py -k while_it_waited"),
   ("damaged_record_of_another_shard", "jiqa/data/source.py", "if first <= index < end)", "if first <= index)", "tests/data/test_damage.py -k two_shards"),
   ("published_rows_unsorted", "jiqa/data/schema/tables.py", "table.iloc[position].reset_index", "table.iloc[np.sort(position)].reset_index", "tests/test_disjoint.py"),
   ("labels_rounded_to_32_bits", "jiqa/data/source.py", "to_numpy(dtype=str).astype(float)", "to_numpy(dtype=str).astype(\"float32\").astype(float)", "tests/data/test_source.py -k aligned"),
