@@ -28,7 +28,8 @@ MOST_IMAGES = 2000  # that are paired with each other
 def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, licence=None, notes=()):
   """Writes a folder of weights from a run, and what exactly those weights are worth on images it has not trained on.
 
-  A method with a score of its own keeps it, and is calibrated on the validation images; to features a head is fitted.
+  A method with a score of its own keeps it, calibrated on the validation images if there are; to features a head is
+  fitted.
 
   Args:
     run: the --workdir of a finished run, or weights that came of one.
@@ -52,7 +53,9 @@ def package(run, out, *, database, dtype="float16", data_dir=None, recipe=None, 
   source = open_database(tested, data_dir, model.config.get("score", "mos"))
   params, stats, _ = model.weights
   if "score" in model.outputs and model.config["split"] >= 0:
-    params, stats = _calibrated(model, source)
+    outputs, mos, _ = _part(model, source, VALIDATION)
+    if outputs:
+      params, stats = model.method.calibrate(params, stats, outputs, mos)
   smaller = {"stats": {}, **_smaller({"params": params, "stats": stats}, dtype, model.method.training_only)}
   config = {key: value for key, value in model.config.items() if key not in PRIVATE}
   started = pathlib.Path(model.config.get("init_from") or "scratch").name
@@ -95,13 +98,6 @@ def _predicted(model, source, positions, what):
   evaluation = model.config["evaluation"]
   (shown,) = views(model, evaluation, source)
   return predict_database(shown, source, positions, f"{source.name}, {what}", evaluation["pixels_per_batch"])
-
-
-def _calibrated(model, source):
-  """(params, stats) of a method with a score, calibrated on the validation images; as they are where there are none."""
-  params, stats, _ = model.weights
-  outputs, mos, _ = _part(model, source, VALIDATION)
-  return model.method.calibrate(params, stats, outputs, mos) if outputs else (params, stats)
 
 
 def _own_score(model, source, config):

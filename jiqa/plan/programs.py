@@ -69,7 +69,8 @@ def trace(config, devices, name):
 
 def _training(config, method, mesh):
   tx, schedule, _ = loop.build_optimizer(config, 100 * config.batch_size)
-  state = jax.eval_shape(lambda key: _complete(method.init(key), tx), jax.random.key(0))
+  state = jax.eval_shape(method.init, jax.random.key(0))
+  state = state.replace(opt_state=jax.eval_shape(tx.init, state.params))
   state = _placed(state, state_sharding(state, mesh, config.sharding))
   rows = example(method, 1)
   batch = {
@@ -78,10 +79,6 @@ def _training(config, method, mesh):
   }
   traced = loop.step_of(config, method, tx, schedule, state).trace(state, batch)
   return Program(traced.lower(), count_flops(traced.jaxpr), config.batch_size, _bytes(state), _bytes(batch))
-
-
-def _complete(state, tx):
-  return state.replace(opt_state=tx.init(state.params))
 
 
 def _prediction(config, method, mesh, name):

@@ -8,18 +8,13 @@ import signal
 
 from jiqa.errors import UserError
 
-NEEDED = {
-  "fastapi": "fastapi",
-  "uvicorn": "uvicorn",
-  "python_multipart": "python-multipart",
-  "prometheus_client": "prometheus-client",
-}
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")  # a package is called as its module, with -
 FAREWELL = 30  # seconds that running requests have when the server is told to stop
 
 
 def check_extra():
   """Raises a UserError that says what to install where the packages of the extra `serve` are missing."""
-  missing = " ".join(package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None)
+  missing = " ".join(name.replace("_", "-") for name in NEEDED if importlib.util.find_spec(name) is None)
   if missing:
     command = f"pip install {missing} (or the extra 'serve' of this package)"
     raise UserError(f"jiqa serve needs {missing.replace(' ', ', ')}, which is not installed: {command}")
