@@ -69,7 +69,7 @@ def _with_dtype(model, dtype):
 
 def _check(images):
   shape = images.shape
-  if len(shape) not in (3, 4) or shape[-1] != 3 or 0 in shape[-3:]:
+  if len(shape) not in (3, 4) or shape[-1] != 3 or 0 in shape:
     raise UserError(f"images have the shape {shape}; expected [b, h, w, 3] or [h, w, 3]")
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(f"images are {images.dtype}; expected floats in [0, 1]: divide 8-bit images by 255")

@@ -203,6 +203,7 @@ def test_the_shipped_metric_has_a_gradient():
     (np.zeros((2, 32, 32, 4), np.float32), r"\(2, 32, 32, 4\).*expected \[b, h, w, 3\]"),
     (np.zeros((32, 32), np.float32), r"\(32, 32\)"),
     (np.zeros((1, 0, 32, 3), np.float32), "shape"),
+    (np.zeros((0, 32, 32, 3), np.float32), "shape"),
   ],
 )
 def test_other_images_are_refused(metric, images, message):
