@@ -6,10 +6,6 @@ from jiqa.data.schema import tables
 from jiqa.errors import UserError
 
 SCENES = ("animal", "cityscape", "human", "indoor", "landscape", "night", "plant", "still_life", "others")
-DISTORTIONS = (
-  "jpeg2000 compression", "jpeg compression", "noise", "blur", "color", "contrast", "overexposure", "underexposure",
-  "spatial", "quantization", "other",
-)  # fmt: skip
 # The distortion names of the label files, by the class that stands for them in the prompts.
 FINE = {
   "jpeg2000 compression": ("jpeg2000 compression", "fastfading"),
@@ -27,6 +23,7 @@ FINE = {
   "quantization": ("color quantization", "quantization"),
   "other": ("shifting the mean", "other realistic"),
 }  # fmt: skip
+DISTORTIONS = tuple(FINE)
 COARSE = {fine: coarse for coarse, names in FINE.items() for fine in names}
 # Defects of the published labels: database -> (start of image names, published name -> the distortion that is there).
 #  - all of LIVE's fastfading folder is called white noise;
