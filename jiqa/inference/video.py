@@ -40,6 +40,8 @@ def frames(name, per_second):
     return
   try:
     with av.open(name) as container:
+      if not container.streams.video:
+        raise ValueError("it holds no moving images")
       stream, due, number = container.streams.video[0], 0.0, 0
       for number, frame in enumerate(container.decode(stream), 1):
         seconds = frame.time if frame.time is not None else (number - 1) / float(stream.average_rate or 25)
@@ -50,7 +52,7 @@ def frames(name, per_second):
       if number < max(1, 0.9 * stream.frames):
         announced = f" of {stream.frames}" if stream.frames else ""
         yield Item(name, UserError(f"{name}: {number}{announced} frames can be decoded; the video is damaged"))
-  except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+  except (av.FFmpegError, OSError, ValueError) as error:
     yield Item(name, UserError(f"{name}: cannot be read as a video ({error})"))
 
 

@@ -81,6 +81,19 @@ def test_frames_do_not_fall_behind(tmp_path, rate, per_second, count):
   assert numbers == sorted(first) and len(numbers) == count
 
 
+def test_sound_alone_is_no_video(tmp_path):
+  av = pytest.importorskip("av")
+  path = str(tmp_path / "sound.mp4")
+  with av.open(path, "w") as container:
+    stream = container.add_stream("aac", rate=44100)
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+    frame.sample_rate = 44100
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  (item,) = video.frames(path, 1.0)
+  assert item.name == path and "sound.mp4: cannot be read as a video (it holds no moving images)" in str(item.source)
+
+
 def test_videos_need_the_extra(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "av", None)
   (item,) = video.frames(str(tmp_path / "a.mp4"), 1.0)
