@@ -1,6 +1,7 @@
 """Checkpoints of the whole State through Orbax: asynchronous, atomic, checked, the newest few kept."""
 
 import contextlib
+import json
 import logging
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jiqa.errors import UserError
-from jiqa.runtime.distributed import is_main
+from jiqa.runtime.distributed import from_main, is_main
 from jiqa.runtime.workdir import as_path
 
 # What the runtime says when it waits in vain for the coordinator or another process.
@@ -46,29 +47,35 @@ class Checkpoints(contextlib.AbstractContextManager):
     A damaged checkpoint is passed over with a warning, and replaced when one is saved again; a UserError if none can be
     read, or what is saved has another structure than `like`.
     """
-    failures = {}
+    failures, several = {}, jax.process_count() > 1
     for step in self.steps():
+      # Where several read at once, one that fails leaves the others waiting for it: first the main process reads all.
+      if several and (message := from_main(self._damage_seen_alone(step, like) if is_main() else "")):
+        failures[step] = message
+        continue
       try:
         state = self._read(step, like)
       except Exception as error:  # what a damaged file makes the readers raise has no common type
-        failures[step] = error
+        if several:
+          raise UserError(
+            f"{self.directory / str(step)}: process {jax.process_index()} cannot read this checkpoint "
+            f"({_brief(error)}), which process 0 alone could. Let all see the same files, and start them again."
+          ) from error
+        failures[step] = _brief(error)
         continue
       self._damaged |= set(failures)
       if is_main():
-        for damaged, error in failures.items():
+        for damaged, message in failures.items():
           place = self.directory / str(damaged)
-          print(f"warning: {place} is damaged ({_brief(error)}); going on from step {step}", file=sys.stderr)
+          print(f"warning: {place} is damaged ({message}); going on from step {step}", file=sys.stderr)
       return state
     if not failures:
       return None
-    newest, error = next(iter(failures.items()))
-    others = "so are all older ones"
-    if jax.process_count() > 1:  # which read together: after a file that one cannot read they are out of step
-      others = "the older ones may be whole: if it is damaged, delete it and start all processes again"
+    newest, message = next(iter(failures.items()))
     raise UserError(
       f"{self.directory / str(newest)}: this checkpoint does not fit the configured model, or is damaged "
-      f"({_brief(error)}); {others}. Use another --workdir, or the config the run was started with."
-    ) from error
+      f"({message}); so are all older ones. Use another --workdir, or the config the run was started with."
+    )
 
   def damage(self, step, like):
     """What is wrong with the checkpoint of a step, '' where it is whole; `like` as for `restore`."""
@@ -82,10 +89,28 @@ class Checkpoints(contextlib.AbstractContextManager):
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
     restored = self._manager.restore(step, args=parts)
-    saved, read = restored.digest, digest(restored.state)
-    if wrong := sorted(path for path in {*saved, *read} if saved.get(path) != read.get(path)):
-      raise ValueError(f"the values of {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''} are not those saved")
+    _compare(restored.digest, digest(restored.state))
     return restored.state
+
+  def _damage_seen_alone(self, step, like):
+    """As `damage`, but without the other processes: the whole state, as NumPy arrays."""
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+    try:
+      with ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+      ) as reader:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        path, args = self.directory / str(step) / "state", ocp.args.PyTreeRestore(abstract, restore_args=as_numpy)
+        state = reader.restore(path, args=args)
+      saved, expected = ([x.shape for x in jax.tree.leaves(tree)] for tree in (state, like))
+      if saved != expected:
+        raise ValueError(f"its arrays are of shapes {saved}, expected {expected}")
+      _compare(json.loads((self.directory / str(step) / "digest" / "metadata").read_text()), digest(state))
+    except Exception as error:  # as in `restore`
+      return _brief(error)
+    return ""
 
   def best_metrics(self):
     """The metrics that the best checkpoint was saved with; None if nothing is saved."""
@@ -174,6 +199,12 @@ def _sums(tree):
     return (bits * (2 * index + 1)).sum(dtype=jnp.uint32)
 
   return jax.tree.map(one, tree)
+
+
+def _compare(saved, read):
+  """Raises a ValueError where two `digest`s differ."""
+  if wrong := sorted(path for path in {*saved, *read} if saved.get(path) != read.get(path)):
+    raise ValueError(f"the values of {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''} are not those saved")
 
 
 def _brief(error):

@@ -205,6 +205,7 @@ MUTANTS = (
   ("micro_batches_share_a_key", "jiqa/runtime/accumulate.py", "jax.random.fold_in(key, number)", "key", "tests/runtime/test_accumulate.py -k own_random"),
   ("gradients_summed", "jiqa/runtime/accumulate.py", "lambda x: x / parts", "lambda x: x", "tests/runtime/test_accumulate.py -k means"),
   ("oldest_checkpoint_restored", "jiqa/runtime/checkpoint.py", "reverse=True", "reverse=False", "tests/runtime/test_checkpoint.py -k passed_over"),
+  ("nobody_reads_a_checkpoint_first", "jiqa/runtime/checkpoint.py", "if several and (message", "if not several and (message", "tests/runtime/test_checkpoint.py -k one_of_two"),
   ("worst_state_kept", "jiqa/runtime/checkpoint.py", "\"best_mode\": \"max\"", "\"best_mode\": \"min\"", "tests/inference/test_validate.py -k agrees_best"),
   ("rows_of_processes_one_after_the_other", "jiqa/runtime/distributed.py", "np.swapaxes(x, 0, 1).reshape", "x.reshape", "tests/runtime/test_processes.py -k rows"),
   ("biases_of_matrix_shape_decay", "jiqa/runtime/optimizer.py", "p.ndim > 1 and path[-1].key not in SPARED", "p.ndim > 1", "tests/runtime/test_optimizer.py -k by_name"),

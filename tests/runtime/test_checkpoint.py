@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from jiqa.errors import UserError
+from jiqa.runtime import checkpoint, distributed
 from jiqa.runtime.checkpoint import Checkpoints, digest, read_arrays
 from jiqa.runtime.sharding import make_mesh, state_sharding
 from jiqa.runtime.state import new_state
+from tests import QUICK_COMPILATION
+from tests.processes import free_port
 
 
 def state_of(step):
@@ -95,15 +98,82 @@ def test_nothing_but_damage_is_an_error_that_says_where(folder):
     checkpoints.restore(state_of(0))
 
 
+def _as_one_of_two(folder, port, process):
+  """Saves steps 4 and 8, or restores what is there: an array that the two processes hold half each."""
+  distributed.initialize(f"localhost:{port}", 2, int(process))
+  mesh = make_mesh()
+  state = jax.tree.map(np.asarray, new_state({"a": np.zeros((64, 4096), np.float32)}, {}))
+  shardings = state_sharding(state, mesh, "fsdp")
+
+  def at(step):
+    values = state.replace(step=np.int32(step), params={"a": np.random.default_rng(step).normal(size=(64, 4096))})
+    return jax.tree.map(
+      lambda x, like, sharding: jax.make_array_from_callback(x.shape, sharding, lambda i: x[i].astype(like.dtype)),
+      values, state, shardings,
+    )  # fmt: skip
+
+  with Checkpoints(folder) as checkpoints:
+    if checkpoints.steps():
+      print("restored", checkpoints.restore(at(0)).step)
+    else:
+      for step in (4, 8):
+        checkpoints.save(step, at(step))
+
+
+def test_a_file_that_one_of_two_processes_needs_is_cut(tmp_path):
+  code = "import sys; from tests.runtime.test_checkpoint import _as_one_of_two; _as_one_of_two(*sys.argv[1:])"
+  environment = os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {QUICK_COMPILATION}",
+    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+  }
+
+  def run_both():
+    port = free_port()
+    commands = [[sys.executable, "-c", code, tmp_path / "run", str(port), str(i)] for i in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, env=environment, **pipes) for command in commands]
+    try:
+      said = [process.communicate(timeout=60) for process in processes]
+    finally:
+      for process in processes:
+        process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    return said
+
+  run_both()
+  path = largest_file(tmp_path / "run" / "8" / "state" / "ocdbt.process_1")
+  path.write_bytes(path.read_bytes()[:100_000])
+  (output, errors), (other, _) = run_both()
+  assert "restored 4" in output and "restored 4" in other
+  assert f"{tmp_path / 'run' / '8'} is damaged" in errors and "going on from step 4" in errors
+
+
+def test_what_only_this_process_cannot_read_ends_it_with_the_cure(folder, monkeypatch):
+  with Checkpoints(folder) as checkpoints:
+    monkeypatch.setattr(checkpoint, "from_main", lambda message: "")  # process 0 reads it
+    monkeypatch.setattr(checkpoints, "_damage_seen_alone", lambda step, like: "")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    flip(folder / "8")
+    with pytest.raises(UserError, match=r"8: process 0 cannot read this checkpoint .* see the same files"):
+      checkpoints.restore(state_of(0))
+    monkeypatch.undo()
+
+
 def test_another_structure_is_an_error(folder):
   other = new_state({"a": jnp.zeros((2, 2))}, {})
-  with Checkpoints(folder) as checkpoints, pytest.raises(UserError, match="does not fit the configured model"):
-    checkpoints.restore(other)
+  with Checkpoints(folder) as checkpoints:
+    with pytest.raises(UserError, match="does not fit the configured model"):
+      checkpoints.restore(other)
+    assert checkpoints._damage_seen_alone(8, other)
+    wider = other.replace(params={"a": jnp.zeros((160, 161)), "b": jnp.ones(3)})
+    assert "(160, 160)" in checkpoints._damage_seen_alone(8, wider)
+    assert checkpoints._damage_seen_alone(8, state_of(0)) == ""
 
 
 def test_a_disk_that_is_full_ends_with_what_to_do(folder):
   code = f"""
 import resource, sys
+from jiqa.runtime import checkpoint, distributed
 from jiqa.runtime.checkpoint import Checkpoints, UserError
 from tests.runtime.test_checkpoint import state_of
 state = state_of(12)
