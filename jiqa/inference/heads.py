@@ -33,13 +33,12 @@ def read(path):
 def _of_run(path):
   if not path.is_file():
     raise UserError(f"{path}: no such head; launch.py writes heads_DATABASE.npz at the end of a run")
+  facts = _facts(path)
   try:
     with np.load(path) as file:
       arrays = [file[name].astype(np.float64)[0] for name in head_files.ARRAYS]
       card = {"regressor": "ridge", "alpha": float(file["alpha"][0])}
-    return head_files.Head(*arrays, {**card, **_facts(path), "split": 0, "direction": "higher is better"})
-  except UserError:  # of the results
-    raise
+    return head_files.Head(*arrays, {**card, **facts, "split": 0, "direction": "higher is better"})
   except Exception as error:  # what zipfile, zlib and NumPy raise has no common type
     raise UserError(f"{path}: holds no heads ({error}); run launch.py --mode=evaluate again") from error
 

@@ -82,13 +82,11 @@ class Results:
 
   def _resume(self, overwrite):
     """The scored rows of an earlier run; the journal then holds them and nothing else."""
-    self.changed = 0
-    if overwrite:
-      rows = []
-    elif self._journal.is_file():
+    rows = []
+    if self._journal.is_file() and not overwrite:
       rows = _read_csv(self._journal)
-    else:
-      rows = _read_final(self.path) if self.path.is_file() else []
+    elif self.path.is_file() and not overwrite:
+      rows = _read_final(self.path)
     rows = [row for row in rows if not row["error"]]
     for row in rows:
       for key, value in self._made_by.items():

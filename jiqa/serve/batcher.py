@@ -26,8 +26,7 @@ class Batcher:
 
   While one batch is on the device, images of any number of requests gather and form the next one: no image waits
   for company, and a busy server scores larger batches. `unfinished` is the number of images that wait or are being
-  scored, `status` "ok", "restarting" while a worker is started anew, "stopping"
-  once nothing more is taken.
+  scored, `status` "ok", "restarting" while a worker is started anew, "stopping" once nothing more is taken.
   """
 
   def __init__(self, worker, limits):
