@@ -265,9 +265,8 @@ def distort_versions(
   rows = b // groups * v
   if groups == 1 and rows < len(allowed):  # blocks would stand mostly empty
     kinds, *requests = (part.reshape(rows, *part.shape[2:]) for part in requests)
-    places = np.full(len(table) + 1, -1)
-    places[list(allowed)] = np.arange(len(allowed))
-    kinds = jnp.asarray(places)[jnp.where(kinds < 0, len(table), jnp.minimum(kinds, len(table)))]
+    same = kinds[:, None] == np.array(allowed)
+    kinds = jnp.where(same.any(1), same.argmax(1), -1)
     out = _by_tiles(planes, jnp.arange(rows) // v, kinds, *requests, [table[kind] for kind in allowed], compat)
     out = to_bytes(out) if dtype == jnp.uint8 else out
   else:

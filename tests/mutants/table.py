@@ -27,7 +27,7 @@ MUTANTS = (
   ("kadid_motion_second_level", "jiqa/distortions/bank.py", "strengths=(1, 2, 4, 6, 10)", "strengths=(1, 3, 4, 6, 10)", "tests/distortions/test_kadid25.py -k motion_blur"),
   ("kind_compiled_for_every_mixture", "jiqa/distortions/bank.py", "if not any(map(_traced, (planes, levels, seeds))):", "if False:", "tests/distortions/test_library.py -k compiled_kind_by_kind"),
   ("known_kinds_compile_the_bank", "jiqa/distortions/bank.py", "    used, kinds = np.unique(kinds, return_inverse=True)\n", "    used = np.arange(len(table))\n", "tests/distortions/test_library.py -k nothing_else"),
-  ("allowed_kinds_by_their_place", "jiqa/distortions/bank.py", "places[list(allowed)] = np.arange(len(allowed))", "places[: len(allowed)] = np.arange(len(allowed))", "tests/distortions/test_transform.py -k small_batch"),
+  ("allowed_kinds_by_their_place", "jiqa/distortions/bank.py", "same.argmax(1), -1)", "kinds, -1)", "tests/distortions/test_transform.py -k small_batch"),
   ("traced_levels_unchecked", "jiqa/distortions/bank.py", "(levels >= 0) & (levels < LEVELS), _per", "(levels >= -9), _per", "tests/distortions/test_library.py -k traced_levels"),
   ("augmentation_always_distorts", "jiqa/distortions/transform.py", "if rng.random() >= self.probability:", "if self.probability <= 0:", "tests/distortions/test_transform.py -k pipeline"),
   ("versions_of_no_level", "jiqa/distortions/bank.py", "(levels >= 0) & (levels < LEVELS), kinds", "(levels >= -9), kinds", "tests/distortions/test_bank.py -k no_level"),
