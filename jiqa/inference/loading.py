@@ -175,14 +175,14 @@ def _weights(method, read):
     params, stats = jax.tree.map(np.asarray, method.weights(_state(method, read)))
     check_finite({"params": params, "stats": stats}, read.path)
     return params, stats
-  like = jax.eval_shape(lambda key: method.weights(method.init(key)), jax.random.key(0))
+  like = jax.eval_shape(method.weights, method.state_shapes())
   return tuple(
     _fitted(tree, name, read, method.training_only) for tree, name in zip(like, ("params", "stats"), strict=True)
   )
 
 
 def _state(method, read):
-  like = jax.eval_shape(method.init, jax.random.key(0))
+  like = method.state_shapes()
   return new_state(**{name: _fitted(getattr(like, name), name, read) for name in read.trees})
 
 

@@ -192,8 +192,10 @@ class Metric:
     if self.head is None and len(self.models) > 1:
       folders = " and ".join(str(model.folder) for model in self.models)
       raise UserError(f"{folders}: the score of several networks is that of a head for their joined features. {how}")
-    if self.head is None and "score" not in self.models[0].outputs:
-      raise UserError(f"{self.models[0].folder}: gives features; a score needs a head. {how}")
+    model = self.models[0]
+    # A method that knows the scale of its scores gives scores; the network of another is traced to see it.
+    if self.head is None and not model.method.score_range and "score" not in model.outputs:
+      raise UserError(f"{model.folder}: gives features; a score needs a head. {how}")
 
   def check_features(self):
     """Raises a UserError where a model gives no features."""

@@ -17,7 +17,7 @@ class Method:
   has a body here is what most methods want.
 
   Attributes:
-    score_range: (lowest, highest) score, or None where it is not known.
+    score_range: (lowest, highest) score, of a method that gives one; None where there is none, or none is known.
     input: what the network sees of an image, in words; {key} stands for a key of the config.
     classes: dict from an output that is probabilities to the names of its classes.
     training_only: beginnings of paths in what `weights` returns, such as "params/head", that `predict` does not read.
@@ -65,6 +65,10 @@ class Method:
         UserError, which names the entries, where they do not fit.
     """
     raise NotImplementedError
+
+  def state_shapes(self):
+    """What `init` gives, as jax.ShapeDtypeStructs."""
+    return jax.eval_shape(self.init, jax.random.key(0))
 
   def preprocess_train(self, image, record, rng):
     """What training needs of one image, on the host: a dict of NumPy arrays of static shape.
@@ -166,7 +170,7 @@ class NetworkMethod(Method):
 
   def __init__(self, config, mesh):
     super().__init__(config, mesh)
-    self.graphdef = split_module(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))[0]
+    self.graphdef, *self.shapes = split_module(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
 
   def network(self, params, stats=None):
     """The module with these arrays."""
@@ -175,6 +179,9 @@ class NetworkMethod(Method):
   def fresh(self, key):
     """(params, stats) of an untrained module."""
     return split_module(self.build(nnx.Rngs(params=key)))[1:]
+
+  def state_shapes(self):
+    return jax.eval_shape(self.first_state, jax.random.key(0), *self.shapes)  # the module is not made again
 
   def first_state(self, key, params, stats):
     """The State that begins with these arrays; `key` is for what else it may hold."""

@@ -69,7 +69,7 @@ def trace(config, devices, name):
 
 def _training(config, method, mesh):
   tx, schedule, _ = loop.build_optimizer(config, 100 * config.batch_size)
-  state = jax.eval_shape(method.init, jax.random.key(0))
+  state = method.state_shapes()
   state = state.replace(opt_state=jax.eval_shape(tx.init, state.params))
   state = _placed(state, state_sharding(state, mesh, config.sharding))
   rows = example(method, 1)

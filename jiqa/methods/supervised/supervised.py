@@ -135,17 +135,16 @@ class Supervised(NetworkMethod):
       ),
     )
 
-    paths = flatten(jax.eval_shape(self.fresh, jax.random.key(0))[0])
+    paths = flatten(self.shapes[0])
     idle = [start for start in c.frozen if not any(path.startswith(start) for path in paths)]
     check((not idle, f"config.frozen: no parameter begins with {idle[:3]}; they are called {next(iter(paths))!r}, ..."))
 
   def init(self, key, weights=None):
     """As `Method.init`; from weights of an encoder alone, as `jiqa convert` writes them, those of all scales start."""
     if weights is not None and "encoder" in weights[0]:
-      like = jax.eval_shape(self.fresh, key)
       weights = [
         {"encoders": {scale: _known(encoder, theirs["encoder"]) for scale, encoder in ours["encoders"].items()}}
-        for ours, theirs in zip(like, weights, strict=True)
+        for ours, theirs in zip(self.shapes, weights, strict=True)
       ]
     return super().init(key, weights)
 
