@@ -1,5 +1,12 @@
 """The one exception whose message is meant for the user."""
 
+import textwrap
+
+
+def brief(error):
+  """What an exception of a library says, on one line of at most 300 characters."""
+  return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
+
 
 def not_installed(package):
   """What to do about a package that scoring does not need, in a checkout and with a wheel."""

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 import data_builders
 from jiqa.data.object_store import local_data_dir
 from jiqa.data.schema import AGAIN, COLUMNS, NUMBER_COLUMNS, tables
-from jiqa.errors import UserError
+from jiqa.errors import UserError, brief
 
 
 def open_database(name, data_dir=None, score="mos"):
@@ -44,10 +44,6 @@ def check_name(name):
   data_builders.make_builder(name)
 
 
-def _brief(error):
-  return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-
-
 class Database:
   """A prepared database: `len`, random access to records, and the labels of all of them without reading a pixel.
 
@@ -76,7 +72,7 @@ class Database:
     except UserError:
       raise
     except Exception as error:  # readers of labels, metadata and records raise what they like
-      raise UserError(f"{self.path}: this prepared set is damaged ({_brief(error)}); {AGAIN}") from error
+      raise UserError(f"{self.path}: this prepared set is damaged ({brief(error)}); {AGAIN}") from error
     self.shorter_side = builder_class.SHORTER_SIDE
     if score not in ("mos", "raw_score"):
       raise UserError(f"config.score is {score!r}; expected mos or raw_score")
@@ -105,7 +101,7 @@ class Database:
     except Exception as error:  # what a damaged shard makes the reader raise has no common type
       file, first = next((file, first) for file, first, end in self._shards if first <= index < end)
       place = f"{file}: record {index - first}, {row['image_name']}"
-      raise UserError(f"{place}, cannot be read ({_brief(error)}); {AGAIN}") from error
+      raise UserError(f"{place}, cannot be read ({brief(error)}); {AGAIN}") from error
     return {"image": record["image"], **row}
 
   def __reduce__(self):

@@ -2,16 +2,14 @@
 
 import contextlib
 import json
-import logging
 import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jiqa.errors import UserError
+from jiqa.errors import UserError, brief
 from jiqa.runtime.distributed import from_main, is_main
 from jiqa.runtime.workdir import as_path
 
@@ -59,9 +57,9 @@ class Checkpoints(contextlib.AbstractContextManager):
         if several:
           raise UserError(
             f"{self.directory / str(step)}: process {jax.process_index()} cannot read this checkpoint "
-            f"({_brief(error)}), which process 0 alone could. Let all see the same files, and start them again."
+            f"({brief(error)}), which process 0 alone could. Let all see the same files, and start them again."
           ) from error
-        failures[step] = _brief(error)
+        failures[step] = brief(error)
         continue
       self._damaged |= set(failures)
       if is_main():
@@ -82,7 +80,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     try:
       self._read(step, like)
     except Exception as error:  # as in `restore`
-      return f"is damaged, or does not fit the configured model ({_brief(error)})"
+      return f"is damaged, or does not fit the configured model ({brief(error)})"
     return ""
 
   def _read(self, step, like):
@@ -94,22 +92,15 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   def _damage_seen_alone(self, step, like):
     """As `damage`, but without the other processes: the whole state, as NumPy arrays."""
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+    folder = self.directory / str(step)
     try:
-      with ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
-      ) as reader:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        path, args = self.directory / str(step) / "state", ocp.args.PyTreeRestore(abstract, restore_args=as_numpy)
-        state = reader.restore(path, args=args)
+      state = _as_numpy(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
       saved, expected = ([x.shape for x in jax.tree.leaves(tree)] for tree in (state, like))
       if saved != expected:
         raise ValueError(f"its arrays are of shapes {saved}, expected {expected}")
-      _compare(json.loads((self.directory / str(step) / "digest" / "metadata").read_text()), digest(state))
+      _compare(json.loads((folder / "digest" / "metadata").read_text()), digest(state))
     except Exception as error:  # as in `restore`
-      return _brief(error)
+      return brief(error)
     return ""
 
   def best_metrics(self):
@@ -145,7 +136,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       if jax.process_count() > 1 and any(word in str(error) for word in GONE):
         cure = "Another process of the run is gone: start all of them again"
       raise UserError(
-        f"{self.directory}: a checkpoint could not be written ({_brief(error)}). The last complete one is step "
+        f"{self.directory}: a checkpoint could not be written ({brief(error)}). The last complete one is step "
         f"{self.latest_step()}. {cure}; the same command then goes on from there."
       ) from error
 
@@ -165,21 +156,24 @@ def read_arrays(directory):
   if not steps:
     raise UserError(f"{directory}: no complete checkpoint; run the same launch.py command again to train on")
   newest = directory.resolve() / str(max(steps))
-  path = newest / ("state" if (newest / "state").is_dir() else "default")  # as earlier versions called it
-  logger = logging.getLogger("absl")  # Orbax tells it of files that older versions wrote and that nobody needs
-  level = logger.level
   try:
-    logger.setLevel(logging.ERROR)
-    with ocp.PyTreeCheckpointer() as reader:
-      tree = reader.metadata(path).item_metadata.tree
-      parts = {key: tree.get(key, {}) for key in ("params", "stats", "extra")}
-      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), parts)
-      saved = reader.restore(path, args=ocp.args.PyTreeRestore(parts, restore_args=as_numpy, partial_restore=True))
+    tree = ocp.PyTreeCheckpointHandler().metadata(newest / "state").tree
+    parts = {key: tree.get(key, {}) for key in ("params", "stats", "extra")}
+    saved = _as_numpy(newest, parts)
   except Exception as error:  # what a damaged file makes the readers raise has no common type
-    raise UserError(f"{newest}: this checkpoint is damaged ({error}); delete it to use the one before") from error
-  finally:
-    logger.setLevel(level)
+    raise UserError(
+      f"{newest}: this checkpoint is damaged ({brief(error)}); delete it to use the one before"
+    ) from error
   return max(steps), {key: saved.get(key) or {} for key in parts}
+
+
+def _as_numpy(folder, like):
+  """The parts of a checkpoint's state that are in `like`, as NumPy arrays; read by this process alone."""
+  process = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+  types = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+  args = ocp.args.PyTreeRestore(like, restore_args=types, partial_restore=True)
+  return ocp.PyTreeCheckpointHandler(multiprocessing_options=alone).restore(folder / "state", args=args)
 
 
 def digest(state):
@@ -205,7 +199,3 @@ def _compare(saved, read):
   """Raises a ValueError where two `digest`s differ."""
   if wrong := sorted(path for path in {*saved, *read} if saved.get(path) != read.get(path)):
     raise ValueError(f"the values of {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''} are not those saved")
-
-
-def _brief(error):
-  return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
