@@ -33,7 +33,7 @@ EXPECTED = (
   "[height, width] of gray, of uint8 or of floats in [0, 1]"
 )
 WEB = ("http://", "https://")
-MAX_BYTES = 2**29  # of a download
+MAX_BYTES = 2**29  # of a download of an image or a video
 TIMEOUT, DEADLINE = 30, 600  # seconds without a byte, and of a whole download
 ROUNDING = 1e-6  # by which a computed pixel may leave [0, 1]
 _PIL_LOCK = threading.Lock()
@@ -115,11 +115,14 @@ def is_address(name):
   return "://" in name
 
 
-def read_bytes(name):
-  """The bytes of a file or of what an address gives; a UserError says why they cannot be read."""
+def read_bytes(name, most=None):
+  """The bytes of a file or of what an address gives; a UserError says why they cannot be read.
+
+  Of a web address at most so many, by default MAX_BYTES.
+  """
   try:
     if name.startswith(WEB):
-      return _download(name)
+      return _download(name, most or MAX_BYTES)
     return _store(name).cat_file(name) if is_address(name) else pathlib.Path(name).read_bytes()
   except FileNotFoundError as error:
     raise UserError(f"{name}: no such file") from error
@@ -131,21 +134,21 @@ def read_bytes(name):
     raise UserError(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _download(address):
+def _download(address, most):
   # Not through fsspec: its http needs aiohttp, and bounds neither size nor time.
   quoted = urllib.parse.quote(address, safe="%/:?#[]@!$&'()*+,;=~")  # what is not ASCII, and blanks
   request = urllib.request.Request(quoted, headers={"User-Agent": "jiqa"})
   try:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
       end, data = time.monotonic() + DEADLINE, bytearray()
-      while len(data) <= MAX_BYTES and (more := response.read1(2**16)):
+      while len(data) <= most and (more := response.read1(2**16)):
         data += more
         if time.monotonic() > end:
           raise UserError(f"{address}: has not arrived within {DEADLINE} seconds; download it first")
   except urllib.error.HTTPError as error:
     raise UserError(f"{address}: the server answers {error.code} {error.reason}") from error
-  if len(data) > MAX_BYTES:
-    raise UserError(f"{address}: more than {MAX_BYTES:,} bytes")
+  if len(data) > most:
+    raise UserError(f"{address}: more than {most:,} bytes")
   if response.length:  # `read1` says nothing of it
     raise UserError(f"{address}: the connection ended {response.length:,} bytes too early; try again")
   return bytes(data)

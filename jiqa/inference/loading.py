@@ -27,6 +27,7 @@ from jiqa.runtime.workdir import read_config
 from jiqa.weights.store import CARD, WEIGHTS, check_finite, checksum, flatten, load_weights, misfit
 
 RUN_CONFIG, PIN = "config.json", "@sha256:"
+LARGEST_WEIGHTS = 2**33  # bytes of a download; those of CLIP's ViT-B/32 are 0.6e9 in float32
 
 
 class Folder(NamedTuple):
@@ -58,7 +59,7 @@ def pinned(name):
   source = str(copy if copy.is_dir() else name).rstrip("/")
   for file in (WEIGHTS, CARD, BESIDE):
     with contextlib.suppress(UserError) if file == BESIDE else contextlib.nullcontext():
-      files[file] = read_bytes(f"{source}/{file}")
+      files[file] = read_bytes(f"{source}/{file}", LARGEST_WEIGHTS)
       sha.update(files[file])
     if CARD in files and sha.hexdigest() == digest:
       break
