@@ -289,7 +289,7 @@ MUTANTS = (
   ("large_members_are_read_first", "jiqa/inference/shards.py", "data = much if member.size > MOST else tar.extractfile(member).read()", "data = tar.extractfile(member).read()\n            data = much if len(data) > MOST else data", "tests/inference/test_strange_shards.py -k large_members"),
   ("scores_of_a_shard_unsynced", "jiqa/inference/shards.py", "if inputs.is_address(target):", "if True:", "tests/inference/test_strange_shards.py -k power_cut"),
   ("scores_replace_their_shard", "jiqa/inference/shards.py", "if _place(target) == _place(address):", "if target == address:", "tests/inference/test_shards.py -k never_replace"),
-  ("frames_fall_behind", "jiqa/inference/video.py", "(math.floor((seconds + 1e-6) * per_second) + 1) / per_second", "seconds + 1 / per_second", "tests/inference/test_command.py -k fall_behind"),
+  ("frames_fall_behind", "jiqa/inference/video.py", "(math.floor((seconds + 1e-6) * per_second) + 1) / per_second", "seconds + 1 / per_second", "tests/inference/test_video.py -k fall_behind"),
   ("sidecars_of_the_neighbour", "jiqa/inference/shards.py", "lambda part: part[0]", "lambda part: part[0][:-1]", "tests/inference/test_shards.py -k a_tar"),
   ("w_inter_ignored", "jiqa/losses.py", "(~same_image, w_inter)):", "(~same_image, 1.0)):", "tests/test_local_manifold.py -k definition_says"),
   ("later_splits_tested_images_trained_on", "jiqa/train.py", "(splits != TEST).all(0)", "splits[0] != TEST", "tests/test_disjoint.py"),
