@@ -144,15 +144,15 @@ def test(config, name, table, splits, positions, predicted):
   `predicted`, a dict with 'features' [n, d] or 'score' [n], is of the rows `positions` [n] int of the database's label
   `table`; splits are [k, rows] int8. Returns a protocol.Result or protocol.Scored.
   """
-  mos = table.mos.to_numpy()
+  mos, groups = table.mos.to_numpy(), table.reference_name.to_numpy()
   if "score" in predicted:
     scores = np.full(len(table), np.nan)
     scores[positions] = predicted["score"]
-    return protocol.scored(scores, mos, splits, names=table.image_name.to_numpy())
+    return protocol.scored(scores, mos, splits, names=table.image_name.to_numpy(), groups=groups)
   if config.split >= 0:
     raise UserError(f"{name}: method {config.method!r} predicts features, which need config.split=-1")
   first, last, count = config.evaluation.alphas
-  alphas, groups = np.geomspace(first, last, int(count)), table.reference_name.to_numpy()
+  alphas = np.geomspace(first, last, int(count))
   options = {"groups": groups, "standardise": config.evaluation.get("standardise", True)}
   return protocol.fit_heads(predicted["features"], mos, splits, alphas, **options)
 

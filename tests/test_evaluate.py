@@ -23,6 +23,7 @@ from jiqa.data.decode import decode_rgb
 from jiqa.data.source import Database, open_database
 from jiqa.data.splits import run_splits
 from jiqa.errors import UserError
+from jiqa.evaluation.correlation import EvaluationWarning
 from jiqa.inference.predictor import Network, predict_database
 from jiqa.runtime.checkpoint import Checkpoints
 from jiqa.runtime.sharding import make_mesh
@@ -166,6 +167,16 @@ def test_scores_are_of_the_weights_that_were_evaluated_and_of_no_others(run, tmp
   (tmp_path / "run/results.json").write_text("{]")
   with pytest.raises(UserError, match=r"results.json: is damaged"):
     jiqa.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("output", ["score", "features"])
+def test_leaks_are_warned_about_whatever_a_network_gives(output):
+  table = pd.DataFrame({"image_name": list("abcdefgh"), "mos": np.arange(8.0), "reference_name": list("ppqqrrss")})
+  config = ConfigDict({"split": -1, "method": "m", "evaluation": {"alphas": (1.0, 1.0, 1)}})
+  predicted = {"score": np.arange(8.0), "features": np.eye(8, dtype=np.float32)}
+  split = np.array([[0, 0, 0, 2, 2, 2, 2, 2]])  # q stands on both sides
+  with pytest.warns(EvaluationWarning, match="both the training and the test part, e.g. q"):
+    evaluation.test(config, "set", table, split, np.arange(8), {output: predicted[output]})
 
 
 @pytest.mark.parametrize("split", [-1, 1])

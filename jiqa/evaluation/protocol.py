@@ -97,7 +97,7 @@ def head_of(result, split, card):
   return Head(heads.weights[0, 0], heads.mean[0], heads.scale[0], heads.intercept[0], facts | origin | card)
 
 
-def scored(scores, mos, splits, *, names=None):
+def scored(scores, mos, splits, *, names=None, groups=None):
   """The `Scored` of a method's own scores, to which no head is fitted, on the test part of every split.
 
   scores are [n], nan where the method was not asked, the rest as for `fit_heads`; a UserError, with the image's name,
@@ -105,6 +105,7 @@ def scored(scores, mos, splits, *, names=None):
   """
   scores, mos, splits = np.asarray(scores, np.float64), np.asarray(mos, np.float64), np.atleast_2d(np.asarray(splits))
   _check_splits(splits, mos, needed={TEST: "test"})
+  _warn_if_shared(splits, groups)
   bad = np.flatnonzero((splits == TEST).any(0) & ~np.isfinite(scores))
   if len(bad):
     first = f"image {bad[0]}" if names is None else names[bad[0]]
@@ -272,5 +273,5 @@ def _warn_if_shared(splits, groups):
     shared = np.intersect1d(units[np.isin(split, (TRAIN, VALIDATION))], units[split == TEST])
     if len(shared):
       first = np.asarray(groups)[units == shared[0]][0]
-      message = f"split {k}: {len(shared)} reference(s) stand in both the fitted and the test part, e.g. {first}"
+      message = f"split {k}: {len(shared)} reference(s) stand in both the training and the test part, e.g. {first}"
       warnings.warn(message, correlation.EvaluationWarning, stacklevel=3)

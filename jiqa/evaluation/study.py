@@ -78,6 +78,7 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
   path = files[0]
   table = tables.read(path, name)
   mos = tables.join(table, path, mos, "mos", name)
+  tables.check_other(scores, mos, path)
   group = None if group is None else tables.join(table, path, group, "reference_name", name)
   splits = [column for column in table.columns if split and column.startswith(split)]
   if split and not splits:
@@ -107,6 +108,7 @@ def cross_database(path, mos, database, *, scores=(), name=None):
   """
   table = tables.read(path, name)
   mos = tables.join(table, path, mos, "mos", name)
+  tables.check_other(scores, mos, path)
   target, databases = mos.numbers(), tables.words(table, database, path)
   inside = {}
   for method, values in tables.methods(table, path, {mos.taken, database}, scores, empty=True).items():

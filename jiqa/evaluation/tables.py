@@ -124,6 +124,15 @@ def methods(table, path, used, columns=(), empty=False):
   return {column: numbers(table, column, path, empty) for column in columns or numeric}
 
 
+def check_other(columns, mos, path):
+  """Raises a UserError where the human scores, a `Column`, are among the columns of a file that hold a method's.
+
+  They would agree with themselves, and with nothing else.
+  """
+  if mos.path == path and mos.name in columns:
+    raise UserError(f"{path}: column {mos.name!r} holds the human scores; name another column for a method's")
+
+
 def pool(table, files, used, columns=(), name=None):
   """`methods` of one or several files on the images of `table`, which was read from the first of them.
 

@@ -80,13 +80,16 @@ def test_leaks_are_warned_about(data, part):
   moved = splits[:2].copy()
   image = np.flatnonzero(moved[1] == 2)[0]  # one test image; the others of its reference stay
   moved[1, image] = part
-  message = f"split 1: 1 reference.* both the fitted and the test part, e.g. {references[image]}$"
+  message = f"split 1: 1 reference.* both the training and the test part, e.g. {references[image]}$"
   with pytest.warns(correlation.EvaluationWarning, match=message):
     protocol.fit_heads(features, mos, moved, [1.0], groups=references)
+  with pytest.warns(correlation.EvaluationWarning, match=message):
+    protocol.scored(features[:, 0], mos, moved, groups=references)
   moved[1, image] = -1
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     protocol.fit_heads(features, mos, moved, [1.0], groups=references)
+    protocol.scored(features[:, 0], mos, moved, groups=references)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,28 @@ def test_human_scores_that_are_called_score_too_are_no_method(files):
     study.compare_table(["a.csv"], "score")
 
 
+@pytest.mark.parametrize(
+  "run",
+  [
+    lambda mos: study.compare_table(["human.csv"], mos, scores=["model", "score"]),
+    lambda mos: study.cross_database("human.csv", mos, "set", scores=["score"]),
+    lambda mos: console.realign("human.csv", score="score", mos=mos, database="set", out="r.csv"),
+  ],
+)
+@pytest.mark.parametrize("mos", ["score", "human.csv:score"])
+def test_human_scores_are_not_compared_with_themselves(files, run, mos):
+  files.to_csv("human.csv", index=False)
+  with pytest.raises(UserError, match=r"human\.csv: column 'score' holds the human scores"):
+    run(mos)
+  assert not pathlib.Path("r.csv").exists()
+
+
+def test_a_column_may_be_a_score_where_others_hold_the_human_ones(files):
+  files.to_csv("b.csv", index=False)
+  found = study.compare_table(["b.csv"], "human.csv:score", scores=["score"], labels=["score"], resamples=128)
+  assert found["methods"]["score"]["value"]["srcc"] == pytest.approx(1)
+
+
 def test_old_ratings_beside_the_scores_are_no_method_where_others_are_named(files):
   files.assign(mos=9.0).drop(columns="score").to_csv("b.csv", index=False)
   files.rename(columns={"score": "dmos"})[["image_name", "dmos"]].to_csv("labels.csv", index=False)

@@ -61,6 +61,8 @@ MUTANTS = (
   ("jackknife_too_narrow", "jiqa/evaluation/bootstrap.py", "np.sqrt(count - 1) * np.std(left)", "np.std(left)", "tests/evaluation/test_large.py -k theory"),
   ("formulas_in_csv", "jiqa/evaluation/outputs.py", "[map(plain_text, row) for row in rows]", "rows", "tests/evaluation/test_large.py -k spreadsheet"),
   ("groups_undefined_without_a_reason", "jiqa/evaluation/protocol.py", "\"; \".join(why)", "\"\"", "tests/evaluation/test_report.py -k own_names"),
+  ("human_scores_compared_with_themselves", "jiqa/evaluation/tables.py", "if mos.path == path and mos.name in columns", "if False", "tests/evaluation/test_tables.py -k themselves"),
+  ("leaks_of_scores_unnoticed", "jiqa/evaluate.py", "image_name.to_numpy(), groups=groups)", "image_name.to_numpy())", "tests/test_evaluate.py -k leak"),
   ("pristine_level_below_zero", "jiqa/evaluate.py", "(level + 1).astype(str)", "level.astype(str)", "tests/test_evaluate.py -k pristine"),
   ("human_scores_always_called_mos", "jiqa/evaluation/console.py", "else results[\"column\"])", "else \"MOS\")", "tests/evaluation/test_report.py -k own_names"),
   ("realignment_backwards", "jiqa/evaluation/realignment.py", "curve = logistic.fit(mos[fit], scores[fit])", "curve = logistic.fit(scores[fit], mos[fit])", "tests/evaluation/test_report.py -k realignment"),
