@@ -14,6 +14,7 @@ from jiqa.distortions import bank, resample
 from jiqa.methods.base import check
 from jiqa.methods.reiqa._moco import MomentumContrast, converted
 from jiqa.methods.reiqa._pairs import crop_pair, half_swap, looks_pristine, official_half, official_pair
+from jiqa.models.layers import unit_pixels
 from jiqa.runtime.state import BLOCK
 
 
@@ -90,7 +91,7 @@ class ReIQA(MomentumContrast):
     render_key, crop_key = jax.random.split(key)
     turns = self._turns(jax.random.fold_in(crop_key, 0), b)
     versions, alike = self.render(batch, render_key)
-    versions = self.normalise(versions) if config.compat == "official" else versions
+    versions = unit_pixels(versions) if config.compat == "official" else versions
     crops = []
     for index, scale in enumerate(config.scales):
       first_half = jnp.arange(config.versions) < config.versions // 2
@@ -100,7 +101,7 @@ class ReIQA(MomentumContrast):
         pairs, versions = self._official_scale(keys, versions, batch["size"], scale, swapped)
       else:
         keys, scaled, size = (_turn(x, turns, index) for x in (keys, versions, batch["size"]))
-        scaled = scaled if scale == 1 else resample.reduce(self.normalise(scaled), scale)
+        scaled = scaled if scale == 1 else resample.reduce(unit_pixels(scaled), scale)
         pairs = jax.vmap(lambda k, v, frame: crop_pair(k, v, frame, config.crop))(keys, scaled, size // scale)
         pairs = jax.vmap(half_swap, (0, None))(pairs, swapped)
       crops.append(self.normalise(pairs).astype(config.dtype))
