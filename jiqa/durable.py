@@ -1,6 +1,18 @@
-"""Renaming that a power cut cannot undo by halves."""
+"""Writing and renaming that a power cut cannot undo by halves."""
 
 import os
+import uuid
+
+
+def write(path, data):
+  """Writes bytes to a file, a pathlib.Path, that is then whole or as it was before, whoever else writes it."""
+  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")
+  try:
+    partial.write_bytes(data)
+    replace(partial, path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
 
 
 def replace(partial, path):

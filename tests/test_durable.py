@@ -66,7 +66,10 @@ class Disk:
     }
 
 
-@pytest.mark.parametrize("write", [write_bytes, lambda path, data: replace_text(path, data.decode())])
+WRITERS = pytest.mark.parametrize("write", [write_bytes, lambda path, data: replace_text(path, data.decode())])
+
+
+@WRITERS
 def test_a_file_is_the_old_or_the_new_one(write, tmp_path, monkeypatch):
   path = tmp_path / "results.json"
   path.write_bytes(OLD)
@@ -74,6 +77,34 @@ def test_a_file_is_the_old_or_the_new_one(write, tmp_path, monkeypatch):
   write(path, NEW)
   found = [left["results.json"] for left in disk.left]
   assert set(found) == {OLD, NEW} and found[-1] == found[-2] == NEW
+
+
+@WRITERS
+def test_two_that_write_one_file_do_not_meet(write, tmp_path, monkeypatch):
+  path, sync = tmp_path / "results.json", os.fsync
+
+  def while_another_writes(descriptor):
+    monkeypatch.setattr(os, "fsync", sync)
+    write(path, OLD)
+    assert path.read_bytes() == OLD
+
+  monkeypatch.setattr(os, "fsync", while_another_writes)
+  write(path, NEW)
+  assert path.read_bytes() == NEW and list(tmp_path.iterdir()) == [path]
+
+
+@WRITERS
+def test_what_cannot_be_written_leaves_the_old_file_alone(write, tmp_path, monkeypatch):
+  path = tmp_path / "results.json"
+  path.write_bytes(OLD)
+
+  def full(descriptor):
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match="No space"):
+    write(path, NEW)
+  assert path.read_bytes() == OLD and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_of_weights_appears_whole(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """What the `jiqa` command runs for score tables and runs: evaluate, gmad, realign. Prints a table, writes the rest."""
 
 import json
-import os
 import pathlib
 import shlex
 import sys
@@ -40,8 +39,7 @@ def evaluate(
     print(f"jiqa: warning: {text}", file=sys.stderr)
   unit = unit or ("MOS" if results["column"].lower() == "mos" else results["column"])
   title = title or f"Evaluation of {', '.join(pathlib.Path(file).name for file in scores)}"
-  files = [path for path in (*scores, mos, group) if path and os.path.isfile(path)]
-  extra = {"checksums": {str(path): report.checksum(path) for path in files}}
+  extra = {"checksums": {str(path): report.checksum(path) for path in results.pop("files")}}
   command = shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
   page = report.write(out, results, title=title, command=command, unit=unit, warnings=notes, extra=extra)
   _print_results(title, results)
@@ -69,12 +67,13 @@ def aggregate(runs, out):
     path = pathlib.Path(run) / "results.json"
     try:
       databases = json.loads(path.read_text())["databases"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
       hint = "evaluate it first with --mode=evaluate; a table of scores needs --mos"
       raise UserError(f"{path}: no results of a run ({error!r}); {hint}") from error
     for name, result in databases.items():
-      if (other := tested.setdefault((name, result["split_sha256"]), run)) != run:
+      if other := tested.get(images := (name, result["split_sha256"])):
         print(f"jiqa: warning: {other} and {run} test the same images of {name}", file=sys.stderr)
+      tested.setdefault(images, run)
       for network, of in _networks(result).items():
         splits = values.setdefault((name, result["protocol"], network), {key: [] for key in protocol.SHOWN})
         for key in protocol.SHOWN:

@@ -2,11 +2,8 @@
 
 import io
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 SIZE = (4.6, 4.0)
 COLOURS = ("#1f5fa8", "#d9822b", "#2a8c5a", "#b23a48", "#7353a6", "#7a6652", "#c86fa8", "#5f6b76", "#a3a11f", "#2b9db0")
@@ -88,7 +85,8 @@ def natural(name):
 
 
 def _axes(size, title, x, y=""):
-  figure, axes = plt.subplots(figsize=size, layout="constrained", subplot_kw={"xlabel": x, "ylabel": y})
+  figure = Figure(size, layout="constrained")  # not of pyplot, whose windows and settings are the user's
+  axes = figure.add_subplot(xlabel=x, ylabel=y)
   axes.set_title(title, fontsize=10)
   return figure, axes
 
@@ -100,5 +98,4 @@ def _dots(axes, x, y, count, color=COLOURS[0], **options):
 def _png(figure):
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=130)
-  plt.close(figure)
   return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, also after a power cut: written under another name, then renamed."""
+"""Files of results, complete or not there, and what their cells may hold."""
 
 import csv
 import io
@@ -15,9 +15,7 @@ def write_bytes(path, data):
   """Writes bytes to a file, making its folder; an earlier file is replaced when the new one is complete."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".new")
-  partial.write_bytes(data)
-  durable.replace(partial, path)
+  durable.write(path, data)
 
 
 def plain_text(value):

@@ -100,7 +100,8 @@ def _sections(result, unit):
   note = f"The images that the logistic misses most, in the unit of {unit}."
   for name, m in methods.items():
     rows = [[o["image"], *(_number(o[key]) for key in ("prediction", "mos", "residual"))] for o in m["outliers"]]
-    yield _section(f"Outliers of {name}", ["image", "prediction", unit, "residual"], rows, note)
+    if rows:
+      yield _section(f"Outliers of {name}", ["image", "prediction", unit, "residual"], rows, note)
 
 
 def _results(result, unit):

@@ -73,7 +73,7 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
     name: column of the image names; None: image_name, path or Image Name.
 
   Returns:
-    dict as of `compare`, and `column`, the name of the column with the human scores.
+    dict as of `compare`, `column`, the name of the column with the human scores, and `files`, all that were read.
   """
   path = files[0]
   table = tables.read(path, name)
@@ -83,7 +83,8 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
   splits = [column for column in table.columns if split and column.startswith(split)]
   if split and not splits:
     raise UserError(f"{path}: no column begins with {split!r}; there are {', '.join(map(repr, table.columns))}")
-  used = {column.taken for column in (mos, group) if column}
+  others = [column for column in (mos, group) if column]
+  used = {column.taken for column in others}
   methods = tables.pool(table, files, {*used, *labels, *splits}, scores, name)
   if splits:
     tested = np.stack([np.char.lower(tables.words(table, column, path)) == "test" for column in splits])
@@ -97,7 +98,7 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
   groups = None if group is None else group.words()
   labels = {column: tables.words(table, column, path) for column in labels}
   result = compare(methods, mos.numbers(), names=names, groups=groups, labels=labels, **options)
-  return result | {"column": mos.name}
+  return result | {"column": mos.name, "files": [*files, *(column.path for column in others)]}
 
 
 def cross_database(path, mos, database, *, scores=(), name=None):
@@ -117,7 +118,7 @@ def cross_database(path, mos, database, *, scores=(), name=None):
       raise UserError(f"{path}: {method!r} scores only some images of {str(both[0])!r}; score all or none")
     inside[method] = protocol.breakdown(values, target, databases)
   described = {method: {"value": {}, "conditions": {"database": parts}} for method, parts in inside.items()}
-  return {"cross_database": inside, "methods": described, "column": mos.name}
+  return {"cross_database": inside, "methods": described, "column": mos.name, "files": [path, mos.path]}
 
 
 def _tested(scores, mos):
@@ -150,8 +151,8 @@ def _described(rows, mos, tested, shown, names, labels, options):
   prediction, part, curve = rows[shown], tested[shown], curves[shown]
   intervals = bootstrap.interval(prediction[part], mos[part], **options)
   columns = {"prediction": prediction, "mos": mos, "residual": np.where(part, mos - curve(prediction), np.nan)}
-  # The images that are not tested are nan and come last.
-  worst = np.argsort(-np.abs(columns["residual"]), kind="stable")[: min(OUTLIERS, int(part.sum()))]
+  missed = np.abs(columns["residual"])  # nan, which comes last, where an image is not tested or no curve exists
+  worst = np.argsort(-missed, kind="stable")[: min(OUTLIERS, np.isfinite(missed).sum())]
   return {
     "value": {key: float(np.median(values)) for key, values in by_measure.items()},
     "splits": by_measure,

@@ -25,21 +25,23 @@ def summarise(paths, min_score=None):
     score, within a hundred thousandth of the range), 'histogram' ('edges' [21], 'counts' [20]) and, with `min_score`,
     'kept', the rows that reach it.
   """
-  rows, count, kept, total, squares, low, high = 0, 0, 0, 0.0, 0.0, np.inf, -np.inf
+  rows, count, kept, total, low, high, fine, squares = 0, 0, 0, 0.0, np.inf, -np.inf, 0, 0.0
   for scores in _scores(paths):
     rows, scores = rows + len(scores), scores[np.isfinite(scores)]
     if len(scores):
       low, high = min(low, scores.min()), max(high, scores.max())
-      count, total, squares = count + len(scores), total + scores.sum(), squares + np.square(scores).sum()
+      count, total = count + len(scores), total + scores.sum()
       kept += int(np.sum(scores >= min_score)) if min_score is not None else 0
   if not count:
     raise UserError(f"{', '.join(map(str, paths))}: no row has a score")
   edges = np.linspace(low, high if high > low else low + 1, FINE + 1)
-  fine = sum(np.histogram(scores, edges)[0] for scores in _scores(paths))
-  below = np.concatenate([[0], np.cumsum(fine)]) / count
   mean = total / count
+  for scores in _scores(paths):
+    fine += np.histogram(scores, edges)[0]
+    squares += np.square(scores[np.isfinite(scores)] - mean).sum()
+  below = np.concatenate([[0], np.cumsum(fine)]) / count
   return {
-    "rows": rows, "errors": rows - count, "mean": mean, "std": max(squares / count - mean**2, 0) ** 0.5,
+    "rows": rows, "errors": rows - count, "mean": mean, "std": (squares / count) ** 0.5,
     "min": low, "max": high, "quantiles": {q: np.interp(q, below, edges) for q in QUANTILES},
     "histogram": {"edges": edges[:: FINE // COARSE], "counts": fine.reshape(COARSE, -1).sum(1)},
     **({} if min_score is None else {"min_score": min_score, "kept": kept}),
@@ -51,10 +53,14 @@ def _scores(paths):
   try:
     import fsspec
     import pyarrow as pa
+    import pyarrow.csv
     import pyarrow.dataset
   except ImportError as error:
     raise UserError(f"a summary needs {error.name}: pip install 'pyarrow>=17' 'fsspec>=2024.6'") from error
 
+  # Else the type of a column is that of its first megabyte, which may hold no score at all.
+  typed = pa.csv.ConvertOptions(column_types={"score": pa.float64()})
+  formats = {"csv": pa.dataset.CsvFileFormat(convert_options=typed), "parquet": "parquet"}
   for path in map(str, paths):
     store, name = fsspec.url_to_fs(path)
     files = [file for file in sorted(store.find(name)) if file.endswith((".csv", ".parquet"))]
@@ -63,7 +69,7 @@ def _scores(paths):
       raise UserError(f"{path}: no scores; expected .csv or .parquet of jiqa score, or a folder of them")
     for file in files:
       try:
-        table = pa.dataset.dataset(file, filesystem=store, format=file.rpartition(".")[2])
+        table = pa.dataset.dataset(file, filesystem=store, format=formats[file.rpartition(".")[2]])
         for batch in table.to_batches(columns=["score"]):
           yield batch["score"].cast(pa.float64()).to_numpy(zero_copy_only=False)
       except (pa.ArrowException, KeyError) as error:

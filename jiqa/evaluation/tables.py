@@ -1,5 +1,6 @@
 """Score tables: one row an image, one column a method, with errors that name the row."""
 
+import contextlib
 import csv
 import functools
 import itertools
@@ -49,13 +50,15 @@ def read(path, name=None):
   if not path.is_file():
     raise UserError(f"{path}: no such file; expected a CSV, JSON or Parquet table with one row an image")
   try:
-    reader = READERS.get(path.suffix)
-    table = (reader(path) if reader else pd.read_csv(path, **_AS_TEXT)).reset_index(drop=True)
+    reader = READERS.get(path.suffix.lower())
+    table = reader(path) if reader else pd.read_csv(path, **_AS_TEXT)
+    if not (reader or isinstance(table.index, pd.RangeIndex)):  # pandas takes the first cells for the index
+      raise ValueError("its rows hold more cells than its head")
   except (ValueError, OSError, pd.errors.ParserError) as error:  # a file of bytes raises a ValueError too
     raise UserError(f"{path}: not a readable table: {error}") from error
   if not len(table):
     raise UserError(f"{path}: the table has no rows")
-  table = table.rename(columns=str)
+  table = table.reset_index(drop=True).rename(columns=str)
   if len(table.columns) == 1 and (separator := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
     raise UserError(
       f"{path}: its columns are separated by {separator!r}; expected commas: save the table as such a CSV file"
@@ -92,30 +95,30 @@ def numbers(table, column, path, empty=False):
 def place(table, row, path):
   """Where in its file a row (a position in the table) stands, for messages: 'line 4 (a.png)'."""
   number = int(table.index[row])
-  try:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-      lines = csv.reader(file)
-      # As pandas counts: the head is no row, nor are blank lines.
-      filled = (lines.line_num for cells in lines if len(cells) > 1 or "".join(cells).strip())
-      where = None if pathlib.Path(path).suffix in READERS else next(itertools.islice(filled, number + 1, None), None)
-  except (OSError, ValueError, csv.Error):  # compressed, or changed since
-    where = None
-  where = f"row {number + 1}" if where is None else f"line {where}"
+  where = f"row {number + 1}"
+  with (
+    contextlib.suppress(OSError, ValueError, csv.Error, StopIteration),  # compressed, or changed since
+    open(path, newline="", encoding="utf-8-sig") as file,
+  ):
+    lines = csv.reader(() if pathlib.Path(path).suffix.lower() in READERS else file)
+    # As pandas counts: the head is no row, nor are blank lines.
+    filled = (lines.line_num for cells in lines if len(cells) > 1 or "".join(cells).strip())
+    where = f"line {next(itertools.islice(filled, number + 1, None))}"
   return where + (f" ({table[NAME].iloc[row]})" if NAME in table else "")
 
 
 def words(table, column, path):
   """A column of text [n] str, '' for an empty cell; a UserError where it is missing."""
   _require(table, column, path)
-  return table[column].fillna("").astype(str).to_numpy(str)
+  return table[column].astype(str).where(table[column].notna(), "").to_numpy(str)
 
 
 def methods(table, path, used, columns=(), empty=False):
   """The scores of every method, dict from column to `numbers`; without `columns` all of numbers but those `used`.
 
-  What `jiqa score` wrote beside its score is no method's.
+  What `jiqa score` wrote beside its score is no method's, nor is a column without a name, such as a written index.
   """
-  free = [column for column in table.columns if column not in {NAME, *used}]
+  free = [column for column in table.columns if column not in {NAME, *used} and not column.startswith("Unnamed: ")]
   if {NAME, *SCORED} <= set(table):
     free = [column for column in free if column == "score"]
   numeric = [column for column in free if _numeric(table[column])]

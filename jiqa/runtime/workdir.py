@@ -26,7 +26,6 @@ FREE_KEYS = (
 LOCK = "lock.json"
 # Beginnings of what libraries that know buckets write themselves, or what is of one machine alone.
 _NOT_COPIED = ("checkpoints", "best", "compiled", LOCK)
-_PROCESS = uuid.uuid4().hex  # hosts may share their names and numbers of processes
 TOUCH_SECONDS = 2
 # A lock that has not been touched for so long, as this process counts, is that of a dead run. Network file systems show
 # a touch late.
@@ -45,10 +44,7 @@ def as_path(path):
 
 def replace_text(path, text):
   """Writes a text file that readers see whole or not at all; objects of a bucket appear whole anyway."""
-  temporary = path if is_bucket(path) else path.with_name(f"{path.name}.{_PROCESS}")
-  temporary.write_text(text)
-  if temporary != path:
-    durable.replace(temporary, path)
+  path.write_text(text) if is_bucket(path) else durable.write(path, text.encode())
 
 
 class Workdir(contextlib.ExitStack):

@@ -1,9 +1,11 @@
 """Tables of medians, and several runs taken together."""
 
 import csv
+import hashlib
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from jiqa.errors import UserError
@@ -56,6 +58,30 @@ def test_seeds_on_the_same_images_are_told_and_old_runs_have_no_logistic(tmp_pat
   assert (row["PLCC"], row["PLCC (logistic)"]) == ("0.4000", "nan")
 
 
+def test_a_run_that_is_given_twice_is_told(tmp_path, capsys):
+  run = _run(tmp_path / "a", "1", [0.5])
+  console.aggregate([run, run], tmp_path)
+  assert "a test the same images of bid" in capsys.readouterr().err
+
+
+def test_a_report_names_the_checksums_of_all_files_it_was_made_of(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  names = [f"{i}.png" for i in range(20)]
+  values = np.random.default_rng(0).random((2, 20))
+  pd.DataFrame({"image_name": names, "model": values[0], "content": "x"}).to_csv("a.csv", index=False)
+  pd.DataFrame({"image_name": names, "quality": values[1], "of": names}).to_csv("labels.csv", index=False)
+  (tmp_path / "model").write_text("no table, but a file called like a column")
+  for options, read in (
+    ({"mos": "labels.csv:quality", "group": "labels.csv:of"}, ["a.csv", "labels.csv"]),
+    ({"mos": "labels.csv:quality", "cross": "content"}, ["a.csv", "labels.csv"]),
+    ({"mos": "model", "methods": ["other"]}, ["b.csv"]),
+  ):
+    pd.DataFrame({"image_name": names, "model": values[0], "other": values[1]}).to_csv("b.csv", index=False)
+    console.evaluate(["b.csv" if read == ["b.csv"] else "a.csv"], out="r", **options)
+    checksums = json.loads((tmp_path / "r/report.json").read_text())["checksums"]
+    assert checksums == {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in read}
+
+
 def test_heads_on_features_are_aggregated_by_candidate(tmp_path):
   (tmp_path / "run").mkdir()
   candidates = {"both ridge": _summary([0.4, 0.6]), "quality ridge": _summary([0.3, 0.3])}
@@ -65,7 +91,7 @@ def test_heads_on_features_are_aggregated_by_candidate(tmp_path):
   assert _rows(tmp_path / "runs.csv")["both ridge", "median"]["SRCC"] == "0.5000"
 
 
-@pytest.mark.parametrize("content", [None, "{]", '{"command": "x"}'])
+@pytest.mark.parametrize("content", [None, "{]", "[1]", '{"command": "x"}'])
 def test_what_is_no_finished_run_is_named(tmp_path, content):
   if content is not None:
     (tmp_path / "results.json").write_text(content)

@@ -4,6 +4,8 @@ import csv
 import html.parser
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -255,3 +257,13 @@ def test_realign_command(tmp_path):
   expected = realignment.realign(scores, mos, names, np.arange(300) % 2 == 0)["realigned"]
   np.testing.assert_allclose(written["realigned_mos"], expected, rtol=1e-8)
   assert list(written["image_name"]) == list(table["image_name"])
+
+
+def test_drawing_leaves_the_users_matplotlib_alone():
+  """In a notebook its own figures would no longer be shown."""
+  program = (
+    "import matplotlib, numpy as np; matplotlib.use('svg'); from jiqa.evaluation import figures, logistic;"
+    "x = np.arange(9.0); figures.scatter(x, x**2, logistic.fit(x, x**2));"
+    "from matplotlib import pyplot; assert matplotlib.get_backend() == 'svg' and not pyplot.get_fignums()"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True)

@@ -98,3 +98,11 @@ def test_methods_are_compared_on_the_split_shown_and_over_all(scored, found):
   over = np.array([stats.wilcoxon(srcc[i], srcc[j]).pvalue for i, j in pairs])
   holm = np.maximum.accumulate(np.sort(over) * [3, 2, 1]).clip(max=1)[np.argsort(np.argsort(over))]
   np.testing.assert_allclose([found["comparison"]["over_splits"][pair] for pair in pairs], holm)
+
+
+def test_without_a_curve_nothing_is_an_outlier_of_it():
+  mos, score = np.arange(12.0), np.full(12, np.nan)
+  score[8:11] = 1, 3, 2
+  with pytest.warns(RuntimeWarning, match=r"3 image\(s\) for 4 parameters"):
+    result = study.compare({"few": score}, mos, labels={"kind": np.array(["x"] * 12)}, resamples=128)
+  assert result["methods"]["few"]["outliers"] == [] and result["methods"]["few"]["value"]["srcc"] == pytest.approx(0.5)

@@ -66,3 +66,17 @@ def test_what_is_no_scores_is_refused(scores, tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(UserError, match="empty: no scores; expected"):
     summary.summarise([tmp_path / "empty"])
+
+
+def test_scores_may_come_after_a_megabyte_of_errors(tmp_path):
+  lines = [f"{i}.png,,a file of which nothing can be decoded" for i in range(30_000)]
+  (tmp_path / "a.csv").write_text("\n".join(["path,score,error", *lines, "x.png,3,", "y.png,4.5,"]))
+  found = summary.summarise([tmp_path / "a.csv"])
+  assert (found["rows"], found["errors"], found["mean"], found["std"]) == (30_002, 30_000, 3.75, 0.75)
+
+
+def test_the_deviation_of_scores_that_hardly_differ(tmp_path):
+  """It would be lost in a difference of squares."""
+  values = 1e4 + np.arange(1000) % 2 * 1e-5
+  pd.DataFrame({"score": values}).to_parquet(tmp_path / "a.parquet")
+  assert summary.summarise([tmp_path / "a.parquet"])["std"] == pytest.approx(values.std(), rel=1e-9)

@@ -137,3 +137,28 @@ def test_a_comparison_without_a_test_is_called_undefined(files, tmp_path):
     found = study.compare_table(["both.csv"], "score", resamples=128)
   page = report.write(tmp_path / "r", found, title="T", command="c").with_name("report.md").read_text()
   assert page.count("| undefined p undefined |") == 2 and "tie" not in page.split("Is the difference real?")[1]
+
+
+@pytest.mark.parametrize("rows", ["a.png,3,0.5,\nb.png,2,0.7,\n", "a.png,3,0.5,x\nb.png,2,0.7\n"])
+def test_rows_longer_than_the_head_are_refused(rows, tmp_path):
+  """pandas would take the names for an index, the ratings for names and the scores for ratings."""
+  (tmp_path / "t.csv").write_text(f"image_name,mos,score\n{rows}")
+  with pytest.raises(UserError, match=r"t\.csv: not a readable table: its rows hold more cells than its head"):
+    tables.read(tmp_path / "t.csv")
+
+
+def test_an_index_that_pandas_has_written_is_no_method(files):
+  files.to_csv("b.csv")
+  assert list(study.compare_table(["b.csv"], "score", resamples=128)["methods"]) == ["model"]
+
+
+def test_labels_of_any_type_are_text(files):
+  kinds = pd.Categorical([None, *["blur"] * 23])
+  files.assign(kind=kinds, level=pd.array([None, *[2] * 23], "Int64"), part=[np.nan, *[0.5] * 23]).to_parquet(
+    "b.PARQUET"
+  )
+  table = tables.read("b.PARQUET")
+  for column, value in (("kind", "blur"), ("level", "2"), ("part", "0.5")):
+    assert tables.words(table, column, "b.PARQUET").tolist() == ["", *[value] * 23]
+  with pytest.raises(UserError, match=r"b\.PARQUET: column 'level' holds nothing in row 1 "):
+    tables.numbers(table, "level", "b.PARQUET")
