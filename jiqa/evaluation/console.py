@@ -112,7 +112,7 @@ def realign(scores, *, score, mos, database, fitted=None, name=None, out):
   """Carries the human scores of several databases onto a model's scale and writes them; columns, see `tables.join`."""
   table = tables.read(scores, name)
   mos = tables.join(table, scores, mos, "mos", name)
-  tables.check_other([score], mos, scores)
+  tables.human_columns(mos, scores, [score])
   database = tables.join(table, scores, database, "database", name)
   fitted = None if fitted is None else tables.join(table, scores, fitted, "split", name)
   names, of, raw = tables.words(table, tables.NAME, scores), database.words(), mos.numbers()

@@ -78,14 +78,13 @@ def compare_table(files, mos, *, scores=(), group=None, labels=(), split=None, n
   path = files[0]
   table = tables.read(path, name)
   mos = tables.join(table, path, mos, "mos", name)
-  tables.check_other(scores, mos, path)
   group = None if group is None else tables.join(table, path, group, "reference_name", name)
   splits = [column for column in table.columns if split and column.startswith(split)]
   if split and not splits:
     raise UserError(f"{path}: no column begins with {split!r}; there are {', '.join(map(repr, table.columns))}")
   others = [column for column in (mos, group) if column]
   used = {column.taken for column in others}
-  methods = tables.pool(table, files, {*used, *labels, *splits}, scores, name)
+  methods = tables.pool(table, files, {*used, *labels, *splits}, scores, name, mos)
   if splits:
     tested = np.stack([np.char.lower(tables.words(table, column, path)) == "test" for column in splits])
     if not tested.any(1).all():
@@ -109,10 +108,9 @@ def cross_database(path, mos, database, *, scores=(), name=None):
   """
   table = tables.read(path, name)
   mos = tables.join(table, path, mos, "mos", name)
-  tables.check_other(scores, mos, path)
   target, databases = mos.numbers(), tables.words(table, database, path)
   inside = {}
-  for method, values in tables.methods(table, path, {mos.taken, database}, scores, empty=True).items():
+  for method, values in tables.methods(table, path, {mos.taken, database}, scores, empty=True, mos=mos).items():
     known = np.isfinite(values)
     if len(both := np.intersect1d(databases[known], databases[~known])):
       raise UserError(f"{path}: {method!r} scores only some images of {str(both[0])!r}; score all or none")

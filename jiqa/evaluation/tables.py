@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import itertools
+import os
 import pathlib
 import sys
 from typing import NamedTuple
@@ -113,12 +114,13 @@ def words(table, column, path):
   return table[column].astype(str).where(table[column].notna(), "").to_numpy(str)
 
 
-def methods(table, path, used, columns=(), empty=False):
+def methods(table, path, used, columns=(), empty=False, mos=None):
   """The scores of every method, dict from column to `numbers`; without `columns` all of numbers but those `used`.
 
-  What `jiqa score` wrote beside its score is no method's, nor is a column without a name, such as a written index.
+  What `jiqa score` wrote beside its score is no method's, nor are columns without a name and `human_columns`.
   """
-  free = [column for column in table.columns if column not in {NAME, *used} and not column.startswith("Unnamed: ")]
+  used = {NAME, *used, *human_columns(mos, path, columns)}
+  free = [column for column in table.columns if column not in used and not column.startswith("Unnamed: ")]
   if {NAME, *SCORED} <= set(table):
     free = [column for column in free if column == "score"]
   numeric = [column for column in free if _numeric(table[column])]
@@ -127,16 +129,19 @@ def methods(table, path, used, columns=(), empty=False):
   return {column: numbers(table, column, path, empty) for column in columns or numeric}
 
 
-def check_other(columns, mos, path):
-  """Raises a UserError where the human scores, a `Column`, are among the columns of a file that hold a method's.
+def human_columns(mos, path, columns=()):
+  """The columns of a file, one or none, that hold the human scores, a `Column`; a UserError where it is in `columns`.
 
-  They would agree with themselves, and with nothing else.
+  As a method's they would be compared with themselves.
   """
-  if mos.path == path and mos.name in columns:
+  if mos is None or not os.path.samefile(mos.path, path):
+    return set()
+  if mos.name in columns:
     raise UserError(f"{path}: column {mos.name!r} holds the human scores; name another column for a method's")
+  return {mos.name}
 
 
-def pool(table, files, used, columns=(), name=None):
+def pool(table, files, used, columns=(), name=None, mos=None):
   """`methods` of one or several files on the images of `table`, which was read from the first of them.
 
   The column `score` of one of several files is called after the file; a UserError where two methods have one name.
@@ -144,7 +149,7 @@ def pool(table, files, used, columns=(), name=None):
   scores = {}
   for file in files:
     rows = table if file is files[0] else matched(read(file, name), file, unique_names(table, files[0]), files[0])
-    by_method = methods(rows, file, used, columns)
+    by_method = methods(rows, file, used, columns, mos=mos)
     if list(by_method) == ["score"] and len(files) > 1:
       by_method = {pathlib.Path(file).stem: by_method["score"]}
     if twice := sorted(set(by_method) & set(scores)):

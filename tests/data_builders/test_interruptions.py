@@ -108,13 +108,16 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
   assert set_folder.name == "1.0.0", "no staging folder stays behind"
 
 
+def _interrupted(photos, data_dir, monkeypatch):
+  """Stops a preparation when all its shards are finished."""
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(shards, "_move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    prepare("image_folder/photos", photos, data_dir)
+
+
 def test_changed_files_are_written_anew_after_an_interruption(tmp_path, monkeypatch):
   photos = _many(tmp_path, 3)
-  original = shards._move
-  monkeypatch.setattr(shards, "_move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-  with pytest.raises(KeyboardInterrupt):
-    prepare("image_folder/photos", photos, tmp_path / "prepared")
-  monkeypatch.setattr(shards, "_move", original)
+  _interrupted(photos, tmp_path / "prepared", monkeypatch)
   (photos / "001.png").write_bytes(dummy_trees.image_bytes("png"))
   prepare("image_folder/photos", photos, tmp_path / "prepared")
   assert open_database("image_folder/photos", tmp_path / "prepared")[1]["image"] == dummy_trees.image_bytes("png")
@@ -191,11 +194,7 @@ def test_of_processes_that_open_the_demo_set_at_once_one_prepares_it(tmp_path, m
 
 def test_a_wrong_folder_does_not_undo_what_an_interrupted_run_has_finished(tmp_path, monkeypatch):
   photos = _many(tmp_path, 3)
-  original = shards._move
-  monkeypatch.setattr(shards, "_move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-  with pytest.raises(KeyboardInterrupt):
-    prepare("image_folder/photos", photos, tmp_path / "prepared")
-  monkeypatch.setattr(shards, "_move", original)
+  _interrupted(photos, tmp_path / "prepared", monkeypatch)
   (tmp_path / "empty").mkdir()
   with pytest.raises(UserError, match="no images"):
     prepare("image_folder/photos", tmp_path / "empty", tmp_path / "prepared")

@@ -47,12 +47,23 @@ def test_human_scores_that_are_called_score_too_are_no_method(files):
     lambda mos: console.realign("human.csv", score="score", mos=mos, database="set", out="r.csv"),
   ],
 )
-@pytest.mark.parametrize("mos", ["score", "human.csv:score"])
+@pytest.mark.parametrize("mos", ["score", "human.csv:score", "./human.csv:score"])
 def test_human_scores_are_not_compared_with_themselves(files, run, mos):
   files.to_csv("human.csv", index=False)
   with pytest.raises(UserError, match=r"human\.csv: column 'score' holds the human scores"):
     run(mos)
   assert not pathlib.Path("r.csv").exists()
+
+
+def test_human_scores_of_any_file_of_scores_are_no_method_by_themselves(files):
+  files.to_csv("b.csv", index=False)
+  srcc = pytest.approx(stats.spearmanr(files.model, files.score)[0])
+  for names in (["b.csv"], ["./b.csv"], ["a.csv", "b.csv"]):
+    found = study.compare_table(names, "b.csv:score", resamples=128)["methods"]
+    methods = {"a", "model"} if len(names) > 1 else {"model"}
+    assert {name: method["value"]["srcc"] for name, method in found.items()} == dict.fromkeys(methods, srcc)
+  with pytest.raises(UserError, match=r"b\.csv: column 'score' holds the human scores"):
+    study.compare_table(["a.csv", "b.csv"], "b.csv:score", scores=["score"])
 
 
 def test_a_column_may_be_a_score_where_others_hold_the_human_ones(files):
