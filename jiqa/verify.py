@@ -85,7 +85,8 @@ def _checkpoints(run, config):
     if (run / name).is_dir():
       with Checkpoints(run / name) as saved:
         for step in saved.steps():
-          yield f"{name}/{step}", saved.damage(step, like)
+          problem = saved.damage(step, like)
+          yield f"{name}/{step}", problem and f"is damaged, or does not fit the configured model ({problem})"
 
 
 def _check_arrays(path):

@@ -48,7 +48,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     failures, several = {}, jax.process_count() > 1
     for step in self.steps():
       # Where several read at once, one that fails leaves the others waiting for it: first the main process reads all.
-      if several and (message := from_main(self._damage_seen_alone(step, like) if is_main() else "")):
+      if several and (message := from_main(self.damage(step, like) if is_main() else "")):
         failures[step] = message
         continue
       try:
@@ -76,22 +76,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     )
 
   def damage(self, step, like):
-    """What is wrong with the checkpoint of a step, '' where it is whole; `like` as for `restore`."""
-    try:
-      self._read(step, like)
-    except Exception as error:  # as in `restore`
-      return f"is damaged, or does not fit the configured model ({brief(error)})"
-    return ""
+    """What is wrong with the checkpoint of a step, '' where it is whole; `like` as for `restore`.
 
-  def _read(self, step, like):
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
-    restored = self._manager.restore(step, args=parts)
-    _compare(restored.digest, digest(restored.state))
-    return restored.state
-
-  def _damage_seen_alone(self, step, like):
-    """As `damage`, but without the other processes: the whole state, as NumPy arrays."""
+    This process reads the whole state by itself, as NumPy arrays.
+    """
     folder = self.directory / str(step)
     try:
       state = _as_numpy(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
@@ -102,6 +90,13 @@ class Checkpoints(contextlib.AbstractContextManager):
     except Exception as error:  # as in `restore`
       return brief(error)
     return ""
+
+  def _read(self, step, like):
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
+    restored = self._manager.restore(step, args=parts)
+    _compare(restored.digest, digest(restored.state))
+    return restored.state
 
   def best_metrics(self):
     """The metrics that the best checkpoint was saved with; None if nothing is saved."""

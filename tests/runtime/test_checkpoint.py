@@ -149,7 +149,7 @@ def test_a_file_that_one_of_two_processes_needs_is_cut(tmp_path):
 def test_what_only_this_process_cannot_read_ends_it_with_the_cure(folder, monkeypatch):
   with Checkpoints(folder) as checkpoints:
     monkeypatch.setattr(checkpoint, "from_main", lambda message: "")  # process 0 reads it
-    monkeypatch.setattr(checkpoints, "_damage_seen_alone", lambda step, like: "")
+    monkeypatch.setattr(checkpoints, "damage", lambda step, like: "")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     flip(folder / "8")
     with pytest.raises(UserError, match=r"8: process 0 cannot read this checkpoint .* see the same files"):
@@ -162,10 +162,10 @@ def test_another_structure_is_an_error(folder):
   with Checkpoints(folder) as checkpoints:
     with pytest.raises(UserError, match="does not fit the configured model"):
       checkpoints.restore(other)
-    assert checkpoints._damage_seen_alone(8, other)
+    assert checkpoints.damage(8, other)
     wider = other.replace(params={"a": jnp.zeros((160, 161)), "b": jnp.ones(3)})
-    assert "(160, 160)" in checkpoints._damage_seen_alone(8, wider)
-    assert checkpoints._damage_seen_alone(8, state_of(0)) == ""
+    assert "(160, 160)" in checkpoints.damage(8, wider)
+    assert checkpoints.damage(8, state_of(0)) == ""
 
 
 def test_a_disk_that_is_full_ends_with_what_to_do(folder):
